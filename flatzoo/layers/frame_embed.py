@@ -1,0 +1,62 @@
+"""Patch embedding of super images that knows which frame a patch comes from."""
+from typing import Any, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from timm.layers import Format, PatchEmbed, trunc_normal_
+
+__all__ = ['FramePatchEmbed']
+
+
+class FramePatchEmbed(PatchEmbed):
+    """timm's patch embedding plus the absolute position embedding (APE) of SIFAR, one vector per frame cell.
+
+    SIFAR, Section 3.2 and Table 4: the vector of a cell is added to all of its patch tokens, after the embedding's norm;
+    empty cells have vectors of their own. Cells count row by row, so that cell i lies at (i // columns, i % columns). (The
+    official code divides by the number of rows, which is the same in square grids only.)
+
+    Args:
+        *args: As for `timm.layers.PatchEmbed`.
+        frame_grid: Rows and columns of frame cells in the super image.
+        **kwargs: As for `timm.layers.PatchEmbed`.
+
+    Raises:
+        ValueError: If a cell is not a whole number of patches.
+    """
+
+    def __init__(self, *args: Any, frame_grid: Tuple[int, int], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.frame_grid: Tuple[int, int] = tuple(frame_grid)
+        self._check_cells()
+        rows, cols = self.frame_grid
+        weight = self.proj.weight
+        self.frame_pos_embed = nn.Parameter(
+            torch.empty(1, rows * cols, weight.shape[0], device=weight.device, dtype=weight.dtype))
+        trunc_normal_(self.frame_pos_embed, std=.02)
+
+    def _check_cells(self) -> None:
+        if any(tokens % cells for tokens, cells in zip(self.grid_size, self.frame_grid)):
+            raise ValueError(
+                f'A super image of {self.grid_size[0]}x{self.grid_size[1]} patches does not split into '
+                f'{self.frame_grid[0]}x{self.frame_grid[1]} cells: the frame size must be a multiple of the patch size '
+                f'{self.patch_size[0]}x{self.patch_size[1]}.'
+            )
+
+    def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
+        """As in timm; the number of cells stays."""
+        super().set_input_size(img_size=img_size, patch_size=patch_size)
+        self._check_cells()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H', W']` -> `[B, h, w, D]` or what `output_fmt` asks for."""
+        x = super().forward(x)
+        rows, cols = self.frame_grid
+        height, width = self.grid_size[0] // rows, self.grid_size[1] // cols
+        cells = self.frame_pos_embed.view(1, rows, 1, cols, 1, -1)
+        embed = cells.expand(1, rows, height, cols, width, -1).reshape(1, rows * height, cols * width, -1)
+        if self.output_fmt == Format.NHWC:
+            return x + embed
+        if self.flatten or self.output_fmt in (Format.NLC,):
+            return x + embed.flatten(1, 2)
+        return x + embed.permute(0, 3, 1, 2)

@@ -1,0 +1,307 @@
+"""Layouts: how the frames of a clip lie in one image.
+
+A layout is an index map `[K, R, C]`, the source frame of every cell of K images with R rows and C columns (-1 = an empty
+cell), plus two rules: how cells are scaled and how empty cells are filled. That one idea covers the super image of SIFAR
+(https://arxiv.org/abs/2106.14104, Section 3), the row-major, nested and random transforms of Flatten
+(https://arxiv.org/abs/2408.09220), the N x N frames of the TIME layer (https://arxiv.org/abs/2411.15284), the thumbnails of
+TALL (https://arxiv.org/abs/2307.07494), the grid path of DualPath (CVPR 2023) and any map that a user writes down.
+
+`Layout` is the description, a string that parses itself; `super_image.SuperImage` is the module that follows it.
+
+| spec | meaning |
+|---|---|
+| `grid` | SIFAR's rule: m = ceil(sqrt(T)); (m-1) x m cells where T frames fit in them, else m x m |
+| `2x4` | 2 rows, 4 columns; cells beyond the last frame stay empty |
+| `3x3:column`, `4x4:snake` | visiting order: `row` (default), `column`, or `snake` (odd rows run right to left) |
+| `nested:2x2/2x2` | outer grid of inner grids; sub-sequences contiguous (default) or `:strided` |
+| `random:4x4` | frames shuffled, per sample and anew in each training call; `:always` shuffles in eval mode, too |
+| `time:2:spatial` | T/N^2 images of N x N cells; `spatial`: cell j plays the j-th block of T/N^2 consecutive frames |
+| `time:2:temporal` | ...; `temporal`: each image holds N^2 consecutive frames |
+| `tall`, `dualpath` | every 4 (16) consecutive frames as one 2x2 (4x4) image, resized as a whole to the frame size |
+| `index:[[0,1],[2,-1]]` | an explicit map, `[R, C]` or `[K, R, C]` |
+
+Any spec takes the options `,scale=none|cell|composite`, `,pad=VALUE|last` and `,antialias=true|false`.
+"""
+import json
+import math
+import re
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+
+__all__ = ['Layout', 'LayoutSpec']
+
+LayoutSpec = Union[str, Sequence[Sequence[int]], Sequence[Sequence[Sequence[int]]], Tensor]
+Index = List[List[List[int]]]  # [K][R][C], source frame of each cell, -1 = empty
+
+_FORMS = (
+    "'grid', '2x4', '3x3:column', '4x4:snake', 'nested:2x2/2x2', 'random:4x4', 'time:2:spatial', 'time:2:temporal', "
+    "'tall', 'dualpath', 'index:[[0,1],[2,-1]]', each with ',scale=none|cell|composite', ',pad=VALUE|last', "
+    "',antialias=true|false'"
+)
+_CONSECUTIVE = {'tall': (2, 2), 'dualpath': (4, 4)}
+_SCALES = ('none', 'cell', 'composite')
+
+
+class Layout(str):
+    """A layout as a string in its canonical form: it prints, compares, hashes and saves to JSON as that string.
+
+    Args:
+        spec: A spec of the table above, another layout, or an explicit index map (nested lists or an integer tensor of
+            shape `[R, C]` or `[K, R, C]`).
+
+    Attributes:
+        kind: `grid`, `nested`, `random`, `time`, `tall`, `dualpath` or `index`.
+        scale: `none` (the image grows with the grid), `cell` (each frame shrinks so that the image keeps the frame size)
+            or `composite` (the image is assembled, then resized to the frame size).
+        pad: Filling of empty cells: a value in the units of the clip, `'last'` for the last frame, or None, which
+            stands for zeros and is refused for raw uint8 clips, where black is rarely what is meant.
+        antialias: Whether resizing filters before it samples. The default follows the papers: no for `none` (SIFAR
+            resizes frames with plain bilinear interpolation), yes for `cell` and `composite`.
+
+    Raises:
+        ValueError: If the spec cannot be read; the message lists the accepted forms.
+    """
+    kind: str
+    scale: str
+    pad: Union[float, str, None]
+    antialias: bool
+
+    def __new__(cls, spec: LayoutSpec = 'grid') -> 'Layout':
+        if isinstance(spec, cls):
+            return spec
+        if not isinstance(spec, str):
+            index = spec.tolist() if hasattr(spec, 'tolist') else spec
+            spec = 'index:' + json.dumps(index, separators=(',', ':'))
+        try:
+            return cls._parse(spec)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ValueError(f'Cannot read the layout {spec!r}: {error}. Accepted forms: {_FORMS}.') from None
+
+    @classmethod
+    def _parse(cls, spec: str) -> 'Layout':
+        head, *option_texts = re.split(r',(?=[a-z]+=)', spec.strip().lower())
+        kind, _, rest = head.partition(':')
+        args = rest.split(':') if rest and kind != 'index' else []
+        fields: dict = {}
+        default_scale = 'none'
+        if kind == 'grid' or re.fullmatch(r'\d+x\d+', kind):
+            fields['cells'] = None if kind == 'grid' else _parse_grid(kind)
+            fields['order'] = _choice(args, ('row', 'column', 'snake'), {'col': 'column'})
+            head = kind + ('' if fields['order'] == 'row' else f':{fields["order"]}')
+            kind = 'grid'
+        elif kind == 'nested':
+            outer, inner = args.pop(0).split('/')
+            fields['outer'], fields['inner'] = _parse_grid(outer), _parse_grid(inner)
+            fields['split'] = _choice(args, ('contiguous', 'strided'))
+            head = f'nested:{outer}/{inner}' + ('' if fields['split'] == 'contiguous' else ':strided')
+        elif kind == 'random':
+            fields['cells'] = _parse_grid(args.pop(0)) if args and 'x' in args[0] else None
+            fields['always'] = _choice(args, ('training', 'always')) == 'always'
+            head = ':'.join(['random', *(['{}x{}'.format(*fields['cells'])] if fields['cells'] else []),
+                             *(['always'] if fields['always'] else [])])
+        elif kind == 'time':
+            fields['n'] = int(args.pop(0))
+            if fields['n'] < 1:
+                raise ValueError('N must be at least 1')
+            fields['arrangement'] = _choice(args, ('spatial', 'temporal'))
+            head = f'time:{fields["n"]}:{fields["arrangement"]}'
+            default_scale = 'cell'
+        elif kind in _CONSECUTIVE:
+            _choice(args, ())
+            default_scale = 'composite'
+        elif kind == 'index':
+            fields['map'] = _check_index(json.loads(rest))
+            compact = fields['map'] if len(fields['map']) > 1 else fields['map'][0]
+            head = 'index:' + json.dumps(compact, separators=(',', ':'))
+        else:
+            raise ValueError(f'{kind!r} is no known kind')
+
+        options = dict(text.split('=', 1) for text in option_texts)
+        scale = options.pop('scale', default_scale)
+        if scale not in _SCALES:
+            raise ValueError(f'scale={scale!r} is none of {", ".join(_SCALES)}')
+        pad = options.pop('pad', None)
+        if pad is not None and pad != 'last':
+            pad = float(pad)
+        default_antialias = scale != 'none'
+        antialias = {'true': True, 'false': False}[options.pop('antialias', str(default_antialias).lower())]
+        if options:
+            raise ValueError(f'unknown option {next(iter(options))!r}')
+
+        text = head
+        text += f',scale={scale}' if scale != default_scale else ''
+        text += '' if pad is None else f',pad={pad if pad == "last" else format(pad, "g")}'
+        text += f',antialias={str(antialias).lower()}' if antialias != default_antialias else ''
+        self = super().__new__(cls, text)
+        self.kind, self.scale, self.pad, self.antialias = kind, scale, pad, antialias
+        self._fields = fields
+        return self
+
+    def __getnewargs__(self) -> Tuple[str]:
+        return (str(self),)  # pickle and copy rebuild the attributes by parsing
+
+    def __reduce__(self) -> Tuple[Any, Tuple[str]]:
+        return type(self), (str(self),)
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether frames are permuted (kind `random`)."""
+        return self.kind == 'random'
+
+    @property
+    def shuffles_in_eval(self) -> bool:
+        """Whether frames are permuted in eval mode, too (`random:...:always`)."""
+        return self.shuffles and self._fields['always']
+
+    def index(self, num_frames: int, generator: Any = None) -> Tensor:
+        """The index map for clips of a given length.
+
+        Args:
+            num_frames: Frames T of the clip, at least 1.
+            generator: Only for kind `random`: a `torch.Generator` or `numpy.random.Generator` that draws the permutation.
+                Without one the map of the unshuffled frames is returned.
+
+        Returns:
+            int64 tensor `[K, R, C]` with entries in -1...T-1.
+
+        Raises:
+            ValueError: If the layout cannot hold that number of frames; the message says which number it takes.
+        """
+        if num_frames < 1:
+            raise ValueError(f'A clip needs at least 1 frame, got {num_frames}.')
+        index = torch.tensor(getattr(self, f'_index_{self.kind}')(num_frames), dtype=torch.int64)
+        if self.shuffles and generator is not None:
+            if hasattr(generator, 'permutation'):  # numpy
+                order = torch.as_tensor(generator.permutation(num_frames))
+            else:
+                order = torch.randperm(num_frames, generator=generator)
+            index = torch.where(index < 0, index, order[index])
+        return index
+
+    def shape(self, num_frames: int) -> Tuple[int, int, int]:
+        """Images, rows and columns `(K, R, C)` that a clip of `num_frames` frames becomes."""
+        return tuple(self.index(num_frames).shape)
+
+    def _index_grid(self, num_frames: int) -> Index:
+        rows, cols = self._fields['cells'] or _sifar_grid(num_frames)
+        self._check_room(num_frames, rows * cols)
+        return [_fill(rows, cols, num_frames, self._fields['order'])]
+
+    def _index_random(self, num_frames: int) -> Index:
+        rows, cols = self._fields['cells'] or _sifar_grid(num_frames)
+        self._check_room(num_frames, rows * cols)
+        return [_fill(rows, cols, num_frames, 'row')]
+
+    def _index_nested(self, num_frames: int) -> Index:
+        (outer_rows, outer_cols), (rows, cols) = self._fields['outer'], self._fields['inner']
+        blocks, size = outer_rows * outer_cols, rows * cols
+        self._check_room(num_frames, blocks * size)
+        strided = self._fields['split'] == 'strided'
+
+        def frame(row: int, col: int) -> int:
+            block, cell = row // rows * outer_cols + col // cols, row % rows * cols + col % cols
+            position = cell * blocks + block if strided else block * size + cell
+            return position if position < num_frames else -1
+
+        return [[[frame(row, col) for col in range(outer_cols * cols)] for row in range(outer_rows * rows)]]
+
+    def _index_time(self, num_frames: int) -> Index:
+        n, cells = self._fields['n'], self._fields['n'] ** 2
+        if num_frames % cells:
+            lower = num_frames // cells * cells
+            fits = f'{lower} or {lower + cells}' if lower else f'{cells}'
+            raise ValueError(
+                f'Layout {str(self)!r} puts {cells} frames into each image and {num_frames} frames were given: '
+                f'use a multiple of {cells}, such as {fits} frames.'
+            )
+        images = num_frames // cells
+        if self._fields['arrangement'] == 'temporal':
+            return _consecutive(num_frames, n, n)
+        return [[[(row * n + col) * images + k for col in range(n)] for row in range(n)] for k in range(images)]
+
+    def _index_tall(self, num_frames: int) -> Index:
+        return _consecutive(num_frames, *_CONSECUTIVE[self.kind])
+
+    _index_dualpath = _index_tall
+
+    def _index_index(self, num_frames: int) -> Index:
+        index = self._fields['map']
+        largest = max(frame for image in index for row in image for frame in row)
+        if largest >= num_frames:
+            raise ValueError(
+                f'Layout {str(self)!r} names frame {largest} and the clip has frames 0 to {num_frames - 1}: '
+                f'use num_frames={largest + 1} or more, or another map.'
+            )
+        return index
+
+    def _check_room(self, num_frames: int, cells: int) -> None:
+        if num_frames > cells:
+            raise ValueError(
+                f"Layout {str(self)!r} has {cells} cells and {num_frames} frames were given: use at most {cells} frames, "
+                f"a larger grid, or 'grid', which chooses {_sifar_grid(num_frames)[0]}x{_sifar_grid(num_frames)[1]}."
+            )
+
+
+def _parse_grid(text: str) -> Tuple[int, int]:
+    rows, cols = (int(part) for part in text.split('x'))
+    if rows < 1 or cols < 1:
+        raise ValueError(f'{text!r} needs at least one row and one column')
+    return rows, cols
+
+
+def _choice(args: List[str], choices: Tuple[str, ...], aliases: Optional[dict] = None) -> str:
+    """The one optional trailing word of a spec; the first choice is the default."""
+    if not args and choices:
+        return choices[0]
+    if args:
+        word = (aliases or {}).get(args[0], args[0])
+        if len(args) > 1 or word not in choices:
+            raise ValueError(f'{":".join(args)!r} is not one of {", ".join(choices) or "(nothing more is taken)"}')
+        return word
+    return ''
+
+
+def _check_index(index: Any) -> Index:
+    if not isinstance(index, list) or not index or not isinstance(index[0], list) or not index[0]:
+        raise ValueError('an index map is a [R, C] or [K, R, C] array')
+    images = index if isinstance(index[0][0], list) else [index]
+    sizes = {(len(image), len(row)) for image in images for row in image}
+    entries = [frame for image in images for row in image for frame in row]
+    if len(sizes) != 1 or not entries or not all(isinstance(f, int) and not isinstance(f, bool) for f in entries):
+        raise ValueError('an index map is a rectangular array of whole numbers')
+    if min(entries) < -1 or max(entries) < 0:
+        raise ValueError('the entries of an index map are frame numbers from 0, or -1 for an empty cell')
+    return images
+
+
+def _sifar_grid(num_frames: int) -> Tuple[int, int]:
+    # Section 3.1 of SIFAR prints n < (m-1)m for the flat grid, but its own example puts 12 frames in 3x4, so <= is meant
+    m = math.isqrt(num_frames - 1) + 1
+    return (m - 1, m) if num_frames <= (m - 1) * m else (m, m)
+
+
+def _fill(rows: int, cols: int, num_frames: int, order: str) -> List[List[int]]:
+    """One image filled in reading order `row`, `column` or `snake`; positions past the last frame stay empty."""
+    def frame(row: int, col: int) -> int:
+        if order == 'column':
+            position = col * rows + row
+        else:
+            position = row * cols + (cols - 1 - col if order == 'snake' and row % 2 else col)
+        return position if position < num_frames else -1
+
+    return [[frame(row, col) for col in range(cols)] for row in range(rows)]
+
+
+def _consecutive(num_frames: int, rows: int, cols: int) -> Index:
+    """Images of rows x cols consecutive frames each, row-major; the last one may have empty cells."""
+    size = rows * cols
+    return [
+        [[f - size * k if f < 0 else (f + size * k if f + size * k < num_frames else -1) for f in row]
+         for row in _fill(rows, cols, size, 'row')]
+        for k in range(math.ceil(num_frames / size))
+    ]

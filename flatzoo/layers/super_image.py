@@ -1,0 +1,362 @@
+"""The module that lays clips out as images, following a layout, and takes feature maps apart again."""
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layout import Index, Layout, LayoutSpec
+
+__all__ = ['SuperImage']
+
+
+class SuperImage(nn.Module):
+    """Lays clips out as images: `[B, C, T, H, W]` -> `[B * K, C, H', W']`.
+
+    The order of operations is: empty cells are appended, frames are resized to `img_size` (bilinear, align_corners=False),
+    then tiled. Every pixel is written once, straight into the image. Works under autograd, `torch.compile(fullgraph=True)`,
+    `torch.export`, TorchScript, channels_last, autocast and on the meta device.
+
+    Args:
+        num_frames: Frames T per clip.
+        layout: A `Layout` or anything that it accepts.
+        img_size: Size of one *frame*, an int or `(height, width)`. Frames of another size are resized to it. None takes
+            frames as they come.
+        mean: Per-channel mean of normalised clips, in the range 0...1. With `mean` and `std` a uint8 clip (0...255) is
+            normalised here, on its device, before empty cells are filled; a float clip is taken as normalised.
+        std: Per-channel standard deviation, in the range 0...1.
+        device: Device of the constants.
+        dtype: Floating dtype of the images made from uint8 clips.
+
+    Attributes:
+        num_images: Images K per clip.
+        grid_size: Rows and columns `(R, C)` of cells.
+        index: The index map `[K, R, C]` as nested lists.
+
+    Raises:
+        ValueError: If the layout cannot hold `num_frames`, or `scale=cell` does not divide `img_size`.
+    """
+
+    boxes: List[List[int]]
+    empty: List[List[int]]
+
+    def __init__(
+            self,
+            num_frames: int,
+            layout: LayoutSpec = 'grid',
+            img_size: Union[int, Tuple[int, int], None] = None,
+            mean: Optional[Sequence[float]] = None,
+            std: Optional[Sequence[float]] = None,
+            device=None,
+            dtype=None,
+    ):
+        super().__init__()
+        self.num_frames = int(num_frames)
+        self.layout = Layout(layout)
+        self.index: Index = self.layout.index(self.num_frames).tolist()
+        self.num_images = len(self.index)
+        self.grid_size = (len(self.index[0]), len(self.index[0][0]))
+        self.scale = self.layout.scale
+        self.antialias = self.layout.antialias
+        self.shuffles = self.layout.shuffles
+        self.shuffles_in_eval = self.layout.shuffles_in_eval
+
+        # 'last' is an ordinary index, so only constant padding is left as -1
+        last = self.num_frames - 1
+        cells = self.index if self.layout.pad != 'last' else [
+            [[last if f < 0 else f for f in row] for row in image] for image in self.index]
+        self.boxes = [box for box in _boxes(cells) if box[6] >= 0]
+        self.empty = [box for box in _boxes(cells) if box[6] < 0]
+        self.pad_is_explicit = self.layout.pad is not None
+        self.pad_value = 0. if self.layout.pad in (None, 'last') else float(self.layout.pad)
+        self.set_img_size(img_size)
+
+        self.normalizes = False
+        self._norm: Tuple[tuple, list, list] = ((0,), [], [])
+        dtype = dtype or torch.get_default_dtype()
+        self.register_buffer('norm_scale', torch.empty(0, device=device, dtype=dtype), persistent=False)
+        self.register_buffer('norm_shift', torch.empty(0, device=device, dtype=dtype), persistent=False)
+        if mean is not None and std is not None:
+            self.set_normalization(mean, std)
+
+    @torch.jit.ignore
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Sets how uint8 clips are normalised.
+
+        Args:
+            mean: Per-channel mean, in the range 0...1.
+            std: Per-channel standard deviation, above 0.
+
+        Raises:
+            ValueError: If the two are not one value per channel each.
+        """
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f'mean and std are one value per channel each, std above 0; got {mean} and {std}.')
+        # x / 255 normalised is one multiply-add: x * scale + shift
+        self._norm = (len(mean), 1, 1), [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std)]
+        self.normalizes = True
+        self.norm_scale = self.norm_scale.new_empty(self._norm[0])
+        self.norm_shift = self.norm_shift.new_empty(self._norm[0])
+        self.init_non_persistent_buffers()
+
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """Fills the normalisation constants; timm calls it after a model built on the meta device was materialised."""
+        shape, scale, shift = self._norm
+        for buffer, values in ((self.norm_scale, scale), (self.norm_shift, shift)):
+            buffer.copy_(torch.tensor(values, dtype=torch.float64).reshape(shape))
+
+    def set_img_size(self, img_size: Union[int, Tuple[int, int], None]) -> None:
+        """Sets the frame size in pixels (None: frames as they come).
+
+        Raises:
+            ValueError: If the cells of a `scale=cell` layout would not be whole pixels.
+        """
+        size = (0, 0) if img_size is None else _to_2tuple(img_size)
+        if self.scale == 'cell':
+            self._check_cells(size)
+        self.img_size: Tuple[int, int] = size
+
+    @torch.jit.ignore
+    def _check_cells(self, size: Tuple[int, int]) -> None:
+        rows, cols = self.grid_size
+        if size[0] % rows or size[1] % cols:
+            fits = [max(round(s / n), 1) * n for s, n in zip(size, self.grid_size)]
+            raise ValueError(
+                f'Layout {str(self.layout)!r} shrinks frames of {size[0]}x{size[1]} pixels into {rows}x{cols} cells of equal '
+                f"size: use a frame of {fits[0]}x{fits[1]} pixels, or ',scale=composite', which fits any size."
+            )
+
+    @property
+    @torch.jit.unused
+    def image_size(self) -> Tuple[int, int]:
+        """Height and width in pixels of the images that the backbone gets."""
+        if self.scale != 'none':
+            return self.img_size
+        return self.img_size[0] * self.grid_size[0], self.img_size[1] * self.grid_size[1]
+
+    @torch.jit.ignore
+    def draw(self, batch_size: int, generator: Optional[torch.Generator] = None, device=None) -> Tensor:
+        """Draws the frame order of a `random` layout, to be passed to `forward` and `inverse`.
+
+        Args:
+            batch_size: Clips B; each one gets its own order.
+            generator: Source of randomness; the same state gives the same order.
+            device: Device of the result and of the generator.
+
+        Returns:
+            int64 tensor `[B, T]`, a permutation of the frames in every row.
+        """
+        return torch.rand(batch_size, self.num_frames, generator=generator, device=device).argsort(1)
+
+    def forward(self, clip: Tensor, out: Optional[Tensor] = None, order: Optional[Tensor] = None) -> Tensor:
+        """Lays clips out.
+
+        Args:
+            clip: `[B, C, T, H, W]`, float (normalised) or uint8 (0...255).
+            out: A buffer `[B * K, C, H', W']` to write into, for callers that keep one; without gradients.
+            order: Frame order `[B, T]` of a `random` layout, from `draw`. By default a new one is drawn in training mode
+                from the global generator, and frames keep their order in eval mode.
+
+        Returns:
+            Images `[B * K, C, H', W']`, images of one clip side by side; uint8 clips come out normalised where the
+            module knows `mean` and `std`, else as uint8.
+
+        Raises:
+            ValueError: If the clip has another shape or dtype, or is uint8 and empty cells have no explicit filling.
+        """
+        self._check_clip(clip)
+        if self.shuffles:
+            if order is None and (self.training or self.shuffles_in_eval):
+                order = torch.rand(clip.shape[0], self.num_frames, device=clip.device).argsort(1)
+            if order is not None:
+                clip = clip.gather(2, order[:, None, :, None, None].expand_as(clip))
+
+        normalize = clip.dtype == torch.uint8 and self.normalizes
+        height, width = self.img_size
+        if height == 0:
+            height, width = clip.shape[3], clip.shape[4]
+            if self.scale == 'cell' and (height % self.grid_size[0] or width % self.grid_size[1]):
+                self._check_cells((height, width))
+        cell_height, cell_width = height, width
+        if self.scale == 'cell':
+            cell_height, cell_width = height // self.grid_size[0], width // self.grid_size[1]
+        if clip.shape[3] != cell_height or clip.shape[4] != cell_width:
+            if normalize:
+                clip = clip.to(self.norm_scale.dtype)  # resizing rounds uint8
+            # frames become channels, so that the clip need not be copied to a batch of frames
+            clip = _resize(clip.flatten(1, 2), cell_height, cell_width, self.antialias).unflatten(1, clip.shape[1:3])
+
+        composite = self.scale == 'composite' and self.grid_size != (1, 1)
+        image = self._tile(clip, None if composite else out, normalize)
+        if composite:
+            image = _resize(image, height, width, self.antialias)
+            if out is not None:
+                image = out.copy_(image)
+        return image
+
+    def _tile(self, clip: Tensor, out: Optional[Tensor], normalize: bool) -> Tensor:
+        """Writes frames `[B, C, T, h, w]` into images `[B * K, C, R * h, Cols * w]`."""
+        batch, chans, _, height, width = clip.shape
+        rows, cols = self.grid_size
+        if out is None:
+            dtype = self.norm_scale.dtype if normalize else clip.dtype
+            channels_last = clip.is_contiguous(memory_format=torch.channels_last_3d) and not clip.is_contiguous()
+            out = torch.empty(
+                [batch * self.num_images, chans, rows * height, cols * width], dtype=dtype, device=clip.device,
+                memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+            )
+        else:
+            self._check_out(out, batch, chans, rows * height, cols * width)
+        cells = out.view(batch, self.num_images, chans, rows, height, cols, width)
+        for k, nk, r, nr, c, nc, frame, step_k, step_r, step_c in self.boxes:
+            span_c = (nc - 1) * step_c + 1
+            span_r = (nr - 1) * step_r + span_c
+            span_k = (nk - 1) * step_k + span_r
+            # two sliding windows over time give every frame of the box its place without a copy
+            source = clip.narrow(2, frame, span_k).unfold(2, span_r, step_k)  # [B, C, nk, h, w, span_r]
+            source = source.unfold(5, span_c, step_r)[..., ::step_c]  # [B, C, nk, h, w, nr, nc]
+            cells[:, k:k + nk, :, r:r + nr, :, c:c + nc].copy_(source.permute(0, 2, 1, 5, 3, 6, 4))
+        if normalize:
+            out.mul_(self.norm_scale).add_(self.norm_shift)
+        for k, nk, r, nr, c, nc, _, _, _, _ in self.empty:
+            cells[:, k:k + nk, :, r:r + nr, :, c:c + nc] = self.pad_value
+        return out
+
+    def inverse(self, maps: Tensor, order: Optional[Tensor] = None) -> Tensor:
+        """Takes super-image features apart into the maps of their frames.
+
+        Args:
+            maps: `[B * K, D, h', w']` with h' and w' multiples of the grid's rows and columns.
+            order: The order `[B, T]` that `forward` was given, for a `random` layout.
+
+        Returns:
+            `[B, T, D, h, w]`. A frame that lies in several cells gets their mean.
+
+        Raises:
+            ValueError: If the map does not split into the grid's cells, or the layout leaves a frame out.
+        """
+        rows, cols = self.grid_size
+        height, width = maps.shape[2] // rows, maps.shape[3] // cols
+        if maps.shape[2] != height * rows or maps.shape[3] != width * cols or maps.shape[0] % self.num_images:
+            raise ValueError(
+                f'Maps of shape {tuple(maps.shape)} do not split into {self.num_images} image(s) of {rows}x{cols} cells: '
+                'use a frame size that is a multiple of the stride of these features.'
+            )
+        cells = maps.reshape(-1, self.num_images, maps.shape[1], rows, height, cols, width)
+        cells = cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(1, 3)  # [B, K * R * Cols, D, h, w], still a view where possible
+        flat = [frame for image in self.index for row in image for frame in row]
+        places = [[cell for cell, frame in enumerate(flat) if frame == t] for t in range(self.num_frames)]
+        if not all(places):
+            missing = [t for t, cell in enumerate(places) if not cell]
+            raise ValueError(f'Layout {str(self.layout)!r} leaves out the frames {missing}: they have no features.')
+        if all(len(place) == 1 for place in places):
+            frames = cells[:, [place[0] for place in places]]
+        else:
+            frames = torch.stack([cells[:, place].mean(1) for place in places], dim=1)
+        if order is not None:
+            frames = frames.gather(1, order.argsort(1)[:, :, None, None, None].expand_as(frames))
+        return frames
+
+    def _check_clip(self, clip: Tensor) -> None:
+        if clip.ndim != 5 or clip.shape[2] != self.num_frames:
+            raise ValueError(
+                f'Expected a clip of shape (B, C, T={self.num_frames}, H, W), got {list(clip.shape)}. '
+                'Sample that number of frames, or build the model with num_frames= to match.'
+            )
+        if clip.dtype == torch.uint8:
+            if not self.normalizes and not self.pad_is_explicit and len(self.empty) > 0:
+                raise ValueError(
+                    'A uint8 clip has no natural value for the empty cells of this layout: name one, '
+                    "such as ',pad=0' (black) or ',pad=last', or pass a normalised float clip."
+                )
+        elif not clip.is_floating_point():
+            raise ValueError(f'Expected a floating-point (normalised) or uint8 (0...255) clip, got {clip.dtype}.')
+
+    def _check_out(self, out: Tensor, batch: int, chans: int, height: int, width: int) -> None:
+        expected = [batch * self.num_images, chans, height, width]
+        if list(out.shape) != expected:
+            raise ValueError(f'out= has shape {list(out.shape)}, this clip needs {expected}.')
+
+    def extra_repr(self) -> str:
+        size = None if self.img_size == (0, 0) else self.img_size
+        return f"num_frames={self.num_frames}, layout='{self.layout}', img_size={size}"
+
+
+def _boxes(index: Index) -> List[List[int]]:
+    """Cuts an index map into few boxes, each of which one strided copy can write.
+
+    Returns:
+        A list of `[k, nk, r, nr, c, nc, frame, step_k, step_r, step_c]`: cells k...k+nk-1 etc. hold the frames
+        `frame + i * step_k + j * step_r + l * step_c`, or `frame` is -1 and the cells are empty. Full rows of a
+        row-major grid are one box, so SIFAR's 8 frames in 3x3 take two copies and one fill.
+    """
+    images, rows, cols = len(index), len(index[0]), len(index[0][0])
+    done = set()
+
+    def extend(limit: int, cell: Any) -> Tuple[int, int]:
+        """Length and step of the longest run of free cells whose frames rise evenly from cell(0)."""
+        first, count, step = cell(0), 1, 1
+        while count < limit and cell(count) is not None:
+            if first < 0:
+                if cell(count) >= 0:
+                    break
+            elif count == 1:
+                step = cell(1) - first
+                if cell(1) < 0 or step < 1:
+                    step = 1
+                    break
+            elif cell(count) != first + count * step:
+                break
+            count += 1
+        return count, step if count > 1 else 1
+
+    boxes = []
+    for k in range(images):
+        for r in range(rows):
+            for c in range(cols):
+                if (k, r, c) in done:
+                    continue
+
+                def free(*cell: int) -> Optional[int]:
+                    return None if cell in done else index[cell[0]][cell[1]][cell[2]]
+
+                nc, step_c = extend(cols - c, lambda i: free(k, r, c + i))
+
+                def row(i: int, image: int = 0) -> Optional[int]:
+                    """First frame of the i-th row of the box if the whole row continues its pattern."""
+                    cells = [free(k + image, r + i, c + j) for j in range(nc)]
+                    step = 0 if index[k][r][c] < 0 else step_c
+                    good = cells[0] is not None and all(f == cells[0] + j * step for j, f in enumerate(cells))
+                    return cells[0] if good else None
+
+                nr, step_r = extend(rows - r, row)
+
+                def image(i: int) -> Optional[int]:
+                    step = 0 if index[k][r][c] < 0 else step_r
+                    firsts = [row(j, i) for j in range(nr)]
+                    good = firsts[0] is not None and all(f == firsts[0] + j * step for j, f in enumerate(firsts))
+                    return firsts[0] if good else None
+
+                nk, step_k = extend(images - k, image)
+                done.update((k + a, r + b, c + d) for a in range(nk) for b in range(nr) for d in range(nc))
+                boxes.append([k, nk, r, nr, c, nc, index[k][r][c], step_k, step_r, step_c])
+    return boxes
+
+
+def _to_2tuple(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f'Sizes are positive (height, width) in pixels, got {size}.')
+    return int(height), int(width)
+
+
+def _resize(image: Tensor, height: int, width: int, antialias: bool) -> Tensor:
+    """Bilinear resize of `[B, C, H, W]` in the image's own dtype."""
+    half = image.dtype in (torch.bfloat16, torch.float16)
+    on_cpu_or_float = image.dtype != torch.uint8 or image.device.type == 'cpu'
+    source = image.float() if (half and antialias) or not on_cpu_or_float else image
+    resized = F.interpolate(source, size=[height, width], mode='bilinear', align_corners=False, antialias=antialias)
+    if image.dtype == torch.uint8 and not on_cpu_or_float:
+        resized = resized.round().clamp(0, 255)
+    return resized.to(image.dtype)

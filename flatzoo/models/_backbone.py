@@ -1,0 +1,215 @@
+"""Builds a timm image model that fits a super image: its size, its windows, and clear refusals where nothing fits."""
+import logging
+from typing import Any, List, Optional, Sequence, Tuple, Union
+
+import timm
+import torch
+from torch import nn
+
+from timm.models import resolve_model_input_args
+
+__all__ = [
+    'check_image', 'check_windows', 'create_backbone', 'default_img_size', 'fit_windows', 'fitting_sizes',
+    'resolve_stage_windows',
+]
+
+_logger = logging.getLogger(__name__)
+
+WindowSize = Union[int, Sequence[Union[int, Sequence[int], None]], None]
+
+
+def create_backbone(name: str, image_size: Tuple[int, int], in_chans: int, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Creates any timm model for images of a given size.
+
+    Args:
+        name: A timm model name, with or without a tag, or `hf-hub:org/name`.
+        image_size: Height and width in pixels of the images that it will get; passed on as `img_size` where the model
+            has a fixed input size.
+        in_chans: Channels of the images.
+        pretrained: Whether timm loads the image weights.
+        **kwargs: Arguments of the timm model; those that nobody knows raise TypeError there.
+    """
+    _check_name(name)
+    args = resolve_model_input_args(name, dict(img_size=image_size), in_chans=in_chans, **kwargs)
+    return timm.create_model(pretrained=pretrained, **args)
+
+
+def default_img_size(name: str) -> Tuple[int, int]:
+    """The image size `(height, width)` of a timm model's weights, the natural size of a frame for it."""
+    _check_name(name)
+    return tuple(resolve_model_input_args(name)['pretrained_cfg']['input_size'][-2:])
+
+
+def _check_name(name: str) -> None:
+    if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
+        return
+    arch = name.split('.', 1)[0]
+    if not timm.is_model(arch):
+        near = timm.list_models(f'*{arch.split("_")[0]}*')[:5]
+        hint = f' Similar names: {", ".join(near)}.' if near else ''
+        raise ValueError(f'backbone={name!r} is no timm model; timm.list_models() names them all.{hint}')
+
+
+def check_image(backbone: nn.Module, in_chans: int, image_size: Tuple[int, int]) -> Optional[str]:
+    """Tries an image of the given size without computing anything (on the meta device).
+
+    Returns:
+        None if the backbone takes it, or cannot be tried on the meta device; else why not, in the backbone's words.
+    """
+    patch = getattr(getattr(backbone, 'patch_embed', None), 'patch_size', None)
+    if patch is not None and not getattr(backbone.patch_embed, 'dynamic_img_pad', False):
+        patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+        if any(size % p for size, p in zip(image_size, patch)):
+            return f'{image_size[0]}x{image_size[1]} pixels are no multiple of its patches of {patch[0]}x{patch[1]}'
+    tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+    meta = {key: tensor.detach().to('meta') for key, tensor in tensors.items()}
+    training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            image = torch.empty(1, in_chans, *image_size, device='meta', dtype=dtype)
+            torch.func.functional_call(backbone, meta, (image,))
+    except NotImplementedError:
+        return None
+    except Exception as error:  # noqa: BLE001 - backbones raise anything from AssertionError to IndexError
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return None if 'meta' in text.lower() else text
+    finally:
+        backbone.train(training)
+    return None
+
+
+def fitting_sizes(fits: Any, img_size: Tuple[int, int], count: int = 4, step: int = 4) -> List[int]:
+    """Square frame sizes near `img_size` for which `fits(size)` holds, nearest first, then sorted.
+
+    Args:
+        fits: Predicate of a frame side in pixels.
+        img_size: The frame size `(height, width)` that does not fit.
+        count: How many to return at most.
+        step: Distance in pixels of the sizes that are tried.
+    """
+    base = max(img_size)
+    candidates = sorted(range(step, 2 * base + 2 * step, step), key=lambda size: abs(size - base))
+    found = []
+    for size in candidates:
+        if fits(size):
+            found.append(size)
+        if len(found) == count:
+            break
+    return sorted(found)
+
+
+def resolve_stage_windows(
+        window_size: WindowSize,
+        image_size: Tuple[int, int],
+        patch_size: int,
+        num_stages: int,
+) -> List[Tuple[int, int]]:
+    """Windows `(height, width)` of every stage of a Swin Transformer.
+
+    Args:
+        window_size: One int for all stages, one `(height, width)`, or one entry per stage, where None stands for the
+            whole map: the global last stage of SIFAR (Table 1).
+        image_size: Height and width of the super image in pixels.
+        patch_size: Side of a patch in pixels.
+        num_stages: Number of stages; each one after the first halves the map.
+
+    Raises:
+        ValueError: If the entries do not match the number of stages.
+    """
+    maps = stage_maps(image_size, patch_size, num_stages)
+    if window_size is None or isinstance(window_size, int):
+        window_size = [window_size] * num_stages
+    elif len(window_size) == 2 and num_stages != 2 and all(isinstance(w, int) for w in window_size):
+        window_size = [tuple(window_size)] * num_stages
+    if len(window_size) != num_stages:
+        raise ValueError(f'window_size={window_size} has {len(window_size)} entries, the backbone {num_stages} stages.')
+    return [
+        size if window is None else ((window, window) if isinstance(window, int) else tuple(window))
+        for window, size in zip(window_size, maps)
+    ]
+
+
+def stage_maps(image_size: Tuple[int, int], patch_size: int, num_stages: int) -> List[Tuple[int, int]]:
+    """Feature map `(height, width)` of every stage of a Swin Transformer."""
+    maps = [(image_size[0] // patch_size, image_size[1] // patch_size)]
+    while len(maps) < num_stages:
+        maps.append(((maps[-1][0] + 1) // 2, (maps[-1][1] + 1) // 2))
+    return maps
+
+
+def divides(maps: Sequence[Tuple[int, int]], windows: Sequence[Tuple[int, int]]) -> bool:
+    """Whether every map is cut into whole windows; a window of the map's size or more counts as the map."""
+    return all(m <= w or m % w == 0 for size, window in zip(maps, windows) for m, w in zip(size, window))
+
+
+def check_windows(
+        image_size: Tuple[int, int],
+        windows: Sequence[Tuple[int, int]],
+        grid_size: Tuple[int, int],
+        img_size: Tuple[int, int],
+        patch_size: int,
+) -> None:
+    """Refuses windows that do not divide their maps, which timm would pad without a word and without a mask.
+
+    Raises:
+        ValueError: With the stage that fails and frame sizes that would work.
+    """
+    maps = stage_maps(image_size, patch_size, len(windows))
+    if divides(maps, windows):
+        return
+
+    def fits(size: int) -> bool:
+        image = (size * grid_size[0], size * grid_size[1])
+        # a window of the whole map grows with the image
+        grown = [tuple(m if w >= old else w for w, old, m in zip(window, old_map, new_map))
+                 for window, old_map, new_map in zip(windows, maps, stage_maps(image, patch_size, len(windows)))]
+        whole = all(side % (patch_size * 2 ** (len(windows) - 1)) == 0 for side in image)
+        return whole and divides(stage_maps(image, patch_size, len(windows)), grown)
+
+    stage = next(i for i, pair in enumerate(zip(maps, windows)) if not divides([pair[0]], [pair[1]]))
+    sizes = fitting_sizes(fits, img_size, step=patch_size)
+    hint = f'Frame sizes that fit: {", ".join(map(str, sizes))}.' if sizes else 'Choose other windows (window_size=).'
+    raise ValueError(
+        f'img_size={img_size[0]}x{img_size[1]} in {grid_size[0]}x{grid_size[1]} cells gives stage {stage + 1} a map of '
+        f'{maps[stage][0]}x{maps[stage][1]}, which windows of {windows[stage][0]}x{windows[stage][1]} do not divide. {hint}'
+    )
+
+
+def fit_windows(backbone: nn.Module, grid_size: Tuple[int, int], img_size: Tuple[int, int], keep: bool) -> None:
+    """Gives the windows of a Swin-like backbone sizes that divide its maps.
+
+    Args:
+        backbone: Any image model; those without windowed blocks are left alone.
+        grid_size: Rows and columns of frames.
+        img_size: Frame size in pixels.
+        keep: Whether the caller chose the windows, so that they are checked and not changed.
+
+    Raises:
+        ValueError: If the windows are to be kept, or cannot be changed, and do not divide the maps.
+    """
+    stages = []
+    for stage in getattr(backbone, 'layers', None) or getattr(backbone, 'stages', None) or []:
+        blocks = [m for m in stage.modules() if hasattr(m, 'window_size') and hasattr(m, 'shift_size')]
+        if blocks:
+            resolution = getattr(blocks[0], 'input_resolution', None) or blocks[0].feat_size
+            stages.append((tuple(resolution), tuple(blocks[0].window_size)))
+    if not stages or divides(*zip(*stages)):
+        return
+    image_size = (img_size[0] * grid_size[0], img_size[1] * grid_size[1])
+    patch = backbone.patch_embed.patch_size
+    patch = patch if isinstance(patch, int) else patch[0]
+    if keep or not hasattr(backbone, 'set_input_size'):
+        check_windows(image_size, [window for _, window in stages], grid_size, img_size, patch)
+    windows = [tuple(_nearest_divisor(m, w) for m, w in zip(size, window)) for size, window in stages]
+    backbone.set_input_size(window_size=windows)
+    _logger.info(
+        f'Windows set to {windows}, which divide the maps {[size for size, _ in stages]} of this super image '
+        f'(the default ones, {[window for _, window in stages]}, do not).'
+    )
+
+
+def _nearest_divisor(size: int, window: int) -> int:
+    """The divisor of a map's side that is nearest to a window's, the larger one of two."""
+    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (abs(d - window), -d))

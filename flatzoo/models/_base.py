@@ -1,0 +1,539 @@
+"""The video model: a super image in front of any timm backbone, and the timm model contract for it, written once.
+
+Everything that timm users know of an image model works on clips: the backbone does it, this class translates names
+(`backbone.` in front), sizes (`img_size` is one *frame*) and shapes (`[B, C, T, H, W]` in).
+"""
+import argparse
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from timm.models import load_pretrained, register_notrace_module
+
+from flatzoo.layers import Layout, SuperImage
+from flatzoo.layers.layout import LayoutSpec
+
+from ._backbone import check_image, create_backbone, fit_windows, fitting_sizes
+from ._registry import global_pool_of, update_model_input_size
+
+__all__ = [
+    'VideoModel', 'account_for_keys', 'checkpoint_filter_fn', 'image_checkpoint', 'load_checkpoint', 'prefixed',
+    'prefixed_weights', 'unwrap_checkpoint',
+]
+
+_logger = logging.getLogger(__name__)
+
+register_notrace_module(SuperImage)  # fx: it looks at shapes and dtypes
+
+Size = Union[int, Tuple[int, int]]
+
+
+class VideoModel(nn.Module):
+    """A timm image model that classifies clips laid out as images.
+
+    A clip `[B, C, T, H, W]` becomes K images per clip, which are folded into the batch; their logits are averaged. Float
+    clips are taken as normalised, uint8 clips (0...255) are normalised on the model's device with the mean and standard
+    deviation of its weights.
+
+    Args:
+        backbone: Name of a timm model.
+        num_frames: Frames T per clip.
+        layout: How frames lie in the image, see `flatzoo.layers.Layout`.
+        img_size: Size of one frame in pixels, `int` or `(height, width)`. Frames of other sizes are resized.
+        in_chans: Channels per frame.
+        num_classes: Number of classes; 0 for pooled features.
+        backbone_pretrained: Whether timm loads the backbone's image weights.
+        device: Device of parameters and buffers.
+        dtype: Floating dtype of parameters and buffers.
+        **backbone_args: Further arguments of the timm model (`drop_path_rate`, `global_pool`, `embed_dim`, ...).
+
+    Raises:
+        TypeError: For an argument that the timm model does not know.
+        ValueError: If layout, frame size and backbone do not fit together; the message says what would.
+    """
+    # properties that TorchScript must not compile
+    __jit_unused_properties__ = [
+        'layout', 'num_frames', 'img_size', 'grid_size', 'image_size', 'num_classes', 'in_chans', 'num_features',
+        'head_hidden_size', 'feature_info', 'global_pool', 'output_fmt', 'pretrained_cfg', '_model_args',
+    ]
+
+    def __init__(
+            self,
+            backbone: str,
+            num_frames: int = 8,
+            layout: LayoutSpec = 'grid',
+            img_size: Size = 224,
+            in_chans: int = 3,
+            num_classes: int = 400,
+            backbone_pretrained: bool = False,
+            device=None,
+            dtype=None,
+            **backbone_args: Any,
+    ):
+        super().__init__()
+        super_image = SuperImage(num_frames, layout, img_size)
+        try:
+            self.backbone = create_backbone(
+                backbone, super_image.image_size, in_chans, pretrained=backbone_pretrained, num_classes=num_classes,
+                device=device, dtype=dtype, **backbone_args,
+            )
+        except (AssertionError, RuntimeError, IndexError, ZeroDivisionError) as error:
+            raise ValueError(self._misfit(backbone, super_image, error)) from error
+        if isinstance(self.backbone, VideoModel):
+            raise ValueError(f'backbone={backbone!r} is a video model itself; name an image model.')
+        cfg = self.backbone.pretrained_cfg
+        self.super_image = SuperImage(
+            num_frames, layout, img_size, *_channel_stats(cfg, in_chans), device=device, dtype=dtype)
+        self.num_images: int = self.super_image.num_images
+        keep_windows = backbone_args.get('window_size') is not None
+        if self.super_image.scale == 'none':
+            fit_windows(self.backbone, self.grid_size, self.img_size, keep=keep_windows)
+        else:
+            fit_windows(self.backbone, (1, 1), self.img_size, keep=keep_windows)
+        self.head_trained = False  # until weights with a classifier of this size are loaded
+        self._pretrained_cfg: Dict[str, Any] = {}
+        self._args = dict(num_frames=num_frames, layout=str(self.layout))
+        self._traits = dict(
+            img_size=self.img_size,
+            fixed_input_size=True,  # frames are resized to img_size, whatever the backbone takes
+            first_conv=prefixed(self.backbone._traits.get('first_conv') or cfg.get('first_conv')),
+        )
+
+    @staticmethod
+    def _misfit(backbone: str, super_image: SuperImage, error: Any, sizes: Optional[List[int]] = None) -> str:
+        (height, width), (rows, cols) = super_image.image_size, super_image.grid_size
+        hint = f' Frame sizes that fit: {", ".join(map(str, sizes))}.' if sizes else ' Try another img_size or layout.'
+        return (
+            f'backbone={backbone!r} does not take the super image of {height}x{width} pixels that {rows}x{cols} cells '
+            f'with img_size={super_image.img_size[0]}x{super_image.img_size[1]} and layout={str(super_image.layout)!r} '
+            f'make: {str(error).strip() or type(error).__name__}.{hint}'
+        )
+
+    # What the model is made of
+
+    @property
+    def layout(self) -> Layout:
+        """How the frames lie in the image."""
+        return self.super_image.layout
+
+    @property
+    def num_frames(self) -> int:
+        """Frames T per clip."""
+        return self.super_image.num_frames
+
+    @property
+    def img_size(self) -> Tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return self.super_image.img_size
+
+    @property
+    def grid_size(self) -> Tuple[int, int]:
+        """Rows and columns of frames in an image."""
+        return self.super_image.grid_size
+
+    @property
+    def image_size(self) -> Tuple[int, int]:
+        """Height and width in pixels of the image that the backbone gets."""
+        return self.super_image.image_size
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the current head, 0 if there is none."""
+        return self.backbone.num_classes
+
+    @property
+    def in_chans(self) -> int:
+        """Channels per frame."""
+        return self.backbone.in_chans
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map."""
+        return self.backbone.num_features
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels that the classifier gets."""
+        return self.backbone.head_hidden_size
+
+    @property
+    def output_fmt(self) -> Any:
+        """Memory order of `forward_features`, `NHWC` for Swin Transformers."""
+        return getattr(self.backbone, 'output_fmt', 'NCHW')
+
+    @property
+    def global_pool(self) -> Any:
+        """Type of pooling in front of the classifier."""
+        return global_pool_of(self.backbone)
+
+    @property
+    def feature_info(self) -> List[Dict[str, Any]]:
+        """Channels, reduction and module of every feature level, as in timm; reductions are of the super image."""
+        return [dict(info, module=prefixed(info['module'])) for info in self.backbone.feature_info]
+
+    # timm assigns these two after construction; both say things that the model has to follow
+
+    @property
+    def pretrained_cfg(self) -> Dict[str, Any]:
+        """timm's configuration of the weights; its mean and standard deviation normalise uint8 clips."""
+        return self._pretrained_cfg
+
+    @pretrained_cfg.setter
+    def pretrained_cfg(self, cfg: Dict[str, Any]) -> None:
+        labels = cfg.get('label_names')
+        if labels is not None and len(labels) != self.num_classes:
+            cfg = {key: value for key, value in cfg.items() if key not in ('label_names', 'label_descriptions')}
+        self._pretrained_cfg = cfg
+        self.super_image.set_normalization(*_channel_stats(cfg, self.in_chans))
+
+    @property
+    def _model_args(self) -> Dict[str, Any]:
+        """Arguments from which timm rebuilds the model, written into its config.json."""
+        return self._args
+
+    @_model_args.setter
+    def _model_args(self, args: Dict[str, Any]) -> None:
+        self._args = dict(args, layout=str(Layout(args.get('layout', self.layout))))
+
+    # The timm contract
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Parameters without weight decay, those of the backbone."""
+        names = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
+        return {f'backbone.{name}' for name in names}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+        """Parameter groups by depth for layer-wise learning rates, those of the backbone."""
+        matcher = {}
+        for name, spec in self.backbone.group_matcher(coarse=coarse).items():
+            if isinstance(spec, (list, tuple)):
+                spec = [(_prefixed_pattern(pattern), suffix) for pattern, suffix in spec]
+            elif spec is not None:
+                spec = _prefixed_pattern(spec)
+            matcher[name] = spec
+        return matcher
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes activations in the backward pass to save memory."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classifier layer."""
+        return self.backbone.get_classifier()
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Replaces the classifier by a fresh one.
+
+        Args:
+            num_classes: Number of classes; 0 to remove the classifier.
+            global_pool: New type of pooling, unchanged if None.
+        """
+        if global_pool is None:
+            self.backbone.reset_classifier(num_classes)
+        else:
+            self.backbone.reset_classifier(num_classes, global_pool)
+        self.head_trained = False
+        self.pretrained_cfg = self._pretrained_cfg  # label names of another number of classes go
+
+    def set_input_size(
+            self,
+            img_size: Optional[Size] = None,
+            num_frames: Optional[int] = None,
+            layout: Optional[LayoutSpec] = None,
+            **backbone_args: Any,
+    ) -> None:
+        """Changes frame size, number of frames or layout, and with them the size of the super image.
+
+        Args:
+            img_size: New frame size in pixels; unchanged if None.
+            num_frames: New number of frames; unchanged if None.
+            layout: New layout; unchanged if None.
+            **backbone_args: What the backbone's own `set_input_size` takes, such as `window_size`.
+
+        Raises:
+            ValueError: If the new super image does not fit the backbone, which then keeps its size.
+        """
+        old = self.super_image
+        mean_std = _channel_stats(self.pretrained_cfg or self.backbone.pretrained_cfg, self.in_chans)
+        new = SuperImage(
+            num_frames or old.num_frames, old.layout if layout is None else layout, img_size or old.img_size, *mean_std,
+            device=old.norm_scale.device, dtype=old.norm_scale.dtype,
+        ).train(old.training)
+        if hasattr(self.backbone, 'set_input_size'):
+            self.backbone.set_input_size(img_size=new.image_size, **backbone_args)
+            recorded = {k: v for k, v in self.backbone._model_args.items() if k not in ('img_size', 'pretrained_cfg')}
+            changed = {k: v for k, v in recorded.items() if k in ('window_size', 'patch_size', *backbone_args)}
+        elif backbone_args:
+            raise TypeError(f'{type(self.backbone).__name__} takes no {", ".join(backbone_args)} in set_input_size().')
+        elif self.backbone._traits.get('fixed_input_size') and new.image_size != old.image_size:
+            raise ValueError(
+                f'{type(self.backbone).__name__} cannot change its input size after construction: '
+                'build a new model with the img_size, num_frames and layout you want.'
+            )
+        else:
+            changed = {}
+        self.super_image, self.num_images = new, new.num_images
+        update_model_input_size(self, new.img_size, num_frames=new.num_frames, layout=str(new.layout), **changed)
+
+    def check_input_size(self) -> None:
+        """Tries the super image on the meta device.
+
+        Raises:
+            ValueError: If the backbone does not take it, with frame sizes that would work.
+        """
+        error = check_image(self.backbone, self.in_chans, self.image_size)
+        if error is None:
+            return
+        if hasattr(self.backbone, 'set_input_size') or self.backbone._traits.get('fixed_input_size'):
+            sizes = None  # other sizes need another model
+            patch = getattr(getattr(self.backbone, 'patch_embed', None), 'patch_size', None)
+            if patch is not None:
+                patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+                sizes = fitting_sizes(
+                    lambda size: all(size * n % p == 0 for n, p in zip(self.grid_size, patch)), self.img_size)
+        else:
+            rows, cols = self.grid_size if self.super_image.scale == 'none' else (1, 1)
+            sizes = fitting_sizes(
+                lambda size: check_image(self.backbone, self.in_chans, (rows * size, cols * size)) is None,
+                self.img_size, count=2, step=16)
+        raise ValueError(self._misfit(self.backbone.pretrained_cfg.get('architecture', ''), self.super_image, error, sizes))
+
+    def frame_maps(self, maps: Tensor) -> Tensor:
+        """Takes a feature map of the super image apart into the maps of its frames.
+
+        Args:
+            maps: `[B * K, D, h', w']`, as `forward_intermediates` returns them.
+
+        Returns:
+            `[B, T, D, h, w]`.
+
+        Raises:
+            ValueError: If a frame is not a whole number of features high and wide.
+        """
+        return self.super_image.inverse(maps)
+
+    def forward_intermediates(
+            self,
+            x: Tensor,
+            indices: Optional[Union[int, List[int]]] = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+            per_frame: bool = False,
+    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+        """Features of several depths.
+
+        Args:
+            x: Clips `[B, C, T, H, W]`.
+            indices: The last n levels if int, all if None, or the levels to take.
+            norm: Whether to apply the final norm where it fits.
+            stop_early: Whether to stop after the last level that is asked for.
+            output_fmt: `NCHW`, or `NLC` for backbones that offer it.
+            intermediates_only: Whether to return the list alone.
+            per_frame: Whether to return the maps of the frames, `[B, T, D, h, w]`, in place of those of the super image,
+                `[B * K, D, h', w']`.
+
+        Returns:
+            The list of maps, or the final features and the list.
+        """
+        if not hasattr(self.backbone, 'forward_intermediates'):
+            raise RuntimeError(f'{type(self.backbone).__name__} has no forward_intermediates() in this version of timm.')
+        if per_frame and output_fmt != 'NCHW':
+            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        out = self.backbone.forward_intermediates(
+            self.super_image(x), indices=indices, norm=norm, stop_early=stop_early, output_fmt=output_fmt,
+            intermediates_only=intermediates_only,
+        )
+        if not per_frame:
+            return out
+        if intermediates_only:
+            return [self.frame_maps(maps) for maps in out]
+        return out[0], [self.frame_maps(maps) for maps in out[1]]
+
+    def prune_intermediate_layers(
+            self,
+            indices: Union[int, List[int]] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> List[int]:
+        """Removes the layers that the given levels do not need, and returns these levels."""
+        return self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Features of the super images, not pooled, in the backbone's own shape: `[B, C, T, H, W]` -> `[B * K, ...]`."""
+        return self.backbone.forward_features(self.super_image(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features -> logits `[B, num_classes]`, or pooled features `[B, D]` if `pre_logits`."""
+        return self._average(self.backbone.forward_head(x, pre_logits=pre_logits))
+
+    def _average(self, x: Tensor) -> Tensor:
+        if self.num_images > 1 and x.ndim == 2:  # maps that are not pooled stay apart
+            x = x.unflatten(0, (-1, self.num_images)).mean(1)  # [B * K, D] -> [B, D]
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`."""
+        return self._average(self.backbone(self.super_image(x)))
+
+    # Weights
+
+    @torch.jit.ignore
+    def load_state_dict(self, state_dict: Dict[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch; remembers whether the classifier came along."""
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        names = self.classifier_keys()
+        self.head_trained = bool(names) and names <= set(state_dict)
+        return result
+
+    @torch.jit.ignore
+    def classifier_keys(self) -> Set[str]:
+        """Names of the classifier's parameters; none if it was removed."""
+        classifier = self.get_classifier()
+        modules = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+        kept = {id(parameter) for module in modules if isinstance(module, nn.Module) for parameter in module.parameters()}
+        return {name for name, parameter in self.named_parameters() if id(parameter) in kept}
+
+    @torch.jit.ignore
+    def load_pretrained(self, path: Union[str, Path]) -> None:
+        """Loads a weight file that timm's own loaders would refuse or misread; timm calls it for `custom_load`."""
+        cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in ('url', 'file', 'hf_hub_id', 'source')}
+        cfg.update(custom_load=False, state_dict=load_checkpoint(path))
+        load_pretrained(
+            self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, filter_fn=checkpoint_filter_fn, strict=False)
+
+    @torch.jit.ignore
+    def filter_checkpoint(self, state_dict: Dict[str, Any]) -> Dict[str, Tensor]:
+        """Turns any state dict that the model understands into its own: its weights, or those of the image backbone.
+
+        Raises:
+            RuntimeError: If keys are left over or missing.
+        """
+        state_dict = unwrap_checkpoint(state_dict)
+        if not any(key.startswith('backbone.') for key in state_dict):
+            state_dict = image_checkpoint(state_dict, self)
+        return account_for_keys(self, state_dict)
+
+
+def checkpoint_filter_fn(state_dict: Dict[str, Any], model: VideoModel) -> Dict[str, Tensor]:
+    """timm's form of `VideoModel.filter_checkpoint`."""
+    return model.filter_checkpoint(state_dict)
+
+
+def unwrap_checkpoint(state_dict: Dict[str, Any]) -> Dict[str, Tensor]:
+    """The weights inside a checkpoint: unwraps `model` or `state_dict`, strips `module.` of DistributedDataParallel."""
+    for key in ('model', 'state_dict'):
+        if isinstance(state_dict.get(key), dict):
+            state_dict = state_dict[key]
+    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+
+
+def image_checkpoint(state_dict: Dict[str, Tensor], model: VideoModel) -> Dict[str, Tensor]:
+    """Weights of an image model for the backbone, adapted by timm's own filter for its family (embeddings, bias tables)."""
+    backbone_filter = getattr(sys.modules[type(model.backbone).__module__], 'checkpoint_filter_fn', None)
+    if backbone_filter is not None:
+        state_dict = backbone_filter(state_dict, model.backbone)
+    return prefixed_weights(state_dict, model)
+
+
+def prefixed_weights(state_dict: Dict[str, Tensor], model: VideoModel) -> Dict[str, Tensor]:
+    """Weights under the backbone's names -> under the video model's, without a classifier of other size."""
+    state_dict = {f'backbone.{key}': value for key, value in state_dict.items()}
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    other = [key for key in model.classifier_keys() if key in state_dict and state_dict[key].shape != shapes[key]]
+    if other:
+        _logger.info(f'The weights classify something else: the head for {model.num_classes} classes is freshly initialised.')
+    return {key: value for key, value in state_dict.items() if key not in other}
+
+
+def account_for_keys(
+        model: VideoModel,
+        state_dict: Dict[str, Tensor],
+        optional: Tuple[str, ...] = (),
+) -> Dict[str, Tensor]:
+    """Checks that a state dict and a model have the same keys.
+
+    Args:
+        model: The model that will load it.
+        state_dict: Weights under the model's names.
+        optional: Parts of names that may be missing, beside the classifier, whose size may differ.
+
+    Raises:
+        RuntimeError: If keys are missing or left over, naming them.
+    """
+    wanted = model.state_dict().keys()
+    optional = tuple(model.classifier_keys()) + optional
+    missing = [key for key in wanted if key not in state_dict and not any(part in key for part in optional)]
+    unexpected = [key for key in state_dict if key not in wanted and not _is_buffer_of_norm(key)]
+    if missing or unexpected:
+        raise RuntimeError(
+            f'These weights are not those of {type(model).__name__} as it was built: {len(missing)} keys are missing '
+            f'({", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}), {len(unexpected)} are not wanted '
+            f'({", ".join(unexpected[:5])}{", ..." if len(unexpected) > 5 else ""}). Build the model with the arguments '
+            'of the weights (backbone, num_frames, layout, ape, window_size), or load weights of this architecture.'
+        )
+    return state_dict
+
+
+def _is_buffer_of_norm(key: str) -> bool:
+    return key.endswith('num_batches_tracked')
+
+
+def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
+    """Reads a checkpoint file without running code from it.
+
+    Args:
+        path: A safetensors file, or a PyTorch file with tensors and plain containers. Of all classes only
+            `argparse.Namespace`, in which training scripts keep their arguments, is allowed.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or wants to run code of another class.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such weight file.')
+    try:
+        if path.suffix == '.safetensors':
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
+        unsafe = re.findall(r'GLOBAL (\S+)', str(error))
+        reason = f'it needs the class {unsafe[0]}, which is not allowed' if unsafe else 'it is damaged or no weight file'
+        raise ValueError(
+            f'{path}: cannot be loaded safely, {reason}. Accepted: safetensors, or PyTorch files with tensors, plain '
+            'containers and argparse.Namespace.'
+        ) from error
+
+
+def _channel_stats(cfg: Dict[str, Any], in_chans: int) -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
+    """Mean and standard deviation per channel; other channel counts than the weights' get their average."""
+    mean, std = (tuple(cfg.get(key) or default) for key, default in (('mean', (0.,)), ('std', (1.,))))
+    if len(mean) != in_chans:
+        mean, std = (sum(mean) / len(mean),) * in_chans, (sum(std) / len(std),) * in_chans
+    return mean, std
+
+
+def prefixed(name: Any) -> Any:
+    """A module name, or several, or None, with `backbone.` in front."""
+    if name is None or isinstance(name, str):
+        return f'backbone.{name}' if name else name
+    return tuple(f'backbone.{part}' for part in name)
+
+
+def _prefixed_pattern(pattern: str) -> str:
+    """The pattern of a group matcher with `backbone.` in front; timm matches from the start of a name."""
+    unanchored = re.sub(r'(?<![\[\\])\^', '', pattern)  # not in [^...] and not escaped
+    return rf'^backbone\.(?:{unanchored})'

@@ -1,0 +1,127 @@
+"""Random initialisation that waits until it is known to be needed.
+
+Drawing the random numbers of a large model takes far longer than reading its weights, and `pretrained=True` throws all of
+them away but those of a new head. Inside this context the random operations on parameters are written down instead of
+run; `fill` runs them later, operation for operation, on the parameters that nothing has written to in between, so that a
+parameter which the file lacks has the distribution that its model gives it. The context is local to its thread.
+"""
+import weakref
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ['DeferredInit']
+
+_Call = Tuple[Callable, tuple, dict]
+_RANDOM = {'uniform_', 'normal_', 'kaiming_uniform_', 'bernoulli_', 'exponential_'}  # overwrite all of the tensor
+_ARITHMETIC = {'erfinv_', 'mul_', 'add_', 'sub_', 'div_', 'clamp_', 'clip_'}  # continue a random operation
+_OVERWRITE = {'copy_', 'zero_', 'fill_', 'constant_'}
+_HARMLESS = {
+    'size', 'dim', 'numel', 'stride', 'is_floating_point', 'is_complex', 'requires_grad_', 'is_contiguous', '__len__',
+    'element_size', 'shape', 'dtype', 'device', 'requires_grad', 'ndim', 'is_leaf', 'is_meta', 'grad', 'layout', 'grad_fn',
+    '__hash__', 'is_sparse', 'is_quantized', 'is_nested',
+}
+
+
+class DeferredInit(TorchFunctionMode):
+    """Context in which the random initialisation of parameters is put off until `fill`.
+
+        deferred = DeferredInit()
+        with deferred:
+            model = build()
+        model.load_state_dict(weights, strict=False)
+        deferred.fill()
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._notes: Dict[int, Tuple[weakref.ref, List[_Call]]] = {}
+        self._aliases: Dict[int, Tuple[Tensor, weakref.ref]] = {}  # `parameter.data` -> parameter
+        self._versions: Dict[int, int] = {}
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Optional[dict] = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = func.__name__
+        if name in ('__get__', '__set__'):
+            name = func.__self__.__name__ if func.__name__ == '__get__' else 'set'
+        target = kwargs.get('tensor', args[0] if args else None)
+        owner = self._owner(target)
+        if owner is None:
+            # an operation on some other tensor may still read a parameter that has not been filled
+            self._fill_all_in((args[1:], kwargs))
+            return func(*args, **kwargs)
+
+        key = id(owner)
+        if name in _RANDOM:
+            self._notes[key] = (weakref.ref(owner), [])
+        noted = key in self._notes
+        if name in _RANDOM or (noted and name in _ARITHMETIC and not _has_tensor((args[1:], kwargs))):
+            kwargs.pop('tensor', None)
+            self._notes[key][1].append((func, args[1:], kwargs))
+            return target
+        if name in _OVERWRITE and target.shape == owner.shape:
+            self._fill_all_in((args[1:], {k: v for k, v in kwargs.items() if k != 'tensor'}))
+            self._notes.pop(key, None)
+            return func(*args, **kwargs)
+        if name in ('data', 'detach'):
+            alias = func(*args, **kwargs)
+            self._aliases[id(alias)] = (alias, weakref.ref(owner))
+            return alias
+        if name not in _HARMLESS:
+            self._fill(key)
+            self._fill_all_in((args[1:], kwargs))
+        return func(*args, **kwargs)
+
+    def __exit__(self, error_type: Any, error: Any, traceback: Any) -> None:
+        super().__exit__(error_type, error, traceback)
+        self._aliases.clear()
+        self._versions = {key: reference()._version for key, (reference, _) in self._notes.items() if reference() is not None}
+
+    def fill(self) -> None:
+        """Initialises the parameters that were not written to since the context was left."""
+        for key, (reference, _) in list(self._notes.items()):
+            parameter = reference()
+            if parameter is not None and parameter._version == self._versions.get(key):
+                self._fill(key)
+        self._notes.clear()
+
+    def _owner(self, tensor: Any) -> Optional[nn.Parameter]:
+        """The parameter that a tensor is, or is the data of."""
+        if isinstance(tensor, nn.Parameter):
+            noted = self._notes.get(id(tensor))
+            if noted is not None and noted[0]() is not tensor:
+                del self._notes[id(tensor)]  # the notes of a parameter that is gone and had the same id
+            return tensor
+        if isinstance(tensor, Tensor) and id(tensor) in self._aliases:
+            return self._aliases[id(tensor)][1]()
+        return None
+
+    def _fill(self, key: int) -> None:
+        reference, calls = self._notes.pop(key, (lambda: None, []))
+        parameter = reference()
+        if parameter is not None:
+            with torch.no_grad():
+                for func, args, kwargs in calls:
+                    func(parameter, *args, **kwargs)
+
+    def _fill_all_in(self, values: Any) -> None:
+        for tensor in _tensors(values):
+            owner = self._owner(tensor)
+            if owner is not None:
+                self._fill(id(owner))
+
+
+def _tensors(values: Any) -> List[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return []
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
+def _has_tensor(values: Any) -> bool:
+    return bool(_tensors(values))

@@ -1,0 +1,115 @@
+"""What flatzoo registers with timm: configurations of weights, their evaluation protocols, and the one way to build.
+
+timm's configuration of a set of weights (`PretrainedCfg`) has no room for video, so the protocol by which the accuracy of
+a tag is measured stands beside it here, keyed by `architecture.tag`, as torchvision keeps it in the metadata of its weights.
+"""
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+
+import timm
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+# these have no public name in timm
+from timm.models._features import FeatureGetterNet
+from timm.models._input import _get_global_pool as global_pool_of, update_model_input_size as update_model_input_size
+
+from flatzoo.data.protocol import EvalProtocol
+
+from ._deferred import DeferredInit
+
+__all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models', 'register_protocol']
+
+_PROTOCOLS: Dict[str, EvalProtocol] = {}
+
+
+def list_models(filter: str = '', pretrained: bool = False) -> List[str]:
+    """Names of flatzoo's video models.
+
+    Args:
+        filter: Wildcard such as `'sifar*'`; empty for all.
+        pretrained: Names with tags, only of models with weights.
+
+    Returns:
+        Sorted names, as `timm.create_model` takes them.
+    """
+    return [name for name in timm.list_models(filter, pretrained=pretrained) if is_video_model(name)]
+
+
+def is_video_model(name: str) -> bool:
+    """Whether a name of timm's registry is a video model of flatzoo (and not an image backbone)."""
+    entrypoint = timm.model_entrypoint(name.split('.', 1)[0])
+    return entrypoint.__module__.startswith('flatzoo.') and not entrypoint.__module__.endswith('.uniformer')
+
+
+def register_protocol(name: str, protocol: EvalProtocol) -> None:
+    """Keeps the evaluation protocol of the weights `architecture.tag`."""
+    _PROTOCOLS[name] = protocol
+
+
+def eval_protocol(name: str) -> EvalProtocol:
+    """The evaluation protocol of a model.
+
+    Args:
+        name: `architecture.tag`; an architecture alone, or a tag without a protocol, gets the default: one clip of
+            uniformly spaced frames, one centre crop.
+    """
+    return _PROTOCOLS.get(name, EvalProtocol())
+
+
+@functools.cache
+def label_names(name: str) -> Tuple[str, ...]:
+    """Class names of a data set, from `flatzoo/models/labels`; lines that begin with '#' name the source."""
+    lines = (Path(__file__).parent / 'labels' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    return tuple(line for line in lines if line and not line.startswith('#'))
+
+
+class _FeatureNet(FeatureGetterNet):
+    """timm's feature wrapper, which by default takes as many levels as the backbone has, four at most."""
+
+    def __init__(self, model: Any, out_indices: Any = None, **kwargs: Any):
+        super().__init__(model, out_indices=min(4, len(model.feature_info)) if out_indices is None else out_indices, **kwargs)
+
+
+def build_video_model(
+        model_cls: Type,
+        variant: str,
+        pretrained: bool = False,
+        pretrained_filter_fn: Callable = lambda state_dict, model: model.filter_checkpoint(state_dict),
+        pretrained_cfg_overlay: Optional[Dict[str, Any]] = None,
+        **kwargs: Any,
+) -> Any:
+    """timm's `build_model_with_cfg` for video models.
+
+    Random initialisation waits until weights are loaded, features come from `forward_intermediates`, and files in other
+    formats (official checkpoints with an `argparse.Namespace` inside) go through the model's own careful loader.
+    """
+    overlay = dict(pretrained_cfg_overlay or {})
+    if overlay.get('file') or overlay.get('url'):
+        overlay.setdefault('custom_load', True)  # timm would take the EMA weights of a training checkpoint
+    if kwargs.get('num_classes') and any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
+        overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
+    deferred = DeferredInit()
+
+    def construct(**model_args: Any) -> Any:
+        with deferred if pretrained or model_args.get('backbone_pretrained') else contextlib.nullcontext():
+            return model_cls(**model_args)
+
+    model = build_model_with_cfg(
+        construct,
+        variant,
+        pretrained,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=pretrained_filter_fn,
+        pretrained_strict=False,  # the filters account for every key, see _base.account_for_keys
+        feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
+        **kwargs,
+    )
+    deferred.fill()
+    return model
+
+
+def has_own_weights(variant: str, pretrained_cfg: Any, pretrained_cfg_overlay: Optional[Dict[str, Any]]) -> bool:
+    """Whether a configuration names weights of the video model itself."""
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    return bool(cfg.has_weights or cfg.state_dict or cfg.source in ('hf-hub', 'local-dir'))

@@ -1,0 +1,627 @@
+"""UniFormer (2D): convolution in the high-resolution stages, self-attention in the low-resolution ones.
+
+Papers:
+    * `UniFormer: Unified Transformer for Efficient Spatiotemporal Representation Learning`, ICLR 2022,
+      https://arxiv.org/abs/2201.04676
+    * `UniFormer: Unifying Convolution and Self-attention for Visual Recognition`, TPAMI 2023,
+      https://arxiv.org/abs/2201.09450
+
+An image backbone in timm's manner, registered with timm on its own and of use without any video. Every block is
+dynamic position encoding (DPE), multi-head relation aggregator (MHRA), feed-forward network (FFN). The aggregator is
+local, a depthwise 5x5 convolution, in stages 1 and 2 and global, self-attention, in stages 3 and 4. There is no class
+token and no position table, so any input size works.
+
+The weights of the authors (https://github.com/Sense-X/UniFormer, MIT licence on the Hub) load unchanged. One thing
+differs from their code: an input whose sides are not multiples of 32 is padded on the right and bottom at each
+downsampling, where theirs drops the remaining pixels (336 pixels: 11 positions in stage 4 here, 10 there).
+
+Global attention is quadratic in the tokens and takes half of the multiply-adds of UniFormer-S on a 4x4 super image of
+224-pixel frames (896x896). As in the authors' dense prediction code, stage 3 can attend inside windows instead
+(`attn='window'`), or in all but every fourth block (`attn='hybrid'`), on the same weights. A window that is one frame
+of the super image (frame pixels / 16) makes the window blocks spatial and the global blocks temporal.
+
+| UniFormer-S, multiply-adds | 224x224 | 448x448 | 896x896 |
+|----------------------------|---------|---------|---------|
+| `attn='global'`            | 3.6 G   | 17.0 G  | 107.1 G |
+| `attn='hybrid'`, 14x14     | 3.6 G   | 15.2 G  | 71.7 G  |
+| `attn='window'`, 14x14     | 3.6 G   | 14.6 G  | 59.9 G  |
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import (
+    Attention,
+    ClassifierHead,
+    DropPath,
+    LayerNorm,
+    LayerNorm2d,
+    LayerScale,
+    Mlp,
+    PatchEmbed,
+    calculate_drop_path_rates,
+    get_device_dtype,
+    to_2tuple,
+    trunc_normal_,
+)
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size
+from timm.models.swin_transformer import window_partition, window_reverse
+
+__all__ = ['UniFormer']
+
+ATTENTION_MODES = ('global', 'window', 'hybrid')
+GLOBAL_EVERY = 4  # in hybrid mode the last of every four stage-3 blocks is global
+
+
+class ConvBlock(nn.Module):
+    """Block of stages 1 and 2: DPE, local MHRA, FFN, with BatchNorm and 1x1 convolutions.
+
+    The local aggregator has no nonlinearity of its own: 1x1 convolution (value), depthwise 5x5 convolution (learnt
+    affinity of the neighbourhood), 1x1 convolution (output).
+
+    Args:
+        dim: Number of channels.
+        mlp_ratio: Width of the hidden FFN layer over `dim`.
+        proj_drop: Dropout rate in the FFN.
+        drop_path: Stochastic depth rate of the two residual branches, the position encoding is never dropped.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+    """
+
+    def __init__(
+            self,
+            dim: int,
+            mlp_ratio: float = 4.,
+            proj_drop: float = 0.,
+            drop_path: float = 0.,
+            device: torch.device | str | None = None,
+            dtype: torch.dtype | None = None,
+    ) -> None:
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.norm1 = nn.BatchNorm2d(dim, **dd)
+        self.conv1 = nn.Conv2d(dim, dim, 1, **dd)
+        self.attn = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, **dd)  # the checkpoints' name for the local affinity
+        self.conv2 = nn.Conv2d(dim, dim, 1, **dd)
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0. else nn.Identity()
+        self.norm2 = nn.BatchNorm2d(dim, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop, use_conv=True, **dd)
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0. else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map features [B, C, H, W] to features of the same shape."""
+        x = x + self.pos_embed(x)
+        x = x + self.drop_path1(self.conv2(self.attn(self.conv1(self.norm1(x)))))
+        x = x + self.drop_path2(self.mlp(self.norm2(x)))
+        return x
+
+
+class AttentionBlock(nn.Module):
+    """Block of stages 3 and 4: DPE, global MHRA (self-attention), FFN, with LayerNorm of eps 1e-6.
+
+    Args:
+        dim: Number of channels.
+        head_dim: Channels of one attention head, a divisor of `dim`.
+        mlp_ratio: Width of the hidden FFN layer over `dim`.
+        proj_drop: Dropout rate after the attention projection and in the FFN.
+        attn_drop: Dropout rate of the attention weights.
+        drop_path: Stochastic depth rate of the two residual branches, the position encoding is never dropped.
+        init_values: Initial layer scale of both branches, None for no layer scale.
+        window_size: (height, width) in tokens of the windows to attend in, None to attend over the whole map.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+    """
+
+    window_size: Final[tuple[int, int] | None]
+
+    def __init__(
+            self,
+            dim: int,
+            head_dim: int = 64,
+            mlp_ratio: float = 4.,
+            proj_drop: float = 0.,
+            attn_drop: float = 0.,
+            drop_path: float = 0.,
+            init_values: float | None = None,
+            window_size: tuple[int, int] | None = None,
+            device: torch.device | str | None = None,
+            dtype: torch.dtype | None = None,
+    ) -> None:
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        self.window_size = window_size
+        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.norm1 = LayerNorm(dim, eps=1e-6, **dd)
+        self.attn = Attention(
+            dim,
+            num_heads=dim // head_dim,
+            qkv_bias=True,
+            attn_drop=attn_drop,
+            proj_drop=proj_drop,
+            **dd,
+        )
+        self.ls1 = LayerScale(dim, init_values, **dd) if init_values is not None else nn.Identity()
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0. else nn.Identity()
+        self.norm2 = LayerNorm(dim, eps=1e-6, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop, **dd)
+        self.ls2 = LayerScale(dim, init_values, **dd) if init_values is not None else nn.Identity()
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0. else nn.Identity()
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend over the whole map, or inside windows that are zero-padded on the right and bottom.
+
+        The zeros take part as keys without a mask, as in the authors' code: choose a window that divides the map.
+
+        Args:
+            x: Normalised tokens [B, H, W, C].
+
+        Returns:
+            Attended tokens [B, H, W, C].
+        """
+        B, H, W, C = x.shape
+        if self.window_size is None:
+            return self.attn(x.reshape(B, H * W, C)).reshape(B, H, W, C)
+
+        wh, ww = self.window_size
+        x = F.pad(x, (0, 0, 0, -W % ww, 0, -H % wh)).contiguous()
+        padded_h, padded_w = x.shape[1], x.shape[2]
+        x = window_partition(x, (wh, ww)).reshape(-1, wh * ww, C)  # [B * windows, wh * ww, C]
+        x = self.attn(x).reshape(-1, wh, ww, C)
+        x = window_reverse(x, (wh, ww), padded_h, padded_w)
+        return x[:, :H, :W]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map features [B, C, H, W] to features of the same shape."""
+        x = x + self.pos_embed(x)
+        x = x.permute(0, 2, 3, 1)  # [B, H, W, C]
+        x = x + self.drop_path1(self.ls1(self.attend(self.norm1(x))))
+        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x.permute(0, 3, 1, 2)
+
+
+def _downsample(
+        in_dim: int,
+        dim: int,
+        stride: int,
+        conv_stem: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Create the layer that opens a stage; both kinds round an odd size up.
+
+    Args:
+        in_dim: Number of input channels.
+        dim: Number of output channels.
+        stride: 4 in the first stage, 2 in the others.
+        conv_stem: Overlapping 3x3 convolutions of stride 2 with BatchNorm (UniFormer-S+) instead of one
+            non-overlapping convolution with LayerNorm.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Returns:
+        A module that maps [B, in_dim, H, W] to [B, dim, ceil(H / stride), ceil(W / stride)].
+    """
+    dd = {'device': device, 'dtype': dtype}
+    if not conv_stem:
+        return PatchEmbed(
+            img_size=None,
+            patch_size=stride,
+            in_chans=in_dim,
+            embed_dim=dim,
+            norm_layer=partial(LayerNorm2d, eps=1e-5),  # the weights need 1e-5 here and 1e-6 in the blocks
+            output_fmt='NCHW',
+            dynamic_img_pad=True,
+            **dd,
+        )
+    layers = []
+    if stride == 4:
+        layers = [nn.Conv2d(in_dim, dim // 2, 3, stride=2, padding=1, **dd), nn.BatchNorm2d(dim // 2, **dd), nn.GELU()]
+        in_dim = dim // 2
+    return nn.Sequential(*layers, nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, **dd), nn.BatchNorm2d(dim, **dd))
+
+
+class UniFormerStage(nn.Module):
+    """Downsampling followed by blocks of one kind.
+
+    Args:
+        downsample: Module that reduces the map and sets its channels.
+        blocks: The blocks in order.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, in_dim, H, W] to [B, dim, ceil(H / stride), ceil(W / stride)]."""
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class UniFormer(nn.Module):
+    """UniFormer image classifier and feature backbone.
+
+    The blocks' windows are set once, the input size is free in every call.
+
+    Args:
+        depths: Blocks of the four stages.
+        embed_dims: Channels of the four stages.
+        head_dim: Channels of one attention head, a divisor of the last two `embed_dims`.
+        mlp_ratio: Width of the hidden FFN layers over the channels.
+        conv_stem: Overlapping convolutional downsampling (UniFormer-S+) instead of non-overlapping.
+        init_values: Initial layer scale of the attention blocks, None for no layer scale.
+        attn: Attention of stage 3: 'global', 'window', or 'hybrid' (window, but global in every fourth block).
+            The weights are the same for all three. Stage 4 is always global.
+        window_size: Side, or (height, width), of the stage-3 windows in tokens of 16x16 pixels. Ignored while `attn`
+            is 'global'.
+        img_size: Nominal input size in pixels, kept with the model's configuration. It restricts nothing.
+        num_classes: Number of classes, 0 for pooled features.
+        in_chans: Number of input channels.
+        global_pool: Pooling in timm's terms ('avg', 'max', 'avgmax', 'catavgmax'), '' for none.
+        drop_rate: Dropout rate before the classifier.
+        proj_drop_rate: Dropout rate after the attention projections and in the FFNs.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Stochastic depth rate of the last block, rising linearly from 0 at the first.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+
+    Raises:
+        ValueError: If `attn` or `window_size` is not one of the above, or `head_dim` does not divide.
+    """
+
+    def __init__(
+            self,
+            depths: Sequence[int] = (3, 4, 8, 3),
+            embed_dims: Sequence[int] = (64, 128, 320, 512),
+            head_dim: int = 64,
+            mlp_ratio: float = 4.,
+            conv_stem: bool = False,
+            init_values: float | None = None,
+            attn: str = 'global',
+            window_size: int | tuple[int, int] = 14,
+            img_size: int | tuple[int, int] | None = None,
+            num_classes: int = 1000,
+            in_chans: int = 3,
+            global_pool: str = 'avg',
+            drop_rate: float = 0.,
+            proj_drop_rate: float = 0.,
+            attn_drop_rate: float = 0.,
+            drop_path_rate: float = 0.,
+            device: torch.device | str | None = None,
+            dtype: torch.dtype | None = None,
+    ) -> None:
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        if attn not in ATTENTION_MODES:
+            raise ValueError(f'Unknown attention mode {attn!r}, choose one of {", ".join(ATTENTION_MODES)}.')
+        if any(dim % head_dim for dim in embed_dims[2:]):
+            raise ValueError(
+                f'head_dim={head_dim} must divide the channels of the attention stages, {tuple(embed_dims[2:])}.')
+        self.attn_mode = attn
+        self.img_size = None if img_size is None else to_2tuple(img_size)
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.feature_info = []
+
+        stages = []
+        drop_path_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        prev_dim = in_chans
+        for i, (depth, dim) in enumerate(zip(depths, embed_dims)):
+            downsample = _downsample(prev_dim, dim, 4 if i == 0 else 2, conv_stem, **dd)
+            if i < 2:
+                create_block = partial(ConvBlock, dim, mlp_ratio, proj_drop_rate, **dd)
+            else:
+                create_block = partial(
+                    AttentionBlock,
+                    dim,
+                    head_dim,
+                    mlp_ratio,
+                    proj_drop_rate,
+                    attn_drop_rate,
+                    init_values=init_values,
+                    **dd,
+                )
+            stages.append(UniFormerStage(downsample, [create_block(drop_path=rate) for rate in drop_path_rates[i]]))
+            self.feature_info.append(dict(num_chs=dim, reduction=2 ** (i + 2), module=f'stages.{i}'))
+            prev_dim = dim
+        self.stages = nn.Sequential(*stages)
+        self._set_window_size(window_size)
+
+        self.num_features = self.head_hidden_size = prev_dim
+        self.norm = nn.BatchNorm2d(self.num_features, **dd)
+        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.head_hidden_size = self.head.num_features
+        self.apply(self._init_weights)
+
+    def _init_weights(self, m: nn.Module) -> None:
+        # convolutions keep PyTorch's initialisation
+        if isinstance(m, nn.Linear):
+            trunc_normal_(m.weight, std=.02)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+    def _set_window_size(self, window_size: int | Sequence[int]) -> None:
+        """Give every stage-3 block its window, or None where the block is global."""
+        window = to_2tuple(window_size)
+        if len(window) != 2 or any(not isinstance(side, int) or side < 1 for side in window):
+            raise ValueError(f'window_size={window_size!r} must be a positive side or (height, width) in tokens.')
+        self.window_size = tuple(window)
+        if len(self.stages) <= 2:
+            return  # stage 3 was pruned
+        for i, block in enumerate(self.stages[2].blocks):
+            is_global = self.attn_mode == 'global' or (self.attn_mode == 'hybrid' and (i + 1) % GLOBAL_EVERY == 0)
+            block.window_size = None if is_global else self.window_size
+
+    def set_input_size(
+            self,
+            img_size: int | tuple[int, int] | None = None,
+            window_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Record a new nominal input size, and let the stage-3 windows follow if asked to. No weight changes.
+
+        Args:
+            img_size: New nominal input size in pixels, None to keep the current one.
+            window_size: New side, or (height, width), of the stage-3 windows in tokens, None to keep the current one.
+
+        Raises:
+            ValueError: If `window_size` is not positive.
+        """
+        if window_size is not None:
+            self._set_window_size(window_size)
+            window_size = self.window_size
+        if img_size is not None:
+            self.img_size = to_2tuple(img_size)
+        update_model_input_size(self, self.img_size, window_size=window_size)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay: none beyond the 1-D ones that timm excludes by itself."""
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups for layer-wise learning rates: stem, one group per block (or stage, if coarse), head."""
+        return dict(
+            stem=r'^stages\.0\.downsample',
+            blocks=r'^stages\.(\d+)' if coarse else [
+                (r'^stages\.(\d+)\.downsample', (0,)),
+                (r'^stages\.(\d+)\.blocks\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ],
+        )
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks in the backward pass instead of keeping their activations."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier, an identity if there is none."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier.
+
+        Args:
+            num_classes: Number of classes, 0 for features.
+            global_pool: New pooling, '' for none, None to keep the current one.
+        """
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
+        self.head_hidden_size = self.head.num_features
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: int | list[int] | None = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Run the stages and return their outputs.
+
+        Args:
+            x: Images [B, C, H, W].
+            indices: Stages to return: all if None, the last n if an int, else those listed.
+            norm: Apply the final norm to the output of the last stage.
+            stop_early: Run no stage after the last one asked for.
+            output_fmt: Only 'NCHW'.
+            intermediates_only: Return the list alone.
+
+        Returns:
+            The final features and the list of stage outputs, or the list alone.
+        """
+        assert output_fmt == 'NCHW', 'Output format must be NCHW.'
+        intermediates = []
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        last_idx = len(self.stages) - 1
+
+        if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice modules
+            stages = self.stages
+        else:
+            stages = self.stages[:max_index + 1]
+
+        feat_idx = 0
+        for feat_idx, stage in enumerate(stages):
+            x = stage(x)
+            if feat_idx in take_indices:
+                intermediates.append(self.norm(x) if norm and feat_idx == last_idx else x)
+
+        if intermediates_only:
+            return intermediates
+
+        if feat_idx == last_idx:
+            x = self.norm(x)
+        return x, intermediates
+
+    def prune_intermediate_layers(
+            self,
+            indices: int | list[int] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> list[int]:
+        """Remove what the given stages do not need.
+
+        Args:
+            indices: Stages to keep for output: the last n if an int, else those listed.
+            prune_norm: Remove the final norm.
+            prune_head: Remove the head.
+
+        Returns:
+            The absolute indices of the stages to output.
+        """
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        prune_end = max_index < len(self.stages) - 1
+        if prune_norm or prune_end:
+            self.norm = nn.Identity()  # the final norm fits the last stage only
+        self.stages = self.stages[:max_index + 1]
+        if prune_end:
+            self.num_features = self.feature_info[max_index]['num_chs']
+        if prune_head or prune_end:
+            self.reset_classifier(0, '')
+        return take_indices
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images [B, C, H, W] to normalised features [B, num_features, ceil(H / 32), ceil(W / 32)]."""
+        x = self.stages(x)
+        return self.norm(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Map features to logits [B, num_classes], or to pooled features [B, head_hidden_size] if `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images [B, C, H, W] to logits [B, num_classes]."""
+        x = self.forward_features(x)
+        return self.forward_head(x)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Rename the authors' parameters to ours; a state dict that has our names passes unchanged.
+
+    The output norms of their dense prediction backbones (norm1 to norm4) belong to the detectors and are left out.
+
+    Args:
+        state_dict: A state dict, raw or under 'model', 'model_state' or 'state_dict'.
+        model: The model to load it into.
+
+    Returns:
+        A state dict for `UniFormer`.
+
+    Raises:
+        ValueError: If the checkpoint is one of the authors' that this model cannot represent.
+    """
+    for wrapper in ('model', 'model_state', 'state_dict'):
+        state_dict = state_dict.get(wrapper, state_dict)
+
+    out = {}
+    for name, value in state_dict.items():
+        if re.match(r'aux_head\.|blocks[12]\.\d+\.gamma_', name):
+            raise ValueError(
+                f'This checkpoint was trained with token labelling ({name}): its logits need an auxiliary head that '
+                'UniFormer does not have here. Use one trained without, such as uniformer_small_in1k.pth.')
+        if value.ndim == 5:
+            raise ValueError(
+                f'This checkpoint is a video (3D) UniFormer ({name} has shape {tuple(value.shape)}), '
+                'an image checkpoint is needed, such as uniformer_small_in1k.pth.')
+        if re.match(r'norm[1-4]\.', name):
+            continue
+        name = re.sub(r'^patch_embed(\d)\.', lambda m: f'stages.{int(m[1]) - 1}.downsample.', name)
+        name = re.sub(r'^blocks(\d)\.', lambda m: f'stages.{int(m[1]) - 1}.blocks.', name)
+        name = re.sub(r'(downsample\.)proj\.(\d)', r'\1\2', name)  # the conv stem is a plain sequence here
+        name = re.sub(r'gamma_([12])$', r'ls\1.gamma', name)
+        name = re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', name)
+        out[name] = value
+    return out
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
+        'crop_pct': 0.875, 'interpolation': 'bicubic',
+        'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'stages.0.downsample.proj', 'classifier': 'head.fc',
+        'license': 'mit', 'origin_url': 'https://github.com/Sense-X/UniFormer',
+        'paper_name': 'UniFormer: Unifying Convolution and Self-attention for Visual Recognition',
+        'paper_ids': ('arXiv:2201.09450', 'arXiv:2201.04676'),
+        **kwargs,
+    }
+
+
+# `notes` holds the digest of the file on the Hub; timm checks none for Hub files
+default_cfgs = generate_default_cfgs({
+    'uniformer_small.in1k': _cfg(
+        hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_small_in1k.pth',
+        notes=('sha256:fd192c31f8bd77670de8f171111bd51f56fd87e6aea45043ab2edc181e1fa775',)),
+    'uniformer_small_plus.in1k': _cfg(
+        hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_small_plus_in1k.pth',
+        notes=('sha256:53bc55180eb750f00b12933c75fefb5f9ee652bea606cd26104b738f0c4c472e',),
+        first_conv='stages.0.downsample.0'),
+    'uniformer_small_plus_dim64.untrained': _cfg(first_conv='stages.0.downsample.0'),
+    'uniformer_base.in1k': _cfg(
+        hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_base_in1k.pth',
+        notes=('sha256:82c01015818cb897b00a29352043053df53ce4c02c2d012226b3a8a12ccb60eb',)),
+    'uniformer_base_ls.untrained': _cfg(),
+})
+
+
+def _create_uniformer(variant: str, pretrained: bool = False, **kwargs: Any) -> UniFormer:
+    return build_model_with_cfg(
+        UniFormer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), flatten_sequential=True),
+        **kwargs,
+    )
+
+
+@register_model
+def uniformer_small(pretrained: bool = False, **kwargs: Any) -> UniFormer:
+    """UniFormer-S: 21.55 M parameters, 3.63 G multiply-adds at 224x224."""
+    model_args = dict(depths=(3, 4, 8, 3), embed_dims=(64, 128, 320, 512))
+    return _create_uniformer('uniformer_small', pretrained=pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def uniformer_small_plus(pretrained: bool = False, **kwargs: Any) -> UniFormer:
+    """UniFormer-S+ (conv stem, heads of 32 channels): 24.03 M parameters, 4.20 G multiply-adds at 224x224."""
+    model_args = dict(depths=(3, 5, 9, 3), embed_dims=(64, 128, 320, 512), head_dim=32, conv_stem=True)
+    return _create_uniformer('uniformer_small_plus', pretrained=pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def uniformer_small_plus_dim64(pretrained: bool = False, **kwargs: Any) -> UniFormer:
+    """UniFormer-S+ with heads of 64 channels: 24.03 M parameters, 4.20 G multiply-adds at 224x224."""
+    model_args = dict(depths=(3, 5, 9, 3), embed_dims=(64, 128, 320, 512), conv_stem=True)
+    return _create_uniformer('uniformer_small_plus_dim64', pretrained=pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def uniformer_base(pretrained: bool = False, **kwargs: Any) -> UniFormer:
+    """UniFormer-B: 49.78 M parameters, 8.25 G multiply-adds at 224x224."""
+    model_args = dict(depths=(5, 8, 20, 7), embed_dims=(64, 128, 320, 512))
+    return _create_uniformer('uniformer_base', pretrained=pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def uniformer_base_ls(pretrained: bool = False, **kwargs: Any) -> UniFormer:
+    """UniFormer-B with layer scale in the attention blocks: 49.80 M parameters, 8.25 G multiply-adds at 224x224."""
+    model_args = dict(depths=(5, 8, 20, 7), embed_dims=(64, 128, 320, 512), init_values=1e-6)
+    return _create_uniformer('uniformer_base_ls', pretrained=pretrained, **dict(model_args, **kwargs))
