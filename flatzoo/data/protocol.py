@@ -1,7 +1,134 @@
-"""placeholder until the data helper writes it"""
-from dataclasses import dataclass
+"""How the accuracy of a model is measured: which clips and crops of a video it sees.
+
+An accuracy means little without this, so each set of weights keeps its protocol beside it, as torchvision's weights do.
+"""
+import os
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from .decode import VideoError, VideoReader
+from .sampling import dense_indices, uniform_indices
+from .transforms import EvalTransform, Size
+
+__all__ = ['EvalProtocol']
+
+
 @dataclass(frozen=True)
 class EvalProtocol:
+    """Clips and crops of a video over which a model's logits are averaged.
+
+    The default is one clip and its centre. The tests of SIFAR take 3 clips and 3 crops:
+    `EvalProtocol(num_clips=3, num_crops=3)`.
+
+    Attributes:
+        sampling: `'uniform'` (`uniform_indices`) or `'dense'` (`dense_indices`).
+        num_clips: clips per video.
+        num_crops: crops per clip, 1 (centre) or 3 (`three_crop`).
+        stride: step between the frames of a dense clip; None for uniform sampling.
+        scale_up: whether crops are taken with a margin, from frames resized to `img_size / 0.875`.
+
+    Raises:
+        ValueError: a value that is not accepted.
+    """
     sampling: str = 'uniform'
     num_clips: int = 1
     num_crops: int = 1
+    stride: int | None = None
+    scale_up: bool = False
+
+    def __post_init__(self):
+        if self.sampling not in ('uniform', 'dense'):
+            raise ValueError(f"sampling must be 'uniform' or 'dense', got {self.sampling!r}")
+        if not _is_count(self.num_clips):
+            raise ValueError(f'num_clips must be an integer of at least 1, got {self.num_clips!r}')
+        if not _is_count(self.num_crops) or self.num_crops not in (1, 3):
+            raise ValueError(f'num_crops must be 1 or 3, got {self.num_crops!r}')
+        if not isinstance(self.scale_up, bool):
+            raise ValueError(f'scale_up must be true or false, got {self.scale_up!r}')
+        if self.sampling == 'dense' and not _is_count(self.stride):
+            raise ValueError(f'dense sampling needs a stride of at least 1, got {self.stride!r}')
+        if self.sampling == 'uniform' and self.stride is not None:
+            raise ValueError(f'uniform sampling takes no stride, got {self.stride!r}; leave it out')
+
+    @property
+    def views(self) -> int:
+        """Number of clips that the model sees per video: `num_clips * num_crops`."""
+        return self.num_clips * self.num_crops
+
+    def to_dict(self) -> dict[str, Any]:
+        """The protocol as a dictionary that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> 'EvalProtocol':
+        """The protocol that `to_dict` described; what is left out has its default.
+
+        Raises:
+            ValueError: an unknown key or a value that is not accepted.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise ValueError(
+                f'unknown keys in an evaluation protocol: {", ".join(map(repr, unknown))}; known are {", ".join(known)}')
+        return cls(**values)
+
+    def sample(self, length: int, num_frames: int) -> Tensor:
+        """Frame indices of the clips of a video with `length` frames, int64 `[num_clips, num_frames]`."""
+        if self.sampling == 'dense':
+            return dense_indices(length, num_frames, self.stride, self.num_clips)
+        return uniform_indices(length, num_frames, self.num_clips)
+
+    def load_views(
+            self,
+            path: str | os.PathLike,
+            num_frames: int,
+            img_size: Size,
+            backend: str = 'auto',
+            transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Decodes a video into all the views of the protocol, each needed frame once.
+
+        Args:
+            path: the video file.
+            num_frames: frames per clip (T).
+            img_size: `(height, width)` of a frame, or one number for a square.
+            backend: decoder, see `VideoReader`.
+            transform: replaces the crops of the protocol: from uint8 `[T, C, H, W]` to `[T, C, h, w]`, or to several views
+                `[V, T, C, h, w]`; `img_size` is its own affair then.
+
+        Returns:
+            Views `[views, C, T, height, width]`, uint8 unless the transform changes that, the clips of the first crop first:
+            `model(views).mean(0)` are the logits of the video.
+
+        Raises:
+            VideoError: the file cannot be read, or its frames do not fit the crops.
+            ValueError: what the transform returns has another shape.
+        """
+        crops = transform or EvalTransform(img_size, self.num_crops, self.scale_up)
+        with VideoReader(path, backend) as video:
+            indices = self.sample(len(video), num_frames)  # [num_clips, T]
+            needed, rows = indices.unique(return_inverse=True)
+            frames = video.get_frames(needed)  # [N, C, H, W]
+        clips = []
+        for clip_rows in rows:
+            try:
+                clip = crops(frames[clip_rows])
+            except ValueError as error:
+                if transform is not None:
+                    raise
+                raise VideoError(f'{os.fsdecode(path)}: {error}') from None
+            if not isinstance(clip, Tensor) or clip.ndim not in (4, 5) or clip.shape[-4] != num_frames:
+                got = list(clip.shape) if isinstance(clip, Tensor) else type(clip).__name__
+                raise ValueError(
+                    f'a transform must return [T, C, h, w] or [V, T, C, h, w] with T = {num_frames}, got {got}')
+            clips.append(clip[None] if clip.ndim == 4 else clip)  # [V, T, C, h, w]
+        views = torch.stack(clips, dim=1).flatten(0, 1)  # [V * num_clips, T, C, h, w]
+        return views.transpose(1, 2)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -95,9 +95,8 @@ def three_crop(frames: Tensor, size: Size) -> Tensor:
     """
     height, width = _pair(size)
     h, w = _check_frames(frames, height, width)
-    # Where one side has no room, the corners below are the two ends of the other side.
-    corners = (0, 0), (h - height, w - width), ((h - height) // 2, (w - width) // 2)
-    return torch.stack([_crop(frames, top, left, height, width) for top, left in corners])
+    # Where one side has no room, the two corners are the ends of the other side.
+    return torch.stack([_crop_at(frames, place, height, width) for place in ((0, 0), (4, 4), (2, 2))])
 
 
 def multi_scale_crop(
@@ -134,11 +133,11 @@ def multi_scale_crop(
     widths = [width if abs(side - width) < 3 and width <= w else side for side in sides]
     pairs = [(a, b) for i, a in enumerate(heights) for j, b in enumerate(widths) if abs(i - j) <= max_distort]
     crop_h, crop_w = pairs[_draw(len(pairs), generator)]
-    y, x = _PLACES[_draw(len(_PLACES), generator)]
-    return resize(_crop(frames, y * ((h - crop_h) // 4), x * ((w - crop_w) // 4), crop_h, crop_w), (height, width))
+    place = _PLACES[_draw(len(_PLACES), generator)]
+    return resize(_crop_at(frames, place, crop_h, crop_w), (height, width))
 
 
-# Offsets of the 13 places in quarters of the free room, (y, x).
+# The 13 places of a crop: (y, x) in quarters of the free room.
 _PLACES = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)] + [(y, x) for y in (1, 3) for x in (1, 3)]
 
 
@@ -229,6 +228,12 @@ def _check_clip(clip: Tensor) -> None:
 
 def _crop(frames: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
     return frames[..., top:top + height, left:left + width]
+
+
+def _crop_at(frames: Tensor, place: tuple[int, int], height: int, width: int) -> Tensor:
+    # Quarters are whole pixels, rounded down before they are multiplied: the last place may miss the edge by 3 pixels.
+    h, w = frames.shape[-2:]
+    return _crop(frames, place[0] * ((h - height) // 4), place[1] * ((w - width) // 4), height, width)
 
 
 def _draw(count: int, generator: torch.Generator | None) -> int:

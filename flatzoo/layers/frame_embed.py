@@ -27,6 +27,8 @@ class FramePatchEmbed(PatchEmbed):
 
     def __init__(self, *args: Any, frame_grid: Tuple[int, int], **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.output_fmt not in (Format.NHWC, Format.NLC) and not self.flatten:
+            raise ValueError(f"output_fmt={self.output_fmt.value!r} is neither 'NHWC' nor 'NLC'.")
         self.frame_grid: Tuple[int, int] = tuple(frame_grid)
         self._check_cells()
         rows, cols = self.frame_grid
@@ -49,14 +51,10 @@ class FramePatchEmbed(PatchEmbed):
         self._check_cells()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H', W']` -> `[B, h, w, D]` or what `output_fmt` asks for."""
-        x = super().forward(x)
+        """`[B, C, H', W']` -> `[B, h, w, D]`, or `[B, h * w, D]` where `output_fmt` asks for it."""
+        x = self.norm(self.proj(x).permute(0, 2, 3, 1))  # [B, h, w, D]
         rows, cols = self.frame_grid
         height, width = self.grid_size[0] // rows, self.grid_size[1] // cols
         cells = self.frame_pos_embed.view(1, rows, 1, cols, 1, -1)
-        embed = cells.expand(1, rows, height, cols, width, -1).reshape(1, rows * height, cols * width, -1)
-        if self.output_fmt == Format.NHWC:
-            return x + embed
-        if self.flatten or self.output_fmt in (Format.NLC,):
-            return x + embed.flatten(1, 2)
-        return x + embed.permute(0, 3, 1, 2)
+        x = x + cells.expand(1, rows, height, cols, width, -1).reshape(1, rows * height, cols * width, -1)
+        return x if self.output_fmt == Format.NHWC else x.flatten(1, 2)

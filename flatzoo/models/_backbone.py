@@ -190,7 +190,8 @@ def fit_windows(backbone: nn.Module, grid_size: Tuple[int, int], img_size: Tuple
         ValueError: If the windows are to be kept, or cannot be changed, and do not divide the maps.
     """
     stages = []
-    for stage in getattr(backbone, 'layers', None) or getattr(backbone, 'stages', None) or []:
+    levels = getattr(backbone, 'layers', getattr(backbone, 'stages', None))
+    for stage in levels if isinstance(levels, (nn.Sequential, nn.ModuleList)) else ():
         blocks = [m for m in stage.modules() if hasattr(m, 'window_size') and hasattr(m, 'shift_size')]
         if blocks:
             resolution = getattr(blocks[0], 'input_resolution', None) or blocks[0].feat_size

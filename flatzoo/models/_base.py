@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from timm.models import load_pretrained, register_notrace_module
+from timm.models import load_pretrained, register_notrace_function, register_notrace_module
 
 from flatzoo.layers import Layout, SuperImage
 from flatzoo.layers.layout import LayoutSpec
@@ -32,6 +32,14 @@ _logger = logging.getLogger(__name__)
 register_notrace_module(SuperImage)  # fx: it looks at shapes and dtypes
 
 Size = Union[int, Tuple[int, int]]
+
+
+@register_notrace_function  # fx: it looks at the number of dimensions
+def average_images(x: Tensor, num_images: int) -> Tensor:
+    """Mean over the K images of a clip, `[B * K, D]` -> `[B, D]`; maps that are not pooled stay apart."""
+    if num_images > 1 and x.ndim == 2:
+        x = x.unflatten(0, (-1, num_images)).mean(1)
+    return x
 
 
 class VideoModel(nn.Module):
@@ -376,16 +384,11 @@ class VideoModel(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Features -> logits `[B, num_classes]`, or pooled features `[B, D]` if `pre_logits`."""
-        return self._average(self.backbone.forward_head(x, pre_logits=pre_logits))
-
-    def _average(self, x: Tensor) -> Tensor:
-        if self.num_images > 1 and x.ndim == 2:  # maps that are not pooled stay apart
-            x = x.unflatten(0, (-1, self.num_images)).mean(1)  # [B * K, D] -> [B, D]
-        return x
+        return average_images(self.backbone.forward_head(x, pre_logits=pre_logits), self.num_images)
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`."""
-        return self._average(self.backbone(self.super_image(x)))
+        return average_images(self.backbone(self.super_image(x)), self.num_images)
 
     # Weights
 

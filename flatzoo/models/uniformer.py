@@ -340,7 +340,7 @@ class UniFormer(nn.Module):
         self.stages = nn.Sequential(*stages)
         self._set_window_size(window_size)
 
-        self.num_features = self.head_hidden_size = prev_dim
+        self.num_features = prev_dim
         self.norm = nn.BatchNorm2d(self.num_features, **dd)
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
@@ -405,7 +405,10 @@ class UniFormer(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks in the backward pass instead of keeping their activations."""
+        """Recompute the blocks in the backward pass instead of keeping their activations.
+
+        As in every timm model with BatchNorm, the running statistics of the blocks then take each batch in twice.
+        """
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
@@ -564,7 +567,8 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
-# `notes` holds the digest of the file on the Hub; timm checks none for Hub files
+# `notes` holds the published digest of each file, which timm does not check (for uniformer_small it is that of the
+# equally long copy in Andy1621/uniformer)
 default_cfgs = generate_default_cfgs({
     'uniformer_small.in1k': _cfg(
         hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_small_in1k.pth',
