@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from flatzoo.data import actions
+from flatzoo.data import _scenes
 from flatzoo.data.actions import (
     ACTIONS,
     ActionClips,
@@ -46,7 +46,7 @@ def test_same_seed_same_bytes_on_any_thread_count(camera_shake):
             torch.set_num_threads(n)
             torch.manual_seed(n)  # the global generators play no part
             random.seed(n)
-            clips.append([render_action(2 * p, 11, 12, 72, camera_shake=camera_shake) for p in PAIRS])
+            clips.append([render_action(2 * p, 11, 8, 72, camera_shake=camera_shake) for p in (0, 4, 6)])
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*clips, strict=True))
@@ -74,8 +74,8 @@ def test_frames_without_order_are_the_same_in_both_classes(pair):
 @pytest.mark.parametrize('pair', PAIRS)
 def test_the_action_is_longer_than_one_step(pair):
     """At least three different frames: the motion is spread over the clip, not one jump that shuffling seldom harms."""
-    different = [len(set(frame_set(render_action(2 * pair, seed, 8, 48)))) for seed in range(8)]
-    assert sorted(different)[4] >= 3
+    different = [len(set(frame_set(render_action(2 * pair, seed, 8, 24)))) for seed in range(3)]
+    assert sorted(different)[1] >= 3
 
 
 def test_frames_are_samples_of_continuous_time():
@@ -88,14 +88,14 @@ def test_frames_are_samples_of_continuous_time():
 def test_names_say_what_is_seen(name, axis, sign):
     """The centre of what changes moves where the class name says."""
     agree = 0
-    for seed in range(12):
-        clip = render_action(name, seed, 12, 48).float().mean(1)  # [T, H, W]
+    for seed in range(8):
+        clip = render_action(name, seed, 9, 32).float().mean(1)  # [T, H, W]
         background = clip.median(0).values
         changed = (clip - background).abs() > 12
-        places = torch.arange(48.0).view([-1 if d == axis else 1 for d in range(3)])
+        places = torch.arange(32.0).view([-1 if d == axis else 1 for d in range(3)])
         centre = (changed * places).sum((1, 2)) / changed.sum((1, 2)).clamp(min=1)
         agree += int((centre[-3:].mean() - centre[:3].mean()) * sign > 0)
-    assert agree >= 10
+    assert agree >= 7
 
 
 def test_camera_shake_moves_the_background():
@@ -106,15 +106,15 @@ def test_camera_shake_moves_the_background():
 
 def test_splits_are_disjoint(monkeypatch):
     assert not torch.equal(render_action(0, 1, 2, 32, split='train'), render_action(0, 1, 2, 32, split='test'))
-    # Paint the halves of the real clip black and white: no texture of one split holds a pixel of the other's half.
+    # With the halves of the real clip black and white, no texture of a split holds a pixel of the other's half.
     halves = torch.zeros(6, 3, 144, 176)
     halves[..., 88:] = 1
-    monkeypatch.setattr(actions, '_real_frames', lambda: halves)
-    monkeypatch.setattr(actions, '_SURFACES', ('real',))
-    monkeypatch.setattr(actions, '_TEST_SURFACES', ('real',))
+    monkeypatch.setattr(_scenes, '_real_frames', lambda: halves)
+    monkeypatch.setattr(_scenes, 'SURFACES', ('real',))
+    monkeypatch.setattr(_scenes, 'TEST_SURFACES', ('real',))
     for seed in range(30):
-        assert actions._texture(random.Random(seed), 16, 'train').max() == 0
-        assert actions._texture(random.Random(seed), 16, 'test').min() > 0.999
+        assert _scenes._texture(random.Random(seed), 16, 'train').max() == 0
+        assert _scenes._texture(random.Random(seed), 16, 'test').min() > 0.999
 
 
 def test_dataset():
@@ -152,10 +152,10 @@ def test_mp4_round_trip(tmp_path):
 
 
 def test_folder(tmp_path):
-    paths = write_action_folder(tmp_path / 'set', 2, size=16, num_frames=2)
-    assert len(paths) == 32 and all(path.is_file() for path in paths)
+    paths = write_action_folder(tmp_path / 'set', 1, size=16, num_frames=2)
+    assert len(paths) == 16 and all(path.is_file() for path in paths)
     assert {path.parent.name for path in paths} == {name.replace(' ', '_') for name in ACTIONS}
-    assert len({path.read_bytes() for path in paths}) == 32
+    assert len({path.read_bytes() for path in paths}) == 16
 
 
 @pytest.mark.parametrize('label', [-1, 16, True, 1.0, None, 'moves sideways'])

@@ -3,8 +3,9 @@
 An accuracy means little without this, so each set of weights keeps its protocol beside it, as torchvision's weights do.
 """
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,8 @@ class EvalProtocol:
         unknown = [key for key in values if key not in known]
         if unknown:
             raise ValueError(
-                f'unknown keys in an evaluation protocol: {", ".join(map(repr, unknown))}; known are {", ".join(known)}')
+                f'unknown keys in an evaluation protocol: {", ".join(map(repr, unknown))}; '
+                f'known are {", ".join(known)}')
         return cls(**values)
 
     def sample(self, length: int, num_frames: int) -> Tensor:
@@ -97,12 +99,12 @@ class EvalProtocol:
             num_frames: frames per clip (T).
             img_size: `(height, width)` of a frame, or one number for a square.
             backend: decoder, see `VideoReader`.
-            transform: replaces the crops of the protocol: from uint8 `[T, C, H, W]` to `[T, C, h, w]`, or to several views
-                `[V, T, C, h, w]`; `img_size` is its own affair then.
+            transform: replaces the crops of the protocol and `img_size`: from uint8 `[T, C, H, W]` to `[T, C, h, w]`,
+                or to several views `[V, T, C, h, w]`.
 
         Returns:
-            Views `[views, C, T, height, width]`, uint8 unless the transform changes that, the clips of the first crop first:
-            `model(views).mean(0)` are the logits of the video.
+            Views `[views, C, T, height, width]`, uint8 unless the transform changes that, the clips of the first crop
+            first: `model(views).mean(0)` are the logits of the video.
 
         Raises:
             VideoError: the file cannot be read, or its frames do not fit the crops.

@@ -25,8 +25,8 @@ def uniform_indices(
 
     Where the video has fewer frames than asked for (in evaluation also: just as many) the official code draws frames
     at random with replacement and sorts them (`short='random'`; clip c of an evaluation is drawn from numpy's legacy
-    seed c, so that it is the same in every run). `short='even'`, the default, keeps to the rule for long videos instead:
-    each frame is repeated about equally often, and a video of just `num_frames` frames gives each frame once.
+    seed c, so that it is the same in every run). `short='even'`, the default, keeps to the rule for long videos: each
+    frame is repeated about equally often, and a video of just `num_frames` frames gives each frame once.
 
     Args:
         length: number of frames in the video.

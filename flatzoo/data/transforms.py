@@ -1,11 +1,11 @@
 """From decoded frames to the frames that a model sees: resize, crop, flip, all on uint8 and the same for every frame.
 
 Functions take frames `[..., C, H, W]` with any leading dimensions and never change the type of the pixels; the model
-normalises later, on its own device. `EvalTransform` and `TrainTransform` put them together as SIFAR does. In their place
-any callable on uint8 `[T, C, H, W]` will do, such as a torchvision v2 transform.
+normalises later, on its own device. `EvalTransform` and `TrainTransform` put them together as SIFAR does. In their
+place any callable on uint8 `[T, C, H, W]` will do, such as a torchvision v2 transform.
 
-Resizing is `F.interpolate(..., mode='bilinear', antialias=True)` on uint8, the fastest path on a CPU and within one grey
-level of Pillow, with which the published models were trained.
+Resizing is `F.interpolate(..., mode='bilinear', antialias=True)` on uint8, the fastest path on a CPU and within one
+grey level of Pillow, with which the published models were trained.
 """
 import torch
 import torch.nn.functional as F
@@ -109,9 +109,9 @@ def multi_scale_crop(
 ) -> Tensor:
     """Random crop out of fixed sizes and places, resized to `size`: the training crop of TSN and SIFAR.
 
-    Height and width of the crop are two of the scales times the short side of the frames, at most `max_distort` steps of
-    the list apart. It lies at one of 13 places: corners, middles of the sides, centre, and halfway between the centre
-    and the corners.
+    Height and width of the crop are two of the scales times the short side of the frames, at most `max_distort` steps
+    of the list apart. It lies at one of 13 places: corners, middles of the sides, centre, and halfway between the
+    centre and the corners.
 
     Args:
         frames: `[..., C, H, W]`; all get the same crop.
@@ -178,10 +178,11 @@ class EvalTransform:
 class TrainTransform:
     """The frames of a clip as SIFAR is trained on them: `multi_scale_crop`, then a horizontal flip.
 
-    Switch the flip off where left and right matter to the labels, as in Something-Something ("pushing something from left
-    to right"). The official code means to do so, but misspells the name of the data set and flips.
+    Switch the flip off where left and right matter to the labels, as in Something-Something ("pushing something from
+    left to right"). The official code means to do so, but misspells the name of the data set and flips.
 
-    Draws come from torch's default generator, which a `DataLoader` seeds apart for each worker, unless a call names one.
+    Draws come from torch's default generator, which a `DataLoader` seeds apart for each worker, unless a call names
+    another.
 
     Args:
         img_size: `(height, width)`, or one number for a square.
@@ -214,7 +215,8 @@ def _pair(size: Size) -> tuple[int, int]:
 def _check_frames(frames: Tensor, height: int = 1, width: int = 1) -> tuple[int, int]:
     """Height and width of frames `[..., C, H, W]` that have room for a crop of `height` x `width`."""
     if frames.ndim < 3 or 0 in frames.shape:
-        raise ValueError(f'frames must have the shape [..., C, H, W] without an empty dimension, got {list(frames.shape)}')
+        raise ValueError(
+            f'frames must have the shape [..., C, H, W] without an empty dimension, got {list(frames.shape)}')
     h, w = frames.shape[-2:]
     if h < height or w < width:
         raise ValueError(f'frames of {h}x{w} pixels are smaller than the crop of {height}x{width}; resize them first')

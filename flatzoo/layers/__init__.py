@@ -3,3 +3,4 @@ from .frame_embed import FramePatchEmbed as FramePatchEmbed
 from .large_kernel import LargeKernelBottleneck as LargeKernelBottleneck
 from .layout import Layout as Layout
 from .super_image import SuperImage as SuperImage
+from .time_layer import TimeLayer as TimeLayer

@@ -174,7 +174,7 @@ class Layout(str):
         """
         if num_frames < 1:
             raise ValueError(f'A clip needs at least 1 frame, got {num_frames}.')
-        index = torch.tensor(getattr(self, f'_index_{self.kind}')(num_frames), dtype=torch.int64)
+        index = torch.tensor(getattr(self, f'_index_{self.kind}')(num_frames), dtype=torch.int64, device='cpu')
         if self.shuffles and generator is not None:
             if hasattr(generator, 'permutation'):  # numpy
                 order = torch.as_tensor(generator.permutation(num_frames))

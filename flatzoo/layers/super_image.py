@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .layout import Index, Layout, LayoutSpec
 
-__all__ = ['SuperImage']
+__all__ = ['SuperImage', 'resize_images']
 
 
 class SuperImage(nn.Module):
@@ -185,12 +185,12 @@ class SuperImage(nn.Module):
             if normalize:
                 clip = clip.to(self.norm_scale.dtype)  # resizing rounds uint8
             # frames become channels, so that the clip need not be copied to a batch of frames
-            clip = _resize(clip.flatten(1, 2), cell_height, cell_width, self.antialias).unflatten(1, clip.shape[1:3])
+            clip = resize_images(clip.flatten(1, 2), cell_height, cell_width, self.antialias).unflatten(1, clip.shape[1:3])
 
         composite = self.scale == 'composite' and self.grid_size != (1, 1)
         image = self._tile(clip, None if composite else out, normalize)
         if composite:
-            image = _resize(image, height, width, self.antialias)
+            image = resize_images(image, height, width, self.antialias)
             if out is not None:
                 image = out.copy_(image)
         return image
@@ -351,8 +351,15 @@ def _to_2tuple(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
     return int(height), int(width)
 
 
-def _resize(image: Tensor, height: int, width: int, antialias: bool) -> Tensor:
-    """Bilinear resize of `[B, C, H, W]` in the image's own dtype."""
+def resize_images(image: Tensor, height: int, width: int, antialias: bool) -> Tensor:
+    """Bilinear resize (align_corners=False) of `[B, C, H, W]` in the image's own dtype, where torch has no kernel for it, too.
+
+    Args:
+        image: Images of any number of channels, float or uint8.
+        height: New height in pixels.
+        width: New width in pixels.
+        antialias: Whether to filter before sampling when shrinking.
+    """
     half = image.dtype in (torch.bfloat16, torch.float16)
     on_cpu_or_float = image.dtype != torch.uint8 or image.device.type == 'cpu'
     source = image.float() if (half and antialias) or not on_cpu_or_float else image

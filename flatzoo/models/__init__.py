@@ -1,4 +1,4 @@
 """Video models, registered with timm on import; one paper is one file."""
-from . import sifar as sifar, superimage as superimage
+from . import flatten as flatten, sifar as sifar, superimage as superimage, time_layer as time_layer, uniformer as uniformer
 from ._base import VideoModel as VideoModel
 from ._registry import eval_protocol as eval_protocol, list_models as list_models

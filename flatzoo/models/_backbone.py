@@ -69,7 +69,8 @@ def check_image(backbone: nn.Module, in_chans: int, image_size: Tuple[int, int])
     try:
         with torch.no_grad():
             image = torch.empty(1, in_chans, *image_size, device='meta', dtype=dtype)
-            torch.func.functional_call(backbone, meta, (image,))
+            # tie_weights would leave meta tensors behind in modules that a model uses in several places
+            torch.func.functional_call(backbone, meta, (image,), tie_weights=False)
     except NotImplementedError:
         return None
     except Exception as error:  # noqa: BLE001 - backbones raise anything from AssertionError to IndexError

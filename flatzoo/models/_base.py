@@ -447,17 +447,12 @@ def image_checkpoint(state_dict: Dict[str, Tensor], model: VideoModel) -> Dict[s
     backbone_filter = getattr(sys.modules[type(model.backbone).__module__], 'checkpoint_filter_fn', None)
     if backbone_filter is not None:
         state_dict = backbone_filter(state_dict, model.backbone)
-    return prefixed_weights(state_dict, model)
+    return prefixed_weights(state_dict)
 
 
-def prefixed_weights(state_dict: Dict[str, Tensor], model: VideoModel) -> Dict[str, Tensor]:
-    """Weights under the backbone's names -> under the video model's, without a classifier of other size."""
-    state_dict = {f'backbone.{key}': value for key, value in state_dict.items()}
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    other = [key for key in model.classifier_keys() if key in state_dict and state_dict[key].shape != shapes[key]]
-    if other:
-        _logger.info(f'The weights classify something else: the head for {model.num_classes} classes is freshly initialised.')
-    return {key: value for key, value in state_dict.items() if key not in other}
+def prefixed_weights(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Weights under the backbone's names -> under the video model's."""
+    return {f'backbone.{key}': value for key, value in state_dict.items()}
 
 
 def account_for_keys(
@@ -465,17 +460,24 @@ def account_for_keys(
         state_dict: Dict[str, Tensor],
         optional: Tuple[str, ...] = (),
 ) -> Dict[str, Tensor]:
-    """Checks that a state dict and a model have the same keys.
+    """Leaves out a classifier of another size, and checks that else a state dict and a model have the same keys.
 
     Args:
         model: The model that will load it.
         state_dict: Weights under the model's names.
-        optional: Parts of names that may be missing, beside the classifier, whose size may differ.
+        optional: Parts of names that may be missing, beside the classifier.
 
     Raises:
         RuntimeError: If keys are missing or left over, naming them.
     """
-    wanted = model.state_dict().keys()
+    wanted = model.state_dict()
+    other = [
+        key for key in model.classifier_keys() | _classifier_of_weights(model)
+        if key in state_dict and (key not in wanted or state_dict[key].shape != wanted[key].shape)
+    ]
+    if other and model.num_classes:
+        _logger.info(f'The weights classify something else: the head for {model.num_classes} classes is freshly initialised.')
+    state_dict = {key: value for key, value in state_dict.items() if key not in other}
     optional = tuple(model.classifier_keys()) + optional
     missing = [key for key in wanted if key not in state_dict and not any(part in key for part in optional)]
     unexpected = [key for key in state_dict if key not in wanted and not _is_buffer_of_norm(key)]
@@ -487,6 +489,13 @@ def account_for_keys(
             'of the weights (backbone, num_frames, layout, ape, window_size), or load weights of this architecture.'
         )
     return state_dict
+
+
+def _classifier_of_weights(model: VideoModel) -> Set[str]:
+    """Names of the classifier's parameters in the weights, also where the model has none (`num_classes=0`)."""
+    names = model.pretrained_cfg.get('classifier') or ()
+    names = (names,) if isinstance(names, str) else names
+    return {f'{name}.{kind}' for name in names for kind in ('weight', 'bias')}
 
 
 def _is_buffer_of_norm(key: str) -> bool:

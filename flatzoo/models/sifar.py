@@ -33,6 +33,7 @@ from timm.layers import StdConv2d, to_2tuple
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models.swin_transformer import checkpoint_filter_fn as swin_checkpoint_filter_fn
 
+from flatzoo.data.actions import ACTIONS
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import FramePatchEmbed, LargeKernelBottleneck, Layout
 
@@ -177,7 +178,7 @@ class SifarResNet(VideoModel):
         if any(key.startswith('backbone.') for key in state_dict):
             return account_for_keys(self, state_dict)
         new = tuple(f'{name}.' for name, module in self.named_modules() if isinstance(module, LargeKernelBottleneck))
-        return account_for_keys(self, prefixed_weights(state_dict, self), optional=new)
+        return account_for_keys(self, prefixed_weights(state_dict), optional=new)
 
 
 def _stage_windows(
@@ -209,7 +210,7 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: SifarSwin) -> Dict[s
     of_image_model = not any(key.startswith(('backbone.', 'layers.0.downsample.')) for key in state_dict)
     if not any(key.startswith('backbone.') for key in state_dict):
         frame_embed = state_dict.pop('frame_pos_embed', None)
-        state_dict = prefixed_weights(swin_checkpoint_filter_fn(state_dict, model.backbone), model)
+        state_dict = prefixed_weights(swin_checkpoint_filter_fn(state_dict, model.backbone))
         if frame_embed is not None:
             state_dict[_FRAME_EMBED] = frame_embed
 
@@ -273,6 +274,11 @@ default_cfgs = generate_default_cfgs({
     'sifar_swin_l14_16f.ms_in22k': _image_cfg(_SWIN_L7, license='mit'),
     'sifar_swin_l12_384.ms_in22k': _image_cfg(_SWIN_L7, 384, license='mit'),
     'sifar_swin_tiny.untrained': _cfg(input_size=(3, 32, 32)),
+    # trained on the procedural actions of flatzoo.data.actions by benchmarks/train_actions.py; ships in the package
+    'sifar_resnet10t.actions16': _cfg(
+        file=str(Path(__file__).parent / 'weights' / 'sifar_resnet10t.actions16.safetensors'), custom_load=True,
+        num_classes=len(ACTIONS), label_names=ACTIONS, input_size=(3, 32, 32), license='apache-2.0',
+        origin_url='https://github.com/flatzoo/flatzoo', first_conv='backbone.conv1.0', classifier='backbone.fc'),
     # the public BiT-M weights are the only ones that fit "ResNet152x2 on ImageNet-21K" (Table 7)
     'sifar_resnet50.goog_in21k': _bit_cfg(_BIT['50x1']),
     'sifar_resnet101.goog_in21k': _bit_cfg(_BIT['101x1']),
@@ -371,6 +377,17 @@ def sifar_swin_tiny(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
         backbone='swin_tiny_patch4_window7_224', num_frames=8, img_size=32, window_size=(4, 4, None, None),
         embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))
     return _create_sifar_swin('sifar_swin_tiny', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def sifar_resnet10t(pretrained: bool = False, **kwargs: Any) -> VideoModel:
+    """The smallest SIFAR, not in the paper: 8 frames of 32 pixels in 3x3 on a slim ResNet-10-T, 1.2 M parameters.
+
+    Its weights ship with flatzoo: it names the sixteen procedural actions of `flatzoo.data.actions`.
+    """
+    model_args = dict(
+        backbone='resnet10t', num_frames=8, img_size=32, channels=(32, 64, 128, 256), stem_width=16)
+    return build_video_model(VideoModel, 'sifar_resnet10t', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model

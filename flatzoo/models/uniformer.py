@@ -319,7 +319,7 @@ class UniFormer(nn.Module):
         stages = []
         drop_path_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         prev_dim = in_chans
-        for i, (depth, dim) in enumerate(zip(depths, embed_dims)):
+        for i, dim in enumerate(embed_dims):
             downsample = _downsample(prev_dim, dim, 4 if i == 0 else 2, conv_stem, **dd)
             if i < 2:
                 create_block = partial(ConvBlock, dim, mlp_ratio, proj_drop_rate, **dd)
@@ -396,10 +396,13 @@ class UniFormer(nn.Module):
         """Parameter groups for layer-wise learning rates: stem, one group per block (or stage, if coarse), head."""
         return dict(
             stem=r'^stages\.0\.downsample',
-            blocks=r'^stages\.(\d+)' if coarse else [
-                (r'^stages\.(\d+)\.downsample', (0,)),
+            blocks=[
+                (r'^stages\.(\d+)', None),
+                (r'^norm', (99999,)),  # with the last stage
+            ] if coarse else [
+                (r'^stages\.(\d+)\.downsample', (0,)),  # with the first block of its stage
                 (r'^stages\.(\d+)\.blocks\.(\d+)', None),
-                (r'^norm', (99999,)),
+                (r'^norm', (99999,)),  # with the last block
             ],
         )
 

@@ -1,0 +1,69 @@
+"""Parameters, multiply-adds and memory of every video model, counted on the meta device.
+
+Nothing is computed and no weights are drawn. Multiply-adds are half the FLOPs of `torch.utils.flop_counter`, for one view;
+activations are the distinct tensors that autograd keeps for the backward pass of one clip, in float32.
+
+    python benchmarks/cost.py --out benchmarks/results/cost.csv
+"""
+import argparse
+import csv
+import os
+from pathlib import Path
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import flatzoo
+
+
+def count(name: str, **kwargs) -> dict:
+    """The row of one model: G multiply-adds, M parameters, MB of weights and of saved activations."""
+    model = timm.create_model(name, device='meta', **kwargs)
+    clip = torch.empty(1, model.in_chans, model.num_frames, *model.img_size, device='meta')
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(clip)
+
+    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    saved = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            saved[storage._cdata] = (storage, storage.nbytes())  # holding it keeps its address from being reused
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(clip)
+    params = sum(p.numel() for p in model.parameters())
+    return dict(
+        model=name, num_frames=model.num_frames, frame_height=model.img_size[0], frame_width=model.img_size[1],
+        layout=str(model.layout), in_chans=model.in_chans, num_classes=model.num_classes, gmacs_per_view=round(counter.get_total_flops() / 2e9, 3),
+        params_m=round(params / 1e6, 3), weights_mb=round(4 * params / 1e6, 1),
+        activations_mb=round(sum(size for _, size in saved.values()) / 1e6, 1),
+    )
+
+
+def main() -> None:
+    """Counts all models and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('filter', nargs='?', default='', help="wildcard such as 'sifar*'")
+    parser.add_argument('--out', type=Path, help='CSV file to write')
+    args = parser.parse_args()
+    rows = []
+    for name in flatzoo.list_models(args.filter):
+        if name != 'superimage':  # it has the cost of its backbone
+            rows.append(count(name))
+            print(rows[-1], flush=True)
+    if args.out:
+        partial = args.out.with_suffix('.partial')
+        with partial.open('w', newline='') as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, args.out)
+
+
+if __name__ == '__main__':
+    main()

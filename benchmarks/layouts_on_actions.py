@@ -1,0 +1,140 @@
+"""Layout against accuracy: one small backbone, equal training, frames in order, reversed and shuffled.
+
+Every layout trains the same slim ResNet from scratch on the procedural actions (`flatzoo.data.actions`) with the same
+clips, steps and seeds, and is measured on held-out textures. Reversal and shuffling follow SIFAR's Table 9. A run that is
+in the results file already is not repeated, so that seeds can be added later.
+
+    python benchmarks/layouts_on_actions.py --seeds 0 1 2 --jobs 2
+"""
+import argparse
+import json
+import os
+import shlex
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import timm
+import torch
+from train_actions import measure_orders, replace_file, train
+
+import flatzoo
+from flatzoo.data.actions import ACTIONS
+
+LAYOUTS = {
+    'row strip': '1x8',
+    'two rows': '2x4',
+    'square': '3x3',
+    'column strip': '8x1',
+    'nested': 'nested:1x2/2x2',
+    'random': 'random:2x4',
+    'TIME spatial': 'time:2:spatial',
+    'TIME temporal': 'time:2:temporal',
+}
+ORDERS = ('normal', 'reversed', 'shuffled')
+
+
+def run(layout: str, seed: int, options: argparse.Namespace) -> dict:
+    """Trains and measures one layout with one seed."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model = timm.create_model(
+        'superimage', backbone='resnet10t', channels=(32, 64, 128, 256), stem_width=16, num_frames=8, img_size=32,
+        layout=layout, num_classes=len(ACTIONS))
+    options = argparse.Namespace(**{**vars(options), 'seed': seed})
+    train(model, options)
+    measured = measure_orders(model, options.eval_clips, camera_shake=0.0)
+    pixels = model.num_images * model.image_size[0] * model.image_size[1]
+    return dict(layout=layout, seed=seed, pixels=pixels, **measured)
+
+
+def table(runs: list[dict]) -> list[str]:
+    """Rows of mean and spread per layout, the best first."""
+    rows = []
+    for name, layout in LAYOUTS.items():
+        mine = [r for r in runs if r['layout'] == layout]
+        if not mine:
+            continue
+        cells = []
+        for order in ORDERS + ('reversed_called_the_other_of_the_pair',):
+            values = [100 * r[order] for r in mine]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            cells.append((statistics.mean(values), spread))
+        rows.append((name, layout, mine[0]['pixels'], len(mine), cells))
+    rows.sort(key=lambda row: -row[4][0][0])
+    lines = [
+        '| layout | spec | pixels per clip | seeds | normal | reversed | shuffled | reversed, called the opposite |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
+    for name, layout, pixels, seeds, cells in rows:
+        values = ' | '.join(f'{mean:.1f} ± {spread:.1f}' for mean, spread in cells)
+        lines.append(f'| {name} | `{layout}` | {pixels} | {seeds} | {values} |')
+    return lines
+
+
+def plot(runs: list[dict], path: Path) -> None:
+    """Bars of the three orders per layout, with every seed as a point."""
+    import matplotlib
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+
+    names = [name for name, layout in LAYOUTS.items() if any(r['layout'] == layout for r in runs)]
+    figure, axes = plt.subplots(figsize=(10, 4.2), constrained_layout=True)
+    for i, order in enumerate(ORDERS):
+        for j, name in enumerate(names):
+            values = [100 * r[order] for r in runs if r['layout'] == LAYOUTS[name]]
+            place = j + (i - 1) * 0.26
+            axes.bar(place, statistics.mean(values), 0.24, color=f'C{i}', label=order if j == 0 else None, alpha=0.75)
+            axes.plot([place] * len(values), values, 'k.', markersize=4)
+    axes.axhline(100 / len(ACTIONS), color='gray', linestyle=':', label='chance')
+    axes.set_xticks(range(len(names)), [f'{name}\n{LAYOUTS[name]}' for name in names], fontsize=8)
+    axes.set_ylabel('accuracy on held-out clips, %')
+    axes.set_title('Layout against accuracy, 16 procedural actions, slim ResNet-10-T from scratch')
+    axes.legend()
+    partial = path.with_name('partial.png')
+    figure.savefig(partial, dpi=110)
+    os.replace(partial, path)
+
+
+def main() -> None:
+    """Runs what is missing, then writes JSON, table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--steps', type=int, default=400)
+    parser.add_argument('--batch-size', type=int, default=32)
+    parser.add_argument('--opt', default='muon')
+    parser.add_argument('--lr', type=float, default=4e-3)
+    parser.add_argument('--weight-decay', type=float, default=0.05)
+    parser.add_argument('--fp32', action='store_true')
+    parser.add_argument('--eval-clips', type=int, default=640)
+    parser.add_argument('--jobs', type=int, default=1, help='runs side by side')
+    parser.add_argument('--out', type=Path, default=Path('benchmarks/results/layouts_on_actions.json'))
+    args = parser.parse_args()
+
+    recipe = {k: getattr(args, k) for k in ('steps', 'batch_size', 'opt', 'lr', 'weight_decay', 'fp32', 'eval_clips')}
+    results = json.loads(args.out.read_text()) if args.out.exists() else dict(recipe=recipe, runs=[])
+    if results['recipe'] != recipe:
+        parser.error(f'{args.out} holds runs of another recipe, {results["recipe"]}: name another --out.')
+    results['command'] = shlex.join(['python', *sys.argv])
+    results['versions'] = dict(torch=torch.__version__, timm=timm.__version__, flatzoo=flatzoo.__version__)
+    done = {(r['layout'], r['seed']) for r in results['runs']}
+    todo = [(layout, seed) for seed in args.seeds for layout in LAYOUTS.values() if (layout, seed) not in done]
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for future in as_completed([pool.submit(run, layout, seed, args) for layout, seed in todo]):
+            results['runs'].append(future.result())
+            replace_file(args.out, lambda path: path.write_text(json.dumps(results, indent=1) + '\n'))
+            last = results['runs'][-1]
+            print(f"{last['layout']} seed {last['seed']}: normal {last['normal']:.3f}", flush=True)
+    lines = [
+        '# Layout against accuracy on the procedural actions', '',
+        f'`{results["command"]}`; torch {torch.__version__}, timm {timm.__version__}, CPU. {recipe}.',
+        'Top-1 in %, mean ± standard deviation over the seeds; chance is 6.25 %.', '', *table(results['runs']),
+    ]
+    replace_file(args.out.with_suffix('.md'), lambda path: path.write_text('\n'.join(lines) + '\n'))
+    plot(results['runs'], args.out.with_suffix('.png'))
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    main()

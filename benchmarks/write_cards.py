@@ -1,0 +1,44 @@
+"""Writes `model_cards/`, one card for every tag with weights, from the registry and the measured results.
+
+    python benchmarks/cost.py --out benchmarks/results/cost.csv && python benchmarks/write_cards.py
+"""
+import csv
+import json
+import os
+from pathlib import Path
+
+import flatzoo
+from flatzoo.hub.card import model_card
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def cards() -> dict[str, str]:
+    """File name -> text of every card."""
+    with (ROOT / 'benchmarks/results/cost.csv').open() as file:
+        costs = {row['model']: row for row in csv.DictReader(file)}
+    texts = {}
+    for name in flatzoo.list_models(pretrained=True):
+        results = ROOT / 'benchmarks/results' / f'{name.replace(".", "_")}.json'
+        measured = json.loads(results.read_text()) if results.exists() else None
+        texts[f'{name}.md'] = model_card(name, costs[name.split('.', 1)[0]], measured)
+    return texts
+
+
+def main() -> None:
+    """Writes the cards and removes those of tags that are gone."""
+    folder = ROOT / 'model_cards'
+    folder.mkdir(exist_ok=True)
+    texts = cards()
+    for old in folder.glob('*.md'):
+        if old.name not in texts:
+            old.unlink()
+    for name, text in texts.items():
+        partial = folder / f'{name}.partial'
+        partial.write_text(text)
+        os.replace(partial, folder / name)
+    print(f'{len(texts)} cards in {folder}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,94 @@
+"""The command `flatzoo`: each file in this folder is one subcommand, found by its name (`_model.py` is shared by them).
+
+A subcommand's file has a docstring, whose first line is its summary in `flatzoo --help` and which is all of its own
+`--help`; `add_arguments(parser)`; and `run(args) -> int`, which returns the exit code. Files import torch, timm and the
+other rooms inside of `run`, so that help and usage errors do not wait for them.
+
+What was asked for goes to standard output and nothing else does; errors, warnings and progress go to standard error.
+"""
+import argparse
+import contextlib
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from typing import IO
+
+from flatzoo.version import __version__
+
+# Beware: once `flatzoo/cli/list.py` is imported it is the `list` of this package and hides the builtin in this file.
+
+__all__ = ['CommandError', 'main', 'write']
+
+
+class CommandError(Exception):
+    """A reason why a command cannot do what it was asked for; its text is all that the user sees."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand.
+
+    Args:
+        argv: Arguments without the name of the program; those of the process if None.
+
+    Returns:
+        Exit code: 0 if all was done, 1 if something could not be (standard error says what), 130 after Ctrl-C, 141 if
+        the reader of standard output has gone.
+
+    Raises:
+        SystemExit: From argparse, with 0 after `--help` and 2 for arguments that it does not accept.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except CommandError as error:
+        write(f'flatzoo {args.command}: error: {error}', sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # else the interpreter complains when it flushes at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def write(text: str, file: IO[str] | None = None) -> None:
+    """Prints a line beside any progress bar; characters that the encoding of the file lacks come out escaped.
+
+    Args:
+        text: The line, or several.
+        file: Where to; standard output if None.
+    """
+    from tqdm import tqdm
+
+    file = sys.stdout if file is None else file
+    encoding = getattr(file, 'encoding', None) or 'utf-8'
+    tqdm.write(text.encode(encoding, 'backslashreplace').decode(encoding), file=file)
+    file.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='flatzoo',
+        description='Action recognition with image models: from a video file to the name of what happens in it.',
+        epilog="'flatzoo COMMAND --help' says more about a command.",
+    )
+    parser.add_argument('--version', action='version', version=f'flatzoo {__version__}')
+    commands = parser.add_subparsers(title='commands', dest='command', metavar='COMMAND', required=True)
+    for name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        if name.startswith('_'):
+            continue
+        command = importlib.import_module(f'{__name__}.{name}')
+        text = command.__doc__ or ''
+        subparser = commands.add_parser(
+            name,
+            help=text.partition('\n')[0].rstrip('.'),
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser

@@ -1,0 +1,148 @@
+"""The model that a command works with: from a name on the command line to a model, ready, or to one clear refusal."""
+import difflib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from . import CommandError, write
+
+if TYPE_CHECKING:
+    import torch
+
+    from flatzoo import VideoModel
+    from flatzoo.data.protocol import EvalProtocol
+
+__all__ = ['load_model', 'protocol_of', 'weights_name_classes']
+
+
+def load_model(
+        name: str,
+        checkpoint: str | None = None,
+        num_classes: int | None = None,
+        allow_untrained: bool = False,
+        device: str = 'auto',
+) -> 'VideoModel':
+    """A video model in eval mode that is ready to answer.
+
+    Args:
+        name: A registered name with or without a tag, `hf-hub:org/name` or `local-dir:folder`.
+        checkpoint: Weight file in place of the weights of the name. As a file does not name its classes, they are taken
+            from the tag only where `name` says the tag.
+        num_classes: Number of classes where it is not that of the name.
+        allow_untrained: Whether a model whose head was never trained is accepted. Nothing is downloaded for it.
+        device: `'auto'` (CUDA if there is one) or a torch device.
+
+    Raises:
+        CommandError: If there is no such model, file or device, or the head of the model was never trained.
+    """
+    import timm
+    from timm.models import parse_model_name
+
+    from flatzoo import VideoModel
+
+    target = _device(device)
+    try:
+        source, _ = parse_model_name(name)
+    except ValueError as error:
+        raise CommandError(error) from error
+    options: dict[str, Any] = {} if num_classes is None else {'num_classes': num_classes}
+    pretrained = True
+    if source is None:
+        cfg = _registered_cfg(name)
+        if checkpoint is not None:
+            overlay = {'file': checkpoint} if '.' in name else {'file': checkpoint, 'label_names': None}
+            options['pretrained_cfg_overlay'] = overlay
+        elif not weights_name_classes(cfg) or num_classes not in (None, cfg.num_classes):
+            pretrained = False
+            if not allow_untrained:
+                raise CommandError(_untrained(name, cfg))
+    elif checkpoint is not None:
+        raise CommandError(f'--checkpoint {checkpoint} needs a registered --model; {name} brings its own weights.')
+
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # noqa: BLE001 - the Hub client, loaders and backbones raise anything
+        raise CommandError(_unavailable(checkpoint or name, error)) from error
+    if not isinstance(model, VideoModel):
+        raise CommandError(f"{name} is an image model. 'flatzoo list' shows the video models.")
+    if model.in_chans != 3:
+        raise CommandError(f'{name} takes frames of {model.in_chans} channels; those of video files have 3.')
+    if not model.head_trained:
+        if not allow_untrained:
+            raise CommandError(
+                f'{checkpoint or name} has no trained head for {model.num_classes} classes. If it has one for another '
+                'number, give that with --num-classes; --allow-untrained answers all the same, at random.')
+        write(f'warning: the head of {name} was never trained: its answers mean nothing.', sys.stderr)
+    return model.eval().to(target)
+
+
+def protocol_of(model: 'VideoModel') -> 'EvalProtocol':
+    """The evaluation protocol of the weights that a model was created with."""
+    from flatzoo import eval_protocol
+
+    cfg = model.pretrained_cfg
+    return eval_protocol(f'{cfg.get("architecture")}.{cfg.get("tag")}')
+
+
+def weights_name_classes(cfg: Any) -> bool:
+    """Whether registered weights have a trained head: those of a video model name its classes, a backbone's do not."""
+    return cfg.has_weights and cfg.label_names is not None
+
+
+def _device(name: str) -> 'torch.device':
+    import torch
+
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # a device without memory, such as meta, cannot answer
+    except Exception as error:  # noqa: BLE001 - AssertionError, RuntimeError or NotImplementedError, by device
+        reason = str(error).strip().partition('\n')[0]
+        raise CommandError(f'--device {name} cannot be used here ({reason}). Try --device cpu.') from error
+    return device
+
+
+def _registered_cfg(name: str) -> Any:
+    """timm's configuration of a registered video model."""
+    import timm
+
+    from flatzoo import list_models
+
+    architecture, architectures = name.partition('.')[0], list_models()
+    if architecture in architectures:
+        try:
+            return timm.get_pretrained_cfg(name)
+        except RuntimeError:
+            pass  # no such tag
+    elif timm.is_model(architecture):
+        raise CommandError(f"{name} is an image model. 'flatzoo list' shows the video models.")
+    near = difflib.get_close_matches(name, architectures + list_models(pretrained=True), n=5, cutoff=0.5)
+    hint = f' Similar names: {", ".join(near)}.' if near else ''
+    raise CommandError(f"there is no model {name!r}.{hint} 'flatzoo list' shows all.")
+
+
+def _untrained(name: str, cfg: Any) -> str:
+    import timm
+
+    from flatzoo import list_models
+
+    why = f'its weights ({cfg.tag}) have no head for these classes' if cfg.has_weights else 'it has no weights'
+    trained = [other for other in list_models(pretrained=True) if weights_name_classes(timm.get_pretrained_cfg(other))]
+    return (
+        f'the head of {name} was never trained: {why}. Give trained weights with --checkpoint FILE, choose a model '
+        f'with a trained head ({", ".join(trained)}), or get random answers with --allow-untrained.'
+    )
+
+
+def _unavailable(name: str, error: Exception) -> str:
+    """Why a model or its weights could not be had."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    text = ' '.join(str(error).split())
+    if any(type(cause).__module__.startswith(('urllib', 'http', 'huggingface_hub')) for cause in chain):
+        return (
+            f'the weights of {name} cannot be downloaded: {text} Check the name and the network, or give weights that '
+            'are on this machine with --checkpoint FILE or --model local-dir:FOLDER.'
+        )
+    return text if name in text else f'{name} cannot be loaded ({type(error).__name__}): {text}'

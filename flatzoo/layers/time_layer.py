@@ -1,0 +1,83 @@
+"""The TIME layer: fewer frames, each a grid of evolving frames."""
+from torch import Tensor, nn
+
+from .super_image import resize_images
+
+__all__ = ['TimeLayer']
+
+
+class TimeLayer(nn.Module):
+    """Temporal Integration and Motion Enhancement (https://arxiv.org/abs/2411.15284): T frames -> T / N^2 new frames.
+
+    Every new frame is an N x N grid of N^2 frames of the clip, shrunk so that it keeps the size of a frame. N balances
+    space against time: N = 1 is the identity, larger N shows more of time and less detail. The order of time is kept in
+    either arrangement:
+
+    - `spatial`: the clip is cut into N^2 blocks of T / N^2 consecutive frames, and cell j of the grid plays block j, so that
+      each new frame spans the whole clip (the paper's spatial block arrangement).
+    - `temporal`: new frame i holds the N^2 consecutive frames i * N^2, i * N^2 + 1, ... The paper's second arrangement is
+      known to us only by contrast to the first; this definition is inferred.
+
+    It has no parameters and can stand in front of any video model. `flatzoo.layers.SuperImage` with the layout
+    `time:N:ARRANGEMENT` makes the same pictures for image models.
+
+    Args:
+        n: Rows and columns N of the grid, the paper's balance parameter.
+        arrangement: `spatial` or `temporal`.
+        resize: `cell` shrinks frames, then tiles; `composite` tiles, then shrinks, and fits any frame size. The paper does not
+            say which; they differ at the seams.
+        antialias: Whether shrinking filters first.
+
+    Raises:
+        ValueError: For an N below 1 or an unknown arrangement or resize.
+    """
+
+    def __init__(self, n: int = 2, arrangement: str = 'spatial', resize: str = 'cell', antialias: bool = True):
+        super().__init__()
+        if n < 1:
+            raise ValueError(f'n={n}: the grid needs at least one row and column.')
+        if arrangement not in ('spatial', 'temporal'):
+            raise ValueError(f"arrangement={arrangement!r} is neither 'spatial' nor 'temporal'.")
+        if resize not in ('cell', 'composite'):
+            raise ValueError(f"resize={resize!r} is neither 'cell' nor 'composite'.")
+        self.n = n
+        self.arrangement = arrangement
+        self.resize = resize
+        self.antialias = antialias
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Rearranges clips.
+
+        Args:
+            clip: `[B, C, T, H, W]`, any number of channels (3 for RGB, 1 for depth), float or uint8.
+
+        Returns:
+            `[B, C, T / N^2, H, W]`.
+
+        Raises:
+            ValueError: If T is no multiple of N^2, or H and W none of N where cells are resized.
+        """
+        if self.n == 1:
+            return clip
+        n, (batch, chans, frames, height, width) = self.n, clip.shape
+        if frames % (n * n) != 0:
+            raise ValueError(f'The TIME layer with N={n} takes a multiple of {n * n} frames, got {frames}.')
+        if self.resize == 'cell':
+            if height % n != 0 or width % n != 0:
+                raise ValueError(
+                    f"Frames of {height}x{width} pixels do not shrink to 1/{n} of their size in whole pixels: "
+                    "use resize='composite'."
+                )
+            clip = resize_images(clip.flatten(1, 2), height // n, width // n, self.antialias).unflatten(1, (chans, frames))
+        new = frames // (n * n)
+        if self.arrangement == 'spatial':
+            cells = clip.reshape(batch, chans, n, n, new, clip.shape[3], clip.shape[4]).permute(0, 1, 4, 2, 5, 3, 6)
+        else:
+            cells = clip.reshape(batch, chans, new, n, n, clip.shape[3], clip.shape[4]).permute(0, 1, 2, 3, 5, 4, 6)
+        grids = cells.reshape(batch, chans, new, n * clip.shape[3], n * clip.shape[4])  # [B, C, T / N^2, N * h, N * w]
+        if self.resize == 'composite':
+            grids = resize_images(grids.flatten(1, 2), height, width, self.antialias).unflatten(1, (chans, new))
+        return grids
+
+    def extra_repr(self) -> str:
+        return f'n={self.n}, arrangement={self.arrangement!r}, resize={self.resize!r}, antialias={self.antialias}'

@@ -1,0 +1,482 @@
+"""The command line: what it prints where, its exit codes, and that no file, however broken, stops it."""
+import csv
+import importlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import av
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from timm.models import save_for_hf
+
+import flatzoo
+from flatzoo.cli import main
+from flatzoo.cli._model import load_model, protocol_of
+from flatzoo.cli.predict import MANY, classify_file, classify_files, find_videos
+from flatzoo.data.decode import VideoError
+from flatzoo.data.protocol import EvalProtocol
+from flatzoo.models import _registry
+
+predict = importlib.import_module('flatzoo.cli.predict')
+LABELS = ['walks', 'jumps', 'sits down', 'stands up']
+
+
+def write_clip(path, seed=0, count=12, size=48):
+    """Writes a video of moving noise."""
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = rng.integers(0, 255, (size, size + 16, 3), dtype=np.uint8).repeat(2, 0).repeat(2, 1)
+    with av.open(str(path), 'w', format='mp4') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.height, stream.width, stream.pix_fmt = image.shape[0], image.shape[1], 'yuv420p'
+        for i in range(count):
+            frame = av.VideoFrame.from_ndarray(np.roll(image, 4 * i, 1), format='rgb24')
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path):
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('aac', rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format='fltp', layout='mono')
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    model = timm.create_model('sifar_swin_tiny', num_classes=4).eval()
+    for parameter in model.backbone.head.parameters():
+        parameter.data.normal_()  # probabilities that are clearly apart
+    return model
+
+
+@pytest.fixture(scope='module')
+def folder(model, tmp_path_factory):
+    """A model saved with its label names, and its bare weights."""
+    folder = tmp_path_factory.mktemp('model')
+    save_for_hf(model, folder, model_config={'label_names': LABELS}, safe_serialization=True)
+    safetensors.torch.save_file(model.state_dict(), folder / 'checkpoint.safetensors')
+    return folder
+
+
+@pytest.fixture
+def trained(folder):
+    """Options that choose the saved model."""
+    return ['--model', f'local-dir:{folder}']
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / 'clip.mp4')
+
+
+def expected(model, path, protocol=EvalProtocol()):  # noqa: B008 - frozen
+    with torch.inference_mode():
+        views = protocol.load_views(path, model.num_frames, model.img_size)
+        return model(views).mean(0).softmax(0)
+
+
+# Answers
+
+def test_text_ranks_the_classes(trained, model, clip, capsys):
+    assert main(['predict', str(clip), *trained, '--topk', '3']) == 0
+    out, err = capsys.readouterr()
+    path, *lines = out.splitlines()
+    assert path == str(clip) and err == ''
+    order = expected(model, clip).topk(3)
+    assert [line.split('%  ')[1] for line in lines] == [LABELS[i] for i in order.indices]
+    assert [line.split('%  ')[0].strip() for line in lines] == [f'{100 * p:.1f}' for p in order.values.tolist()]
+
+
+def test_json_is_pure_and_has_an_entry_for_every_file(trained, model, clip, tmp_path, capsys):
+    (tmp_path / 'broken.mp4').write_bytes(b'no video at all')
+    assert main(['predict', str(clip), str(tmp_path / 'broken.mp4'), *trained, '--json']) == 1
+    out, err = capsys.readouterr()
+    answered, failed = json.loads(out)
+    assert answered['path'] == str(clip)
+    assert [item['label'] for item in answered['predictions']] == [LABELS[i['index']] for i in answered['predictions']]
+    probabilities = [item['probability'] for item in answered['predictions']]
+    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) == pytest.approx(1, abs=1e-5)
+    for item in answered['predictions']:
+        assert item['probability'] == pytest.approx(expected(model, clip)[item['index']].item(), abs=1e-5)
+    assert set(failed) == {'path', 'error'} and failed['path'].endswith('broken.mp4')
+    assert err == f'error: {failed["error"]}\n'
+
+
+def test_csv(trained, clip, tmp_path, capsys):
+    odd = write_clip(tmp_path / 'a "b", c.mp4', seed=1)
+    assert main(['predict', str(odd), str(tmp_path / 'none.mp4'), str(clip), *trained, '--csv', '--topk', '2']) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row['path'], row['rank']) for row in rows] == [
+        (str(odd), '1'), (str(odd), '2'), (str(tmp_path / 'none.mp4'), ''), (str(clip), '1'), (str(clip), '2')]
+    assert 'no such file' in rows[2]['error'] and rows[2]['label'] == ''
+    assert rows[0]['label'] in LABELS and float(rows[0]['probability']) >= float(rows[1]['probability'])
+
+
+@pytest.mark.parametrize('options, protocol', [
+    ([], EvalProtocol(num_clips=3, num_crops=3)),
+    (['--views', 'fast'], EvalProtocol()),
+    (['--views', 'fast', '--num-crops', '3'], EvalProtocol(num_crops=3)),
+    (['--num-clips', '2'], EvalProtocol(num_clips=2, num_crops=3)),
+])
+def test_views_follow_the_protocol(options, protocol, trained, model, clip, capsys, monkeypatch):
+    monkeypatch.setitem(_registry._PROTOCOLS, 'sifar_swin_tiny.untrained', EvalProtocol(num_clips=3, num_crops=3))
+    assert main(['predict', str(clip), *trained, '--json', '--batch-size', '2', *options]) == 0
+    [entry] = json.loads(capsys.readouterr().out)
+    got = {item['index']: item['probability'] for item in entry['predictions']}
+    want = expected(model, clip, protocol)
+    assert got == pytest.approx(dict(enumerate(want.tolist())), abs=1e-5)
+
+
+def test_protocols_are_those_of_the_weights():
+    meta = timm.create_model('sifar_swin_b14.ibm_ssv2', device='meta')
+    assert protocol_of(meta) == EvalProtocol(num_clips=3, num_crops=3)
+
+
+@pytest.mark.parametrize('workers, batch_size', [(1, 1), (3, 4), (2, 100)])
+def test_many_files_are_answered_in_order(workers, batch_size, model, tmp_path):
+    paths = [write_clip(tmp_path / f'{i}.mp4', seed=i) for i in range(5)]
+    paths.insert(2, tmp_path / 'missing.mp4')
+    protocol = EvalProtocol(num_crops=3)
+    answers = list(classify_files(model, paths, protocol, topk=1, batch_size=batch_size, workers=workers))
+    assert [path for path, _ in answers] == paths
+    for path, answer in answers:
+        if path.name == 'missing.mp4':
+            assert isinstance(answer, VideoError)
+        else:
+            [best] = classify_file(model, path, protocol, topk=1)
+            assert answer[0].index == best.index and answer[0].probability == pytest.approx(best.probability, abs=1e-5)
+
+
+def test_classify_file(model, clip, tmp_path):
+    model.train()
+    predictions = classify_file(model, clip, topk=99)
+    assert not model.training
+    assert len(predictions) == 4 and sorted(p.index for p in predictions) == [0, 1, 2, 3]
+    assert predictions[0].label == f'class {predictions[0].index}'  # these weights have no names
+    with pytest.raises(VideoError, match='no such file'):
+        classify_file(model, tmp_path / 'none.mp4')
+
+
+def test_weights_that_give_nan_are_an_error(model, clip, tmp_path, capsys):
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state['backbone.head.fc.bias'][0] = float('nan')
+    safetensors.torch.save_file(state, tmp_path / 'nan.safetensors')
+    options = ['--model', 'sifar_swin_tiny', '--checkpoint', str(tmp_path / 'nan.safetensors'), '--num-classes', '4']
+    assert main(['predict', str(clip), *options, '--json']) == 1
+    assert 'not finite' in json.loads(capsys.readouterr().out)[0]['error']
+
+
+# Files
+
+def broken_files(folder):
+    clip = write_clip(folder / 'whole.mp4').read_bytes()
+    files = {
+        'empty.mp4': b'', 'text.mp4': b'Dear diary,\n' * 500, 'noise.mp4': os.urandom(20_000),
+        'truncated.mp4': clip[:60], 'header.mp4': clip[clip.index(b'moov') - 4:][:120],
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    write_sound(folder / 'sound.mp4')
+    with open(folder / 'huge.mp4', 'wb') as file:
+        file.truncate(3 * 2 ** 30)  # a hole: nothing but zeros
+    return [*files, 'sound.mp4', 'huge.mp4', 'missing.mp4']
+
+
+def test_broken_files_do_not_stop_the_others(trained, tmp_path, capfd):
+    names = broken_files(tmp_path)
+    paths = [str(tmp_path / name) for name in ['whole.mp4', *names, 'whole2.mp4']]
+    write_clip(tmp_path / 'whole2.mp4', seed=2)
+    assert main(['predict', *paths, *trained, '--json', '--workers', '3']) == 1
+    out, err = capfd.readouterr()  # of the file descriptors: FFmpeg is silent, too
+    entries = json.loads(out)
+    assert [entry['path'] for entry in entries] == paths
+    assert [entry['path'] for entry in entries if 'error' in entry] == paths[1:-1]
+    errors = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert errors == [f'error: {entry["error"]}' for entry in entries if 'error' in entry]
+    for name, line in zip(names, errors, strict=True):
+        assert name in line
+    assert 'Traceback' not in err
+
+
+def test_wrong_suffix_is_tried_if_named(trained, clip, tmp_path, capsys):
+    renamed = clip.rename(tmp_path / 'clip.jpeg')
+    assert main(['predict', str(renamed), *trained]) == 0
+    assert main(['predict', str(tmp_path), *trained]) == 1  # but not found in a folder
+    assert 'no video in this folder' in capsys.readouterr().err
+
+
+def test_decoder_that_fails_in_an_unknown_way(trained, clip, capsys, monkeypatch):
+    def load_views(self, path, *args):
+        raise KeyError('surprise')
+    monkeypatch.setattr(EvalProtocol, 'load_views', load_views)
+    assert main(['predict', str(clip), *trained]) == 1
+    assert capsys.readouterr().err == f"error: {clip}: KeyError: 'surprise'\n"
+
+
+def test_folders_are_searched(tmp_path):
+    for name in ('b.mp4', 'a.MKV', 'sub/deep/c.webm', '.hidden.mp4', '.git/d.mp4', 'notes.txt', 'sub/e.jpg'):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / 'sub' / 'circle').symlink_to(tmp_path)
+    (tmp_path / 'none').mkdir()
+    found = find_videos([str(tmp_path), str(tmp_path / 'b.mp4'), str(tmp_path / 'none')])
+    assert [os.path.relpath(path, tmp_path) for path, _ in found] == ['a.MKV', 'b.mp4', 'sub/deep/c.webm', 'none']
+    assert [error is None for _, error in found] == [True, True, True, False]
+
+
+def test_folder_that_cannot_be_opened(tmp_path, monkeypatch):
+    (tmp_path / 'closed').mkdir()
+    (tmp_path / 'a.mp4').touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith('closed'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return scandir(path)
+    monkeypatch.setattr(os, 'scandir', refuse)
+    (file, no_error), (closed, error) = find_videos([str(tmp_path)])
+    assert file.endswith('a.mp4') and no_error is None
+    assert closed.endswith('closed') and 'Permission denied' in error
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root may read everything')
+def test_file_that_may_not_be_read(trained, clip, capsys):
+    clip.chmod(0)
+    assert main(['predict', str(clip), *trained]) == 1
+    assert 'permission' in capsys.readouterr().err
+
+
+def test_patterns(tmp_path):
+    for name in ('1.mp4', '2.mp4', 'sub/3.mp4', '[4].mp4'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(pattern):
+        return [os.path.relpath(path, tmp_path) for path, error in find_videos([str(tmp_path / pattern)]) if not error]
+    assert found('[12].mp4') == ['1.mp4', '2.mp4']
+    assert found('**/*.mp4') == ['1.mp4', '2.mp4', '[4].mp4', 'sub/3.mp4']
+    assert found('s*') == ['sub/3.mp4']
+    assert found('[4].mp4') == ['[4].mp4']  # a file of that very name
+    [(path, error)] = find_videos([str(tmp_path / '*.avi')])
+    assert path.endswith('*.avi') and 'matches nothing' in error
+
+
+def test_nothing_to_answer_builds_no_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict, 'load_model', None)
+    assert main(['predict', str(tmp_path / '*.mp4'), str(tmp_path), '--json']) == 1
+    assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+@pytest.mark.parametrize('count', [MANY - 1, MANY])
+def test_progress_only_on_many_files(count, trained, clip, tmp_path, capsys):
+    for i in range(count - 1):
+        (tmp_path / f'{i}.mp4').write_bytes(clip.read_bytes())
+    assert main(['predict', str(tmp_path), *trained, '--json']) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == count
+    assert (f'{count}/{count}' in err) == (count >= MANY)
+
+
+def test_names_that_no_encoding_has(trained, clip, tmp_path, capsys):
+    odd = clip.rename(os.fsdecode(os.fsencode(tmp_path) + b'/\xff\xe4.mp4'))
+    for form in ([], ['--json'], ['--csv']):
+        assert main(['predict', str(odd), *trained, *form]) == 0
+    assert main(['predict', str(odd) + 'x', *trained]) == 1
+
+
+# Models
+
+def test_untrained_head_is_refused(clip, capsys):
+    assert main(['predict', str(clip), '--model', 'sifar_swin_tiny']) == 1
+    out, err = capsys.readouterr()
+    assert out == '' and err.count('\n') == 1
+    assert 'never trained' in err and '--allow-untrained' in err and 'sifar_swin_b14.ibm_k400' in err
+
+
+@pytest.mark.parametrize('name, options', [
+    ('sifar_swin_b12', []), ('sifar_swin_b14.ibm_k400', ['--num-classes', '51'])])
+def test_untrained_head_is_refused_before_any_download(name, options, clip, capsys, monkeypatch):
+    monkeypatch.setattr(timm, 'create_model', None)
+    assert main(['predict', str(clip), '--model', name, *options]) == 1
+    assert 'never trained' in capsys.readouterr().err
+
+
+def test_allow_untrained(clip, capsys):
+    options = ['--model', 'sifar_swin_tiny', '--num-classes', '7', '--allow-untrained', '--json', '--topk', '9']
+    assert main(['predict', str(clip), *options]) == 0
+    out, err = capsys.readouterr()
+    [entry] = json.loads(out)
+    assert sorted(item['label'] for item in entry['predictions']) == [f'class {i}' for i in range(7)]
+    assert err.startswith('warning: ') and 'never trained' in err
+
+
+def test_checkpoint(model, folder, clip, capsys):
+    options = ['--model', 'sifar_swin_tiny', '--checkpoint', str(folder / 'checkpoint.safetensors')]
+    assert main(['predict', str(clip), *options, '--num-classes', '4', '--json']) == 0
+    [entry] = json.loads(capsys.readouterr().out)
+    assert {p['index']: p['probability'] for p in entry['predictions']} == pytest.approx(
+        dict(enumerate(expected(model, clip).tolist())), abs=1e-5)
+    assert main(['predict', str(clip), *options]) == 1  # 400 classes by default
+    assert 'no trained head for 400 classes' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('file', ['missing.pth', 'garbage.pth', 'other.safetensors'])
+def test_checkpoint_that_cannot_be_loaded(file, clip, tmp_path, capsys):
+    (tmp_path / 'garbage.pth').write_bytes(b'garbage')
+    safetensors.torch.save_file({'backbone.other': torch.zeros(2)}, tmp_path / 'other.safetensors')
+    options = ['--model', 'sifar_swin_tiny', '--checkpoint', str(tmp_path / file)]
+    assert main(['predict', str(clip), *options]) == 1
+    out, err = capsys.readouterr()
+    assert out == '' and file in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('name, says', [
+    ('sifar_swin_b77', 'sifar_swin_b7'),
+    ('sifar_swin_b14.ibm_k40', 'sifar_swin_b14.ibm_k400'),
+    ('resnet18', 'is an image model'),
+    ('org/name', 'hf-hub:org/name'),
+    ('local-dir:/nowhere/at/all', '/nowhere/at/all'),
+    ('local-dir:', 'no model id'),
+    ('', 'no model'),
+])
+def test_unknown_models(name, says, clip, capsys):
+    assert main(['predict', str(clip), '--model', name]) == 1
+    out, err = capsys.readouterr()
+    assert out == '' and says in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['sifar_swin_b14.ibm_k400', 'hf-hub:flatzoo/none'])
+def test_no_network(name, clip, capsys, monkeypatch, tmp_path):
+    def urlopen(*args, **kwargs):
+        raise importlib.import_module('urllib.error').URLError('no network')
+    monkeypatch.setattr('urllib.request.urlopen', urlopen)
+    monkeypatch.setattr('torch.hub.urlopen', urlopen)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    assert main(['predict', str(clip), '--model', name]) == 1
+    out, err = capsys.readouterr()
+    assert out == '' and 'cannot be downloaded' in err and name in err
+
+
+def test_image_model_in_a_folder(clip, tmp_path, capsys):
+    save_for_hf(timm.create_model('test_resnet'), tmp_path / 'image', safe_serialization=True)
+    assert main(['predict', str(clip), '--model', f'local-dir:{tmp_path / "image"}']) == 1
+    assert 'is an image model' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('device', ['cuda:99', 'toaster', 'meta'])
+def test_device_that_is_not_there(device, clip, trained, capsys):
+    assert main(['predict', str(clip), *trained, '--device', device]) == 1
+    assert f'--device {device}' in capsys.readouterr().err
+
+
+def test_label_names_go_with_their_weights(folder, clip):
+    """A weight file of as many classes as a tag is of other classes, unless the user says that it is the tag's."""
+    names = {name: timm.get_pretrained_cfg(name).label_names for name in flatzoo.list_models(pretrained=True)}
+    assert names['sifar_swin_b14.ibm_k400'][0] == 'abseiling'
+    model = load_model('sifar_swin_tiny', str(folder / 'checkpoint.safetensors'), num_classes=4)
+    assert model.pretrained_cfg.get('label_names') is None and model.head_trained
+
+
+# The command itself
+
+@pytest.mark.parametrize('argv', [
+    ['predict'], ['predict', 'a.mp4', '--no-such-option'], ['predict', 'a.mp4', '--topk', '0'], [], ['no-such-command'],
+    ['predict', 'a.mp4', '--json', '--csv'], ['predict', 'a.mp4', '--num-crops', '2'], ['list', '--topk'],
+])
+def test_usage_errors(argv, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(argv)
+    out, err = capsys.readouterr()
+    assert exit_info.value.code == 2 and out == '' and 'usage: flatzoo' in err
+
+
+@pytest.mark.parametrize('argv, says', [
+    (['--help'], 'Name the action in video files'), (['predict', '--help'], '--allow-untrained'),
+    (['list', '--help'], 'PATTERN'), (['--version'], flatzoo.__version__),
+])
+def test_help(argv, says, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(argv)
+    assert exit_info.value.code == 0 and says in capsys.readouterr().out
+
+
+def test_interrupt(clip, trained, capsys, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(EvalProtocol, 'load_views', interrupt)
+    assert main(['predict', str(clip), *trained]) == 130
+    assert capsys.readouterr() == ('', '')
+
+
+def test_reader_of_the_output_has_gone(monkeypatch, capsys):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, 'w') as pipe:
+        monkeypatch.setattr(sys, 'stdout', pipe)
+        assert main(['list', 'sifar_swin_tiny']) == 141
+    assert capsys.readouterr().err == ''
+
+
+def test_end_to_end(clip, folder, tmp_path):
+    (tmp_path / 'broken.mp4').write_bytes(b'')
+    result = subprocess.run(
+        [sys.executable, '-m', 'flatzoo', 'predict', '*.mp4', '--model', f'local-dir:{folder}', '--json'],
+        cwd=tmp_path, env=dict(os.environ, PYTHONPATH=os.path.dirname(flatzoo.__path__[0])), capture_output=True, text=True,
+    )
+    assert result.returncode == 1
+    failed, answered = json.loads(result.stdout)
+    assert (failed['path'], answered['path']) == ('broken.mp4', 'clip.mp4') and len(answered['predictions']) == 4
+    assert result.stderr == f'error: {failed["error"]}\n'
+
+
+# flatzoo list
+
+def test_list_table(capsys):
+    assert main(['list', 'sifar_swin_b14*']) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert re.split('  +', header)[:6] == ['name', 'frames', 'size', 'layout', 'params (M)', 'classes']
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert list(rows) == sorted(rows) and len(rows) == 6
+    assert rows['sifar_swin_b14_16f.ibm_ssv2'][:6] == ['16', '224', 'grid', '87.3', '174', 'apache-2.0']
+    assert rows['sifar_swin_b14.ms_in22k'][4] == '-'
+
+
+def test_list_json(capsys):
+    assert main(['list', 'sifar_swin_*', '--json']) == 0
+    rows = {row['name']: row for row in json.loads(capsys.readouterr().out)}
+    model = timm.create_model('sifar_swin_tiny')
+    assert rows['sifar_swin_tiny'] == {
+        'name': 'sifar_swin_tiny', 'num_frames': 8, 'img_size': [32, 32], 'layout': 'grid',
+        'params': sum(parameter.numel() for parameter in model.parameters()), 'classes': None, 'licence': None,
+        'source': None,
+    }
+    assert rows['sifar_swin_b14.ibm_k400']['params'] == 87_425_864  # with its position embedding of frames
+    assert rows['sifar_swin_b14.ibm_k400']['source'].startswith('https://')
+
+
+def test_list_pretrained(capsys):
+    assert main(['list', 'sifar_swin_*', '--pretrained', '--json']) == 0
+    names = [row['name'] for row in json.loads(capsys.readouterr().out)]
+    assert names and all('.' in name for name in names) and not any('tiny' in name for name in names)
+
+
+@pytest.mark.parametrize('argv', [['nothing*'], ['resnet50'], ['sifar_swin_tiny', '--pretrained']])
+def test_list_without_a_match(argv, capsys):
+    assert main(['list', *argv]) == 1
+    out, err = capsys.readouterr()
+    assert out == '' and 'no model' in err

@@ -1,0 +1,40 @@
+"""Every registered video model against timm's contract: full size on the meta device, small ones in action."""
+from base import ConfigTester, ModelTester
+
+import flatzoo
+
+SWIN = dict(
+    model_name='sifar_swin_b12', embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8),
+    window_size=(3, 3, 3, None), img_size=32,
+)
+RESNET = dict(model_name='sifar_resnet50_c7', backbone='resnetv2_18', groups=128, img_size=32)
+
+
+class TestConfigs(ConfigTester):
+    names = flatzoo.list_models()
+
+
+class TestSifar(ModelTester):
+    cases = {
+        'swin_tiny': dict(model_name='sifar_swin_tiny'),
+        'swin': SWIN,
+        'swin_ape_16f': dict(SWIN, num_frames=16, ape=True, window_size=(4, 4, 4, None)),
+        'swin_2x4': dict(SWIN, layout='2x4', shift_rule='short_side', window_size=(4, 4, 4, None)),
+        'swin_time': dict(SWIN, layout='time:2', img_size=64, window_size=(4, 4, 4, None)),
+        'resnet_c7': RESNET,
+    }
+    compiled = ('swin_tiny', 'swin_time', 'resnet_c7')
+
+
+class TestSuperImage(ModelTester):
+    cases = {
+        backbone: dict(model_name='superimage', backbone=backbone, num_frames=8, img_size=32)
+        for backbone in (
+            'test_vit', 'test_vit_relpos', 'test_convnext', 'test_efficientnet', 'test_mambaout',
+        )
+    } | {
+        'test_resnet-time': dict(model_name='superimage', backbone='test_resnet', img_size=64, layout='time:2'),
+        'test_vit3-time': dict(model_name='superimage', backbone='test_vit3', img_size=64, layout='time:2:temporal'),
+        'test_byobnet-random': dict(model_name='superimage', backbone='test_byobnet', img_size=32, layout='random:2x4'),
+    }
+    compiled = ('test_vit', 'test_resnet-time', 'test_byobnet-random')
