@@ -1,7 +1,7 @@
 """torch.hub entry points: `torch.hub.load('flatzoo/flatzoo', 'sifar_swin_b12', pretrained=True, num_classes=51)`.
 
-Every video model of flatzoo is one; they are built by `timm.create_model`, so that a model loaded here saves and reloads
-like any other.
+Every video model of flatzoo is one; they are built by `timm.create_model`, so that a model loaded here saves and
+reloads like any other.
 """
 dependencies = ['av', 'huggingface_hub', 'safetensors', 'timm', 'torch', 'torchvision']
 

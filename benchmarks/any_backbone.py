@@ -1,8 +1,8 @@
 """Tries one small model of every timm module as a video model and writes a table of what works.
 
 For each model: construction with 8 frames in 3x3 cells (one of them empty), forward, backward (every parameter gets a
-gradient), feature maps, their split into frames, `features_only`, and saving + loading with equal logits. Frame sizes are
-tried in turn until one is accepted; what a refusal says is kept.
+gradient), feature maps, their split into frames, `features_only`, and saving + loading with equal logits. Frame sizes
+are tried in turn until one is accepted; what a refusal says is kept.
 
     python benchmarks/any_backbone.py --out benchmarks/results/any_backbone.md
 """
@@ -66,11 +66,13 @@ def modules() -> dict:
 
 def attempt(backbone: str, num_frames: int) -> dict:
     """Runs all checks for one backbone; the row of the table."""
-    row = dict(model=backbone, frame='', params='', forward='', backward='', features='', frames='', save_load='', note='')
+    columns = ('frame', 'params', 'forward', 'backward', 'features', 'frames', 'save_load', 'note')
+    row = dict(model=backbone, **dict.fromkeys(columns, ''))
     model, refusals = None, {}
     for size in SIZES:
         try:
-            model = timm.create_model('superimage', backbone=backbone, num_frames=num_frames, img_size=size, num_classes=5)
+            model = timm.create_model(
+                'superimage', backbone=backbone, num_frames=num_frames, img_size=size, num_classes=5)
             row['frame'] = size
             break
         except Exception as error:  # noqa: BLE001 - whatever a backbone says belongs into the table
@@ -168,8 +170,8 @@ def main() -> None:
         f'`python benchmarks/any_backbone.py`, timm {timm.__version__}, torch {torch.__version__}, CPU, '
         f'{args.num_frames} frames in the `grid` layout, random weights.',
         '',
-        f'{len(works)} of {len(rows)} modules run forward, backward and save/load; {len(full)} of them also give feature '
-        f'maps and maps per frame; {len(refused)} are refused at construction with a reason.',
+        f'{len(works)} of {len(rows)} modules run forward, backward and save/load; {len(full)} of them also give '
+        f'feature maps and maps per frame; {len(refused)} are refused at construction with a reason.',
         '',
         '| ' + ' | '.join(rows[0]) + ' |',
         '|' + '---|' * len(rows[0]),

@@ -1,7 +1,7 @@
 """Parameters, multiply-adds and memory of every video model, counted on the meta device.
 
-Nothing is computed and no weights are drawn. Multiply-adds are half the FLOPs of `torch.utils.flop_counter`, for one view;
-activations are the distinct tensors that autograd keeps for the backward pass of one clip, in float32.
+Nothing is computed and no weights are drawn. Multiply-adds are half the FLOPs of `torch.utils.flop_counter`, for one
+view; activations are the distinct tensors that autograd keeps for the backward pass of one clip, in float32.
 
     python benchmarks/cost.py --out benchmarks/results/cost.csv
 """
@@ -39,7 +39,8 @@ def count(name: str, **kwargs) -> dict:
     params = sum(p.numel() for p in model.parameters())
     return dict(
         model=name, num_frames=model.num_frames, frame_height=model.img_size[0], frame_width=model.img_size[1],
-        layout=str(model.layout), in_chans=model.in_chans, num_classes=model.num_classes, gmacs_per_view=round(counter.get_total_flops() / 2e9, 3),
+        layout=str(model.layout), in_chans=model.in_chans, num_classes=model.num_classes,
+        gmacs_per_view=round(counter.get_total_flops() / 2e9, 3),
         params_m=round(params / 1e6, 3), weights_mb=round(4 * params / 1e6, 1),
         activations_mb=round(sum(size for _, size in saved.values()) / 1e6, 1),
     )

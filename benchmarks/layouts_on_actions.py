@@ -1,8 +1,8 @@
 """Layout against accuracy: one small backbone, equal training, frames in order, reversed and shuffled.
 
 Every layout trains the same slim ResNet from scratch on the procedural actions (`flatzoo.data.actions`) with the same
-clips, steps and seeds, and is measured on held-out textures. Reversal and shuffling follow SIFAR's Table 9. A run that is
-in the results file already is not repeated, so that seeds can be added later.
+clips, steps and seeds, and is measured on held-out textures. Reversal and shuffling follow SIFAR's Table 9. A run that
+is in the results file already is not repeated, so that seeds can be added later.
 
     python benchmarks/layouts_on_actions.py --seeds 0 1 2 --jobs 2
 """

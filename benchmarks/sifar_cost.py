@@ -27,9 +27,9 @@ PAPER = {
 }
 NOTES = (
     'The paper cuts decimals off (138.87 is printed as 138).',
-    'SIFAR-B-12‡ is the one row that differs: the windows of Table 1 (12, 12, 12, 36) cost 429.9 G, the printed 423 is what '
-    'windows of 12 in every stage cost (423.7 G). SIFAR-L-12‡ needs the 36 to reach its 944. flatzoo keeps the windows of '
-    'Table 1.',
+    'SIFAR-B-12‡ is the one row that differs: the windows of Table 1 (12, 12, 12, 36) cost 429.9 G, the printed 423 is '
+    'what windows of 12 in every stage cost (423.7 G). SIFAR-L-12‡ needs the 36 to reach its 944. flatzoo keeps the '
+    'windows of Table 1.',
     'The paper prints neither parameters nor multiply-adds for its ResNets (Table 7); large kernels are counted dense.',
 )
 
@@ -42,8 +42,8 @@ def main() -> None:
 
     lines = [
         '# Cost of every SIFAR row', '',
-        f'`python benchmarks/sifar_cost.py`, timm {timm.__version__}, torch {torch.__version__}; 400 classes, one view. '
-        "Columns marked paper are the paper's figures (arXiv:2106.14104, Tables 1, 3, 5).", '',
+        f'`python benchmarks/sifar_cost.py`, timm {timm.__version__}, torch {torch.__version__}; 400 classes, one '
+        "view. Columns marked paper are the paper's figures (arXiv:2106.14104, Tables 1, 3, 5).", '',
         '| model | row | frames | frame size | G multiply-adds | paper | difference | M parameters | paper |',
         '|---|---|---|---|---|---|---|---|---|',
     ]

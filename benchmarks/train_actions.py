@@ -17,7 +17,6 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
@@ -171,11 +170,11 @@ def evaluate(model: nn.Module, num_clips: int) -> dict[str, object]:
     }
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name, then rename."""
+def write_file(path: Path, content: bytes) -> None:
+    """Writes under a temporary name, then renames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.partial')
-    write(partial)
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 
@@ -183,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='sifar_resnet10t', help='model name (%(default)s)')
     parser.add_argument('--model-args', type=json.loads, default={}, metavar='JSON', help='its further arguments')
-    parser.add_argument('--steps', type=int, default=2000)
+    parser.add_argument('--steps', type=int, default=2200)
     parser.add_argument('--batch-size', type=int, default=32, help='clips, of half as many scenes (%(default)s)')
     parser.add_argument('--opt', default='muon', help='optimizer, by its name in timm (%(default)s)')
     parser.add_argument('--lr', type=float, default=4e-3)
@@ -210,7 +209,7 @@ def main() -> None:
         state = {key: value.contiguous() for key, value in state.items()}
         if args.out:
             metadata = {'trained_on': 'flatzoo actions', 'classes': json.dumps(ACTIONS)}
-            replace_file(args.out, lambda path: safetensors.torch.save_file(state, path, metadata=metadata))
+            write_file(args.out, safetensors.torch.save(state, metadata))
     trained = time.time()
     model.load_state_dict(state)  # what is measured is what is shipped: weights rounded to float16
     results = {
@@ -229,7 +228,7 @@ def main() -> None:
     }
     print(json.dumps(results['eval'], indent=2))
     if args.results:
-        replace_file(args.results, lambda path: path.write_text(json.dumps(results, indent=2) + '\n'))
+        write_file(args.results, (json.dumps(results, indent=2) + '\n').encode())
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ import flatzoo
 from flatzoo.cli import main
 from flatzoo.cli._model import load_model, protocol_of
 from flatzoo.cli.predict import MANY, classify_file, classify_files, find_videos
+from flatzoo.data.actions import ACTIONS
 from flatzoo.data.decode import VideoError
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import _registry
@@ -384,12 +385,19 @@ def test_device_that_is_not_there(device, clip, trained, capsys):
     assert f'--device {device}' in capsys.readouterr().err
 
 
-def test_label_names_go_with_their_weights(folder, clip):
-    """A weight file of as many classes as a tag is of other classes, unless the user says that it is the tag's."""
-    names = {name: timm.get_pretrained_cfg(name).label_names for name in flatzoo.list_models(pretrained=True)}
-    assert names['sifar_swin_b14.ibm_k400'][0] == 'abseiling'
-    model = load_model('sifar_swin_tiny', str(folder / 'checkpoint.safetensors'), num_classes=4)
-    assert model.pretrained_cfg.get('label_names') is None and model.head_trained
+def test_default_model_names_actions(clip, capsys):
+    assert main(['predict', str(clip), '--json', '--topk', '99']) == 0
+    out, err = capsys.readouterr()
+    [entry] = json.loads(out)
+    assert {item['index']: item['label'] for item in entry['predictions']} == dict(enumerate(ACTIONS)) and err == ''
+
+
+def test_label_names_go_with_their_weights():
+    """A weight file may be of other classes, as many as those of a tag, unless the user says that it is the tag's."""
+    file = timm.get_pretrained_cfg('sifar_resnet10t').file
+    named, unnamed = load_model('sifar_resnet10t.actions16', file), load_model('sifar_resnet10t', file)
+    assert tuple(named.pretrained_cfg['label_names']) == ACTIONS
+    assert unnamed.pretrained_cfg.get('label_names') is None and unnamed.head_trained
 
 
 # The command itself
@@ -436,7 +444,8 @@ def test_end_to_end(clip, folder, tmp_path):
     (tmp_path / 'broken.mp4').write_bytes(b'')
     result = subprocess.run(
         [sys.executable, '-m', 'flatzoo', 'predict', '*.mp4', '--model', f'local-dir:{folder}', '--json'],
-        cwd=tmp_path, env=dict(os.environ, PYTHONPATH=os.path.dirname(flatzoo.__path__[0])), capture_output=True, text=True,
+        cwd=tmp_path, capture_output=True, text=True,
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(flatzoo.__path__[0])),
     )
     assert result.returncode == 1
     failed, answered = json.loads(result.stdout)

@@ -127,7 +127,7 @@ def test_defaults(spec, scale, antialias, pad):
 @pytest.mark.parametrize('spec', [
     '', 'gird', '3', '3x', 'x3', '0x3', '3x3x3', '3x3:diagonal', '3x3:row:column', 'grid:3x3', 'nested', 'nested:2x2',
     'nested:2x2/0x2', 'nested:2x2/2x2:random', 'random:3', 'random:3x3:sometimes', 'time', 'time:0', 'time:x', 'time:2:row',
-    'tall:2', 'index', 'index:', 'index:[]', 'index:[[]]', 'index:[0,1]', 'index:[[0,1],[2]]', 'index:[[0],1]',
+    'tall:2', 'index', 'index:', 'index:[]', 'index:[[]]', 'index:[0,1]', 'index:[[0,1],[2]]', 'index:[[0],1]', 'index:[[[0]],1]',
     'index:[[0.5]]', 'index:[[-1]]', 'index:[[-2,0]]', 'index:[[true]]', 'index:[["0"]]', 'index:[[0', 'grid,pad=', 'grid,pad=first',
     'grid,pad=nan', 'grid,pad=inf', 'grid,scale=half', 'grid,antialias=1', 'grid,color=red', 'grid,scale', 'grid pad=0',
     5, None, 1.5, [[0.5]], [], [[0], [1, 2]], object(), torch.tensor([0, 1]), torch.tensor([[0.5]]),

@@ -66,7 +66,11 @@ def write(text: str, file: IO[str] | None = None) -> None:
 
     file = sys.stdout if file is None else file
     encoding = getattr(file, 'encoding', None) or 'utf-8'
-    tqdm.write(text.encode(encoding, 'backslashreplace').decode(encoding), file=file)
+    text = text.encode(encoding, 'backslashreplace').decode(encoding)
+    if file is sys.stdout and not file.isatty():
+        print(text, file=file)  # no bar is there
+    else:
+        tqdm.write(text, file=file)
     file.flush()
 
 

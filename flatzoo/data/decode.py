@@ -344,8 +344,8 @@ class _PyAVSource:
             for packet in self._container.demux(self._stream):
                 if packet.size:  # an empty packet is a repeated frame in AVI, and would end the decoder
                     yield packet
-        except (av.error.FFmpegError, IndexError):  # IndexError: PyAV at the end of a file that got new streams on the way
-            return
+        except (av.error.FFmpegError, IndexError):
+            return  # IndexError: PyAV, at the end of a file that got new streams on the way
 
     def _decode(self, key: int | None = None) -> Iterator[tuple[int, 'av.VideoFrame']]:  # noqa: F821
         """Yields (pts, frame) in presentation order, from the first packet or, after a seek, from key frame `key`."""

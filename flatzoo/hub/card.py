@@ -16,7 +16,8 @@ PAPER_FIGURES: dict[str, list[tuple[str, str, str]]] = {
     'sifar_swin_b14.ibm_ssv2': [('Something-Something v2', '61.6 / 87.9', 'README of the official repository')],
     'sifar_swin_b14_16f.ibm_k400': [('Kinetics-400', '81.8 / 95.2', 'README of the official repository')],
     'sifar_swin_b14_16f.ibm_ssv2': [('Something-Something v2', '62.6 / 88.5', 'README of the official repository')],
-    'flatten_uniformer_s_16f.in1k': [('Kinetics-400', '81.1 / -', 'arXiv:2408.09220, frames and frame size not known to us')],
+    'flatten_uniformer_s_16f.in1k': [
+        ('Kinetics-400', '81.1 / -', 'arXiv:2408.09220, frames and frame size not known to us')],
 }
 
 
@@ -31,7 +32,7 @@ def model_card(name: str, cost: dict[str, Any], results: dict[str, Any] | None =
     arch = name.split('.', 1)[0]
     cfg = get_pretrained_cfg(name)
     summary = inspect.getdoc(timm.model_entrypoint(arch)) or ''
-    starts_from_images = 'label_names' not in cfg.to_dict()
+    starts_fresh = 'label_names' not in cfg.to_dict()
     protocol = eval_protocol(name)
 
     data = ModelCardData(
@@ -39,19 +40,18 @@ def model_card(name: str, cost: dict[str, Any], results: dict[str, Any] | None =
         tags=['flatzoo', 'timm', 'video', 'action-recognition'], model_name=name if results else None,
         eval_results=_measured(results) if results else None,
     )
-    source = cfg.url or (f'https://huggingface.co/{cfg.hf_hub_id}' if cfg.hf_hub_id else 'shipped in the flatzoo package')
+    hub_page = f'https://huggingface.co/{cfg.hf_hub_id}' if cfg.hf_hub_id else 'shipped in the flatzoo package'
+    source = cfg.url or hub_page
     lines = [
         '---', data.to_yaml(), '---', '', f'# {name}', '', summary, '',
         '```python', 'import timm, flatzoo', '',
-        f"model = timm.create_model('{name}', pretrained=True" + (', num_classes=51)' if starts_from_images else ')'),
+        f"model = timm.create_model('{name}', pretrained=True" + (', num_classes=51)' if starts_fresh else ')'),
         f'logits = model(clip)  # clip: (B, {cost["in_chans"]}, {cost["num_frames"]}, '
         f'{cost["frame_height"]}, {cost["frame_width"]}), float normalised or uint8', '```', '',
         '## Weights', '',
         f'- Source: {source}' + (f', file `{cfg.hf_hub_filename}`' if cfg.hf_hub_filename else ''),
         f'- Licence: {cfg.license}',
-        '- Trained on: ' + (
-            'images only. The backbone is pretrained; **the classifier is freshly initialised** and must be fine-tuned.'
-            if starts_from_images else f'{_data_set(name)}, {cfg.num_classes} classes.'),
+        f'- Trained on: {_training_data(name, cfg.num_classes, starts_fresh)}',
     ]
     if cfg.paper_ids:
         lines.append(f'- Paper: {cfg.paper_name}, {cfg.paper_ids}')
@@ -64,21 +64,31 @@ def model_card(name: str, cost: dict[str, Any], results: dict[str, Any] | None =
         f'| {float(cost["params_m"]):.2f} M | {float(cost["gmacs_per_view"]):.2f} G x {protocol.views} view(s) '
         f'| {cost["weights_mb"]} MB | {cost["activations_mb"]} MB per clip |', '',
         '## Accuracy', '',
-        f'Evaluation protocol: {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s), '
-        'logits averaged.', '',
+        f'Evaluation protocol: {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} '
+        'crop(s), logits averaged.', '',
     ]
-    lines += _accuracy(name, results, starts_from_images)
-    lines += ['## Limits', '', _limits(name, results, starts_from_images)]
+    lines += _accuracy(name, results, starts_fresh)
+    lines += ['## Limits', '', _limits(name, results, starts_fresh)]
     return '\n'.join(lines) + '\n'
 
 
-def _data_set(name: str) -> str:
+def _training_data(name: str, num_classes: int, starts_fresh: bool) -> str:
     tag = name.split('.', 1)[1]
-    return {
+    fresh = 'The backbone is pretrained; **the classifier is freshly initialised** and must be fine-tuned.'
+    if name.startswith('time_videomae'):
+        return 'videos of Kinetics-400 as ordinary frames, not behind a TIME layer: fine-tune it.'
+    if tag.startswith('mcg_mae'):
+        return f'videos, self-supervised. {fresh}'
+    if starts_fresh:
+        return f'images only. {fresh}'
+    data = {
         'ibm_k400': 'Kinetics-400 (ImageNet-21K backbone)',
         'ibm_ssv2': 'Something-Something v2, from Kinetics-400 weights',
-        'actions16': 'the procedural actions of `flatzoo.data.actions`, rendered from seeds; textures of a real clip among them',
-    }.get(tag, tag)
+        'mcg_k400': 'Kinetics-400',
+        'mcg_ssv2': 'Something-Something v2',
+        'actions16': 'the procedural actions of `flatzoo.data.actions`, rendered from seeds',
+    }[tag]
+    return f'{data}, {num_classes} classes.'
 
 
 def _measured(results: dict[str, Any]) -> list[EvalResult]:
@@ -87,12 +97,13 @@ def _measured(results: dict[str, Any]) -> list[EvalResult]:
         metric_type='accuracy', metric_value=round(100 * results['eval']['still_camera']['normal'], 2))]
 
 
-def _accuracy(name: str, results: dict[str, Any] | None, starts_from_images: bool) -> list[str]:
+def _accuracy(name: str, results: dict[str, Any] | None, starts_fresh: bool) -> list[str]:
     lines = []
     figures = PAPER_FIGURES.get(name, [])
     if figures:
         lines += [
-            "The **paper's** figures, not measured by us" + (' and not reached by these weights:' if starts_from_images else ':'),
+            "The **paper's** figures, not measured by us"
+            + (' and not reached by these weights:' if starts_fresh else ':'),
             '', '| data | top-1 / top-5 | where it is printed |', '|---|---|---|',
             *(f'| {data} | {value} | {where} |' for data, value, where in figures), '',
         ]
@@ -110,7 +121,8 @@ def _accuracy(name: str, results: dict[str, Any] | None, starts_from_images: boo
         for row in results['eval']['files']:
             shake = ', shaking camera' if row['camera_shake'] else ''
             lines.append(
-                f'| {row["size"]} pixels, {row["frames"]} frames, {row["fps"]} frames/s{shake} | {100 * row["accuracy"]:.1f} % |')
+                f'| {row["size"]} pixels, {row["frames"]} frames, {row["fps"]} frames/s{shake} '
+                f'| {100 * row["accuracy"]:.1f} % |')
         lines += ['', 'Reversing or shuffling the frames takes the accuracy away, as Table 9 of SIFAR shows for '
                   'Something-Something v2: the model reads the order of frames.', '']
     if not lines:
@@ -118,10 +130,10 @@ def _accuracy(name: str, results: dict[str, Any] | None, starts_from_images: boo
     return lines
 
 
-def _limits(name: str, results: dict[str, Any] | None, starts_from_images: bool) -> str:
+def _limits(name: str, results: dict[str, Any] | None, starts_fresh: bool) -> str:
     if results:
-        return ('The sixteen classes are motions of textured shapes in rendered scenes. On real video the model names the '
-                'motion that it believes to see; it was never measured there.')
-    if starts_from_images:
+        return ('The sixteen classes are motions of textured shapes in rendered scenes. On real video the model names '
+                'the motion that it believes to see; it was never measured there.')
+    if starts_fresh:
         return 'Without fine-tuning the model cannot name actions; `flatzoo predict` refuses it.'
     return 'The order of the class names is inferred from public label lists; the checkpoint carries none.'

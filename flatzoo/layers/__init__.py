@@ -4,3 +4,4 @@ from .large_kernel import LargeKernelBottleneck as LargeKernelBottleneck
 from .layout import Layout as Layout
 from .super_image import SuperImage as SuperImage
 from .time_layer import TimeLayer as TimeLayer
+from .tubelet_embed import TubeletEmbed as TubeletEmbed

@@ -1,10 +1,9 @@
 """Patch embedding of super images that knows which frame a patch comes from."""
-from typing import Any, Tuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from timm.layers import Format, PatchEmbed, trunc_normal_
+from torch import Tensor, nn
 
 __all__ = ['FramePatchEmbed']
 
@@ -12,9 +11,9 @@ __all__ = ['FramePatchEmbed']
 class FramePatchEmbed(PatchEmbed):
     """timm's patch embedding plus the absolute position embedding (APE) of SIFAR, one vector per frame cell.
 
-    SIFAR, Section 3.2 and Table 4: the vector of a cell is added to all of its patch tokens, after the embedding's norm;
-    empty cells have vectors of their own. Cells count row by row, so that cell i lies at (i // columns, i % columns). (The
-    official code divides by the number of rows, which is the same in square grids only.)
+    SIFAR, Section 3.2 and Table 4: the vector of a cell is added to all of its patch tokens, after the embedding's
+    norm; empty cells have vectors of their own. Cells count row by row, so that cell i lies at (i // columns, i %
+    columns). (The official code divides by the number of rows, which is the same in square grids only.)
 
     Args:
         *args: As for `timm.layers.PatchEmbed`.
@@ -25,11 +24,11 @@ class FramePatchEmbed(PatchEmbed):
         ValueError: If a cell is not a whole number of patches.
     """
 
-    def __init__(self, *args: Any, frame_grid: Tuple[int, int], **kwargs: Any):
+    def __init__(self, *args: Any, frame_grid: tuple[int, int], **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.output_fmt not in (Format.NHWC, Format.NLC) and not self.flatten:
             raise ValueError(f"output_fmt={self.output_fmt.value!r} is neither 'NHWC' nor 'NLC'.")
-        self.frame_grid: Tuple[int, int] = tuple(frame_grid)
+        self.frame_grid: tuple[int, int] = tuple(frame_grid)
         self._check_cells()
         rows, cols = self.frame_grid
         weight = self.proj.weight

@@ -1,9 +1,8 @@
 """Residual blocks whose convolution spans several frames of a super image."""
-from typing import Callable
-
-from torch import Tensor, nn
+from collections.abc import Callable
 
 from timm.layers import GroupNormAct, StdConv2d
+from torch import Tensor, nn
 
 __all__ = ['LargeKernelBottleneck']
 
@@ -11,10 +10,10 @@ __all__ = ['LargeKernelBottleneck']
 class LargeKernelBottleneck(nn.Module):
     """Bottleneck 1x1 -> k x k -> 1x1 that sees k x k positions of a feature map at once.
 
-    SIFAR, Section 4.4 and Table 7: "one or two more residual blocks at the end" of a ResNet with the second convolution of
-    a large kernel, so that it sees several frames. With 3x3 frames of 224 pixels the last map is 21x21, and a kernel of 21
-    reaches from any frame to all others. Whether the paper's convolution is grouped is not stated; dense is the literal
-    reading and the default. The block is pre-activated, as those of the BiT ResNets that it follows.
+    SIFAR, Section 4.4 and Table 7: "one or two more residual blocks at the end" of a ResNet with the second convolution
+    of a large kernel, so that it sees several frames. With 3x3 frames of 224 pixels the last map is 21x21, and a kernel
+    of 21 reaches from any frame to all others. Whether the paper's convolution is grouped is not stated; dense is the
+    literal reading and the default. The block is pre-activated, as those of the BiT ResNets that it follows.
 
     Args:
         chs: Channels D in and out.
@@ -49,7 +48,8 @@ class LargeKernelBottleneck(nn.Module):
         self.norm1 = norm_layer(chs, **dd)
         self.conv1 = conv_layer(chs, mid_chs, 1, bias=False, **dd)
         self.norm2 = norm_layer(mid_chs, **dd)
-        self.conv2 = conv_layer(mid_chs, mid_chs, kernel_size, padding=kernel_size // 2, groups=groups, bias=False, **dd)
+        self.conv2 = conv_layer(
+            mid_chs, mid_chs, kernel_size, padding=kernel_size // 2, groups=groups, bias=False, **dd)
         self.norm3 = norm_layer(mid_chs, **dd)
         self.conv3 = conv_layer(mid_chs, chs, 1, bias=False, **dd)
 

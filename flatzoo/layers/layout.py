@@ -1,10 +1,11 @@
 """Layouts: how the frames of a clip lie in one image.
 
-A layout is an index map `[K, R, C]`, the source frame of every cell of K images with R rows and C columns (-1 = an empty
-cell), plus two rules: how cells are scaled and how empty cells are filled. That one idea covers the super image of SIFAR
-(https://arxiv.org/abs/2106.14104, Section 3), the row-major, nested and random transforms of Flatten
-(https://arxiv.org/abs/2408.09220), the N x N frames of the TIME layer (https://arxiv.org/abs/2411.15284), the thumbnails of
-TALL (https://arxiv.org/abs/2307.07494), the grid path of DualPath (CVPR 2023) and any map that a user writes down.
+A layout is an index map `[K, R, C]`, the source frame of every cell of K images with R rows and C columns (-1 = an
+empty cell), plus two rules: how cells are scaled and how empty cells are filled. That one idea covers the super image
+of SIFAR (https://arxiv.org/abs/2106.14104, Section 3), the row-major, nested and random transforms of Flatten
+(https://arxiv.org/abs/2408.09220), the N x N frames of the TIME layer (https://arxiv.org/abs/2411.15284), the
+thumbnails of TALL (https://arxiv.org/abs/2307.07494), the grid path of DualPath (CVPR 2023) and any map that a user
+writes down.
 
 `Layout` is the description, a string that parses itself; `super_image.SuperImage` is the module that follows it.
 
@@ -24,16 +25,18 @@ Any spec takes the options `,scale=none|cell|composite`, `,pad=VALUE|last` and `
 """
 import json
 import math
+import operator
 import re
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = ['Layout', 'LayoutSpec']
 
-LayoutSpec = Union[str, Sequence[Sequence[int]], Sequence[Sequence[Sequence[int]]], Tensor]
-Index = List[List[List[int]]]  # [K][R][C], source frame of each cell, -1 = empty
+LayoutSpec = str | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]] | Tensor
+Index = list[list[list[int]]]  # [K][R][C], source frame of each cell, -1 = empty
 
 _FORMS = (
     "'grid', '2x4', '3x3:column', '4x4:snake', 'nested:2x2/2x2', 'random:4x4', 'time:2:spatial', 'time:2:temporal', "
@@ -53,8 +56,8 @@ class Layout(str):
 
     Attributes:
         kind: `grid`, `nested`, `random`, `time`, `tall`, `dualpath` or `index`.
-        scale: `none` (the image grows with the grid), `cell` (each frame shrinks so that the image keeps the frame size)
-            or `composite` (the image is assembled, then resized to the frame size).
+        scale: `none` (the image grows with the grid), `cell` (each frame shrinks so that the image keeps the frame
+            size) or `composite` (the image is assembled, then resized to the frame size).
         pad: Filling of empty cells: a value in the units of the clip, `'last'` for the last frame, or None, which
             stands for zeros and is refused for raw uint8 clips, where black is rarely what is meant.
         antialias: Whether resizing filters before it samples. The default follows the papers: no for `none` (SIFAR
@@ -65,18 +68,18 @@ class Layout(str):
     """
     kind: str
     scale: str
-    pad: Union[float, str, None]
+    pad: float | str | None
     antialias: bool
 
     def __new__(cls, spec: LayoutSpec = 'grid') -> 'Layout':
         if isinstance(spec, cls):
             return spec
-        if not isinstance(spec, str):
-            index = spec.tolist() if hasattr(spec, 'tolist') else spec
-            spec = 'index:' + json.dumps(index, separators=(',', ':'))
         try:
-            return cls._parse(spec)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+            if isinstance(spec, str):
+                return cls._parse(spec)
+            index = spec.tolist() if hasattr(spec, 'tolist') else spec
+            return cls._parse('index:' + json.dumps(index, separators=(',', ':'), default=operator.index))
+        except (ValueError, TypeError) as error:
             raise ValueError(f'Cannot read the layout {spec!r}: {error}. Accepted forms: {_FORMS}.') from None
 
     @classmethod
@@ -89,22 +92,24 @@ class Layout(str):
         if kind == 'grid' or re.fullmatch(r'\d+x\d+', kind):
             fields['cells'] = None if kind == 'grid' else _parse_grid(kind)
             fields['order'] = _choice(args, ('row', 'column', 'snake'), {'col': 'column'})
-            head = kind + ('' if fields['order'] == 'row' else f':{fields["order"]}')
+            head = _grid_text(fields['cells']) if fields['cells'] else kind
+            head += '' if fields['order'] == 'row' else f':{fields["order"]}'
             kind = 'grid'
         elif kind == 'nested':
-            outer, inner = args.pop(0).split('/')
+            outer, _, inner = (args.pop(0) if args else '').partition('/')
             fields['outer'], fields['inner'] = _parse_grid(outer), _parse_grid(inner)
             fields['split'] = _choice(args, ('contiguous', 'strided'))
-            head = f'nested:{outer}/{inner}' + ('' if fields['split'] == 'contiguous' else ':strided')
+            head = f'nested:{_grid_text(fields["outer"])}/{_grid_text(fields["inner"])}'
+            head += '' if fields['split'] == 'contiguous' else ':strided'
         elif kind == 'random':
             fields['cells'] = _parse_grid(args.pop(0)) if args and 'x' in args[0] else None
             fields['always'] = _choice(args, ('training', 'always')) == 'always'
-            head = ':'.join(['random', *(['{}x{}'.format(*fields['cells'])] if fields['cells'] else []),
+            head = ':'.join(['random', *([_grid_text(fields['cells'])] if fields['cells'] else []),
                              *(['always'] if fields['always'] else [])])
         elif kind == 'time':
-            fields['n'] = int(args.pop(0))
+            fields['n'] = int(args.pop(0)) if args and args[0].isdecimal() else 0
             if fields['n'] < 1:
-                raise ValueError('N must be at least 1')
+                raise ValueError('N must be a whole number of at least 1')
             fields['arrangement'] = _choice(args, ('spatial', 'temporal'))
             head = f'time:{fields["n"]}:{fields["arrangement"]}'
             default_scale = 'cell'
@@ -125,24 +130,26 @@ class Layout(str):
         pad = options.pop('pad', None)
         if pad is not None and pad != 'last':
             pad = float(pad)
+            if not math.isfinite(pad):
+                raise ValueError(f'pad={pad} is not finite')
         default_antialias = scale != 'none'
-        antialias = {'true': True, 'false': False}[options.pop('antialias', str(default_antialias).lower())]
+        antialias = _choice([options.pop('antialias', str(default_antialias).lower())], ('true', 'false')) == 'true'
         if options:
             raise ValueError(f'unknown option {next(iter(options))!r}')
 
         text = head
         text += f',scale={scale}' if scale != default_scale else ''
-        text += '' if pad is None else f',pad={pad if pad == "last" else format(pad, "g")}'
+        text += '' if pad is None else f',pad={pad if pad == "last" else repr(pad).removesuffix(".0")}'
         text += f',antialias={str(antialias).lower()}' if antialias != default_antialias else ''
         self = super().__new__(cls, text)
         self.kind, self.scale, self.pad, self.antialias = kind, scale, pad, antialias
         self._fields = fields
         return self
 
-    def __getnewargs__(self) -> Tuple[str]:
+    def __getnewargs__(self) -> tuple[str]:
         return (str(self),)  # pickle and copy rebuild the attributes by parsing
 
-    def __reduce__(self) -> Tuple[Any, Tuple[str]]:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
         return type(self), (str(self),)
 
     def __str__(self) -> str:
@@ -163,8 +170,8 @@ class Layout(str):
 
         Args:
             num_frames: Frames T of the clip, at least 1.
-            generator: Only for kind `random`: a `torch.Generator` or `numpy.random.Generator` that draws the permutation.
-                Without one the map of the unshuffled frames is returned.
+            generator: Only for kind `random`: a `torch.Generator` or `numpy.random.Generator` that draws the
+                permutation. Without one the map of the unshuffled frames is returned.
 
         Returns:
             int64 tensor `[K, R, C]` with entries in -1...T-1.
@@ -183,7 +190,7 @@ class Layout(str):
             index = torch.where(index < 0, index, order[index])
         return index
 
-    def shape(self, num_frames: int) -> Tuple[int, int, int]:
+    def shape(self, num_frames: int) -> tuple[int, int, int]:
         """Images, rows and columns `(K, R, C)` that a clip of `num_frames` frames becomes."""
         return tuple(self.index(num_frames).shape)
 
@@ -242,19 +249,23 @@ class Layout(str):
     def _check_room(self, num_frames: int, cells: int) -> None:
         if num_frames > cells:
             raise ValueError(
-                f"Layout {str(self)!r} has {cells} cells and {num_frames} frames were given: use at most {cells} frames, "
-                f"a larger grid, or 'grid', which chooses {_sifar_grid(num_frames)[0]}x{_sifar_grid(num_frames)[1]}."
+                f"Layout {str(self)!r} has {cells} cells and {num_frames} frames were given: use at most "
+                f"{cells} frames, a larger grid, or 'grid', which chooses {_grid_text(_sifar_grid(num_frames))}."
             )
 
 
-def _parse_grid(text: str) -> Tuple[int, int]:
-    rows, cols = (int(part) for part in text.split('x'))
+def _parse_grid(text: str) -> tuple[int, int]:
+    rows, cols = map(int, text.split('x')) if re.fullmatch(r'\d+x\d+', text) else (0, 0)
     if rows < 1 or cols < 1:
-        raise ValueError(f'{text!r} needs at least one row and one column')
+        raise ValueError(f'{text!r} is not a grid of at least one row and one column, such as 2x2')
     return rows, cols
 
 
-def _choice(args: List[str], choices: Tuple[str, ...], aliases: Optional[dict] = None) -> str:
+def _grid_text(cells: tuple[int, int]) -> str:
+    return f'{cells[0]}x{cells[1]}'
+
+
+def _choice(args: list[str], choices: tuple[str, ...], aliases: dict | None = None) -> str:
     """The one optional trailing word of a spec; the first choice is the default."""
     if not args and choices:
         return choices[0]
@@ -270,6 +281,9 @@ def _check_index(index: Any) -> Index:
     if not isinstance(index, list) or not index or not isinstance(index[0], list) or not index[0]:
         raise ValueError('an index map is a [R, C] or [K, R, C] array')
     images = index if isinstance(index[0][0], list) else [index]
+    rows = [row for image in images if isinstance(image, list) for row in image]
+    if not all(isinstance(part, list) for part in images + rows):
+        raise ValueError('an index map is a rectangular array of whole numbers')
     sizes = {(len(image), len(row)) for image in images for row in image}
     entries = [frame for image in images for row in image for frame in row]
     if len(sizes) != 1 or not entries or not all(isinstance(f, int) and not isinstance(f, bool) for f in entries):
@@ -279,13 +293,14 @@ def _check_index(index: Any) -> Index:
     return images
 
 
-def _sifar_grid(num_frames: int) -> Tuple[int, int]:
-    # Section 3.1 of SIFAR prints n < (m-1)m for the flat grid, but its own example puts 12 frames in 3x4, so <= is meant
+def _sifar_grid(num_frames: int) -> tuple[int, int]:
+    # Section 3.1 of SIFAR prints n < (m-1)m for the flat grid, but its own example puts 12 frames in 3x4, so <= is
+    # meant
     m = math.isqrt(num_frames - 1) + 1
     return (m - 1, m) if num_frames <= (m - 1) * m else (m, m)
 
 
-def _fill(rows: int, cols: int, num_frames: int, order: str) -> List[List[int]]:
+def _fill(rows: int, cols: int, num_frames: int, order: str) -> list[list[int]]:
     """One image filled in reading order `row`, `column` or `snake`; positions past the last frame stay empty."""
     def frame(row: int, col: int) -> int:
         if order == 'column':

@@ -1,5 +1,7 @@
 """The module that lays clips out as images, following a layout, and takes feature maps apart again."""
-from typing import Any, List, Optional, Sequence, Tuple, Union
+import itertools
+import operator
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,9 @@ __all__ = ['SuperImage', 'resize_images']
 class SuperImage(nn.Module):
     """Lays clips out as images: `[B, C, T, H, W]` -> `[B * K, C, H', W']`.
 
-    The order of operations is: empty cells are appended, frames are resized to `img_size` (bilinear, align_corners=False),
-    then tiled. Every pixel is written once, straight into the image. Works under autograd, `torch.compile(fullgraph=True)`,
-    `torch.export`, TorchScript, channels_last, autocast and on the meta device.
+    The order of operations is: empty cells are appended, frames are resized to `img_size` (bilinear,
+    align_corners=False), then tiled. Every pixel is written once, straight into the image. Works under autograd,
+    `torch.compile(fullgraph=True)`, `torch.export`, TorchScript, channels_last, autocast and on the meta device.
 
     Args:
         num_frames: Frames T per clip.
@@ -37,16 +39,16 @@ class SuperImage(nn.Module):
         ValueError: If the layout cannot hold `num_frames`, or `scale=cell` does not divide `img_size`.
     """
 
-    boxes: List[List[int]]
-    empty: List[List[int]]
+    boxes: list[list[int]]
+    empty: list[list[int]]
 
     def __init__(
             self,
             num_frames: int,
             layout: LayoutSpec = 'grid',
-            img_size: Union[int, Tuple[int, int], None] = None,
-            mean: Optional[Sequence[float]] = None,
-            std: Optional[Sequence[float]] = None,
+            img_size: int | tuple[int, int] | None = None,
+            mean: Sequence[float] | None = None,
+            std: Sequence[float] | None = None,
             device=None,
             dtype=None,
     ):
@@ -72,7 +74,7 @@ class SuperImage(nn.Module):
         self.set_img_size(img_size)
 
         self.normalizes = False
-        self._norm: Tuple[tuple, list, list] = ((0,), [], [])
+        self._norm: tuple[tuple, list, list] = ((0,), [], [])
         dtype = dtype or torch.get_default_dtype()
         self.register_buffer('norm_scale', torch.empty(0, device=device, dtype=dtype), persistent=False)
         self.register_buffer('norm_shift', torch.empty(0, device=device, dtype=dtype), persistent=False)
@@ -106,7 +108,7 @@ class SuperImage(nn.Module):
         for buffer, values in ((self.norm_scale, scale), (self.norm_shift, shift)):
             buffer.copy_(torch.tensor(values, dtype=torch.float64).reshape(shape))
 
-    def set_img_size(self, img_size: Union[int, Tuple[int, int], None]) -> None:
+    def set_img_size(self, img_size: int | tuple[int, int] | None) -> None:
         """Sets the frame size in pixels (None: frames as they come).
 
         Raises:
@@ -115,28 +117,28 @@ class SuperImage(nn.Module):
         size = (0, 0) if img_size is None else _to_2tuple(img_size)
         if self.scale == 'cell':
             self._check_cells(size)
-        self.img_size: Tuple[int, int] = size
+        self.img_size: tuple[int, int] = size
 
     @torch.jit.ignore
-    def _check_cells(self, size: Tuple[int, int]) -> None:
+    def _check_cells(self, size: tuple[int, int]) -> None:
         rows, cols = self.grid_size
         if size[0] % rows or size[1] % cols:
             fits = [max(round(s / n), 1) * n for s, n in zip(size, self.grid_size)]
             raise ValueError(
-                f'Layout {str(self.layout)!r} shrinks frames of {size[0]}x{size[1]} pixels into {rows}x{cols} cells of equal '
-                f"size: use a frame of {fits[0]}x{fits[1]} pixels, or ',scale=composite', which fits any size."
+                f'Layout {str(self.layout)!r} shrinks frames of {size[0]}x{size[1]} pixels into {rows}x{cols} cells of '
+                f"equal size: use a frame of {fits[0]}x{fits[1]} pixels, or ',scale=composite', which fits any size."
             )
 
     @property
     @torch.jit.unused
-    def image_size(self) -> Tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:
         """Height and width in pixels of the images that the backbone gets."""
         if self.scale != 'none':
             return self.img_size
         return self.img_size[0] * self.grid_size[0], self.img_size[1] * self.grid_size[1]
 
     @torch.jit.ignore
-    def draw(self, batch_size: int, generator: Optional[torch.Generator] = None, device=None) -> Tensor:
+    def draw(self, batch_size: int, generator: torch.Generator | None = None, device=None) -> Tensor:
         """Draws the frame order of a `random` layout, to be passed to `forward` and `inverse`.
 
         Args:
@@ -149,14 +151,14 @@ class SuperImage(nn.Module):
         """
         return torch.rand(batch_size, self.num_frames, generator=generator, device=device).argsort(1)
 
-    def forward(self, clip: Tensor, out: Optional[Tensor] = None, order: Optional[Tensor] = None) -> Tensor:
+    def forward(self, clip: Tensor, out: Tensor | None = None, order: Tensor | None = None) -> Tensor:
         """Lays clips out.
 
         Args:
             clip: `[B, C, T, H, W]`, float (normalised) or uint8 (0...255).
             out: A buffer `[B * K, C, H', W']` to write into, for callers that keep one; without gradients.
-            order: Frame order `[B, T]` of a `random` layout, from `draw`. By default a new one is drawn in training mode
-                from the global generator, and frames keep their order in eval mode.
+            order: Frame order `[B, T]` of a `random` layout, from `draw`. By default a new one is drawn in training
+                mode from the global generator, and frames keep their order in eval mode.
 
         Returns:
             Images `[B * K, C, H', W']`, images of one clip side by side; uint8 clips come out normalised where the
@@ -185,29 +187,32 @@ class SuperImage(nn.Module):
             if normalize:
                 clip = clip.to(self.norm_scale.dtype)  # resizing rounds uint8
             # frames become channels, so that the clip need not be copied to a batch of frames
-            clip = resize_images(clip.flatten(1, 2), cell_height, cell_width, self.antialias).unflatten(1, clip.shape[1:3])
+            channels = resize_images(clip.flatten(1, 2), cell_height, cell_width, self.antialias)
+            clip = channels.unflatten(1, clip.shape[1:3])
 
         composite = self.scale == 'composite' and self.grid_size != (1, 1)
         image = self._tile(clip, None if composite else out, normalize)
         if composite:
             image = resize_images(image, height, width, self.antialias)
             if out is not None:
+                self._check_out(out, image.shape, image.is_floating_point())
                 image = out.copy_(image)
         return image
 
-    def _tile(self, clip: Tensor, out: Optional[Tensor], normalize: bool) -> Tensor:
+    def _tile(self, clip: Tensor, out: Tensor | None, normalize: bool) -> Tensor:
         """Writes frames `[B, C, T, h, w]` into images `[B * K, C, R * h, Cols * w]`."""
         batch, chans, _, height, width = clip.shape
         rows, cols = self.grid_size
+        shape = [batch * self.num_images, chans, rows * height, cols * width]
         if out is None:
             dtype = self.norm_scale.dtype if normalize else clip.dtype
             channels_last = clip.is_contiguous(memory_format=torch.channels_last_3d) and not clip.is_contiguous()
             out = torch.empty(
-                [batch * self.num_images, chans, rows * height, cols * width], dtype=dtype, device=clip.device,
+                shape, dtype=dtype, device=clip.device,
                 memory_format=torch.channels_last if channels_last else torch.contiguous_format,
             )
         else:
-            self._check_out(out, batch, chans, rows * height, cols * width)
+            self._check_out(out, shape, normalize or clip.is_floating_point())
         cells = out.view(batch, self.num_images, chans, rows, height, cols, width)
         for k, nk, r, nr, c, nc, frame, step_k, step_r, step_c in self.boxes:
             span_c = (nc - 1) * step_c + 1
@@ -223,7 +228,7 @@ class SuperImage(nn.Module):
             cells[:, k:k + nk, :, r:r + nr, :, c:c + nc] = self.pad_value
         return out
 
-    def inverse(self, maps: Tensor, order: Optional[Tensor] = None) -> Tensor:
+    def inverse(self, maps: Tensor, order: Tensor | None = None) -> Tensor:
         """Takes super-image features apart into the maps of their frames.
 
         Args:
@@ -240,11 +245,11 @@ class SuperImage(nn.Module):
         height, width = maps.shape[2] // rows, maps.shape[3] // cols
         if maps.shape[2] != height * rows or maps.shape[3] != width * cols or maps.shape[0] % self.num_images:
             raise ValueError(
-                f'Maps of shape {tuple(maps.shape)} do not split into {self.num_images} image(s) of {rows}x{cols} cells: '
-                'use a frame size that is a multiple of the stride of these features.'
+                f'Maps of shape {tuple(maps.shape)} do not split into {self.num_images} image(s) of {rows}x{cols} '
+                'cells: use a frame size that is a multiple of the stride of these features.'
             )
         cells = maps.reshape(-1, self.num_images, maps.shape[1], rows, height, cols, width)
-        cells = cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(1, 3)  # [B, K * R * Cols, D, h, w], still a view where possible
+        cells = cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(1, 3)  # [B, K * R * Cols, D, h, w]
         flat = [frame for image in self.index for row in image for frame in row]
         places = [[cell for cell, frame in enumerate(flat) if frame == t] for t in range(self.num_frames)]
         if not all(places):
@@ -273,78 +278,67 @@ class SuperImage(nn.Module):
         elif not clip.is_floating_point():
             raise ValueError(f'Expected a floating-point (normalised) or uint8 (0...255) clip, got {clip.dtype}.')
 
-    def _check_out(self, out: Tensor, batch: int, chans: int, height: int, width: int) -> None:
-        expected = [batch * self.num_images, chans, height, width]
-        if list(out.shape) != expected:
-            raise ValueError(f'out= has shape {list(out.shape)}, this clip needs {expected}.')
+    def _check_out(self, out: Tensor, shape: list[int], floating: bool) -> None:
+        if list(out.shape) != list(shape) or out.is_floating_point() != floating:
+            dtype = 'a floating dtype' if floating else 'uint8'
+            raise ValueError(
+                f'out= is {out.dtype} of shape {list(out.shape)}, this clip needs {dtype} and shape {list(shape)}.')
 
     def extra_repr(self) -> str:
         size = None if self.img_size == (0, 0) else self.img_size
         return f"num_frames={self.num_frames}, layout='{self.layout}', img_size={size}"
 
 
-def _boxes(index: Index) -> List[List[int]]:
+def _boxes(index: Index) -> list[list[int]]:
     """Cuts an index map into few boxes, each of which one strided copy can write.
 
     Returns:
-        A list of `[k, nk, r, nr, c, nc, frame, step_k, step_r, step_c]`: cells k...k+nk-1 etc. hold the frames
-        `frame + i * step_k + j * step_r + l * step_c`, or `frame` is -1 and the cells are empty. Full rows of a
+        A list of `[k, nk, r, nr, c, nc, frame, step_k, step_r, step_c]`: cell (k + i, r + j, c + l) of the box holds
+        frame `frame + i * step_k + j * step_r + l * step_c`, or `frame` is -1 and the cells are empty. Full rows of a
         row-major grid are one box, so SIFAR's 8 frames in 3x3 take two copies and one fill.
     """
-    images, rows, cols = len(index), len(index[0]), len(index[0][0])
-    done = set()
-
-    def extend(limit: int, cell: Any) -> Tuple[int, int]:
-        """Length and step of the longest run of free cells whose frames rise evenly from cell(0)."""
-        first, count, step = cell(0), 1, 1
-        while count < limit and cell(count) is not None:
-            if first < 0:
-                if cell(count) >= 0:
-                    break
-            elif count == 1:
-                step = cell(1) - first
-                if cell(1) < 0 or step < 1:
-                    step = 1
-                    break
-            elif cell(count) != first + count * step:
-                break
-            count += 1
-        return count, step if count > 1 else 1
-
+    free = {
+        (k, r, c): frame for k, image in enumerate(index) for r, row in enumerate(image) for c, frame in enumerate(row)}
     boxes = []
-    for k in range(images):
-        for r in range(rows):
-            for c in range(cols):
-                if (k, r, c) in done:
-                    continue
-
-                def free(*cell: int) -> Optional[int]:
-                    return None if cell in done else index[cell[0]][cell[1]][cell[2]]
-
-                nc, step_c = extend(cols - c, lambda i: free(k, r, c + i))
-
-                def row(i: int, image: int = 0) -> Optional[int]:
-                    """First frame of the i-th row of the box if the whole row continues its pattern."""
-                    cells = [free(k + image, r + i, c + j) for j in range(nc)]
-                    step = 0 if index[k][r][c] < 0 else step_c
-                    good = cells[0] is not None and all(f == cells[0] + j * step for j, f in enumerate(cells))
-                    return cells[0] if good else None
-
-                nr, step_r = extend(rows - r, row)
-
-                def image(i: int) -> Optional[int]:
-                    step = 0 if index[k][r][c] < 0 else step_r
-                    firsts = [row(j, i) for j in range(nr)]
-                    good = firsts[0] is not None and all(f == firsts[0] + j * step for j, f in enumerate(firsts))
-                    return firsts[0] if good else None
-
-                nk, step_k = extend(images - k, image)
-                done.update((k + a, r + b, c + d) for a in range(nk) for b in range(nr) for d in range(nc))
-                boxes.append([k, nk, r, nr, c, nc, index[k][r][c], step_k, step_r, step_c])
+    while free:
+        cell, frame = next(iter(free.items()))
+        size, step = _grow(free, cell)
+        for offset in itertools.product(*map(range, size)):
+            del free[_moved(cell, offset)]
+        boxes.append([n for pair in zip(cell, size, strict=True) for n in pair] + [frame, *step])
     return boxes
 
 
-def _to_2tuple(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+def _grow(free: dict[tuple[int, ...], int], cell: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """Size and steps `(images, rows, columns)` of the largest box that starts at a cell, grown by columns first."""
+    first = free[cell]
+    size, step = [1, 1, 1], [1, 1, 1]
+    for axis in (2, 1, 0):
+        while True:
+            offset = [0, 0, 0]
+            offset[axis] = size[axis]
+            frame = free.get(_moved(cell, offset))
+            if frame is None:
+                break
+            rise = (frame - first) // size[axis]
+            if first >= 0 and rise < 1:  # time windows slide forwards only
+                break
+            rises = [0, 0, 0] if first < 0 else [rise if a == axis else s for a, s in enumerate(step)]
+            slab = [range(size[axis], size[axis] + 1) if a == axis else range(n) for a, n in enumerate(size)]
+            expected = {o: first + sum(map(operator.mul, o, rises)) for o in itertools.product(*slab)}
+            if (size[axis] > 1 and first >= 0 and rise != step[axis]) or any(
+                    free.get(_moved(cell, o)) != frame for o, frame in expected.items()):
+                break
+            step[axis] = max(rise, 1)
+            size[axis] += 1
+    return size, step
+
+
+def _moved(cell: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(operator.add, cell, offset))
+
+
+def _to_2tuple(size: int | Sequence[int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
         raise ValueError(f'Sizes are positive (height, width) in pixels, got {size}.')
@@ -352,7 +346,8 @@ def _to_2tuple(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
 
 
 def resize_images(image: Tensor, height: int, width: int, antialias: bool) -> Tensor:
-    """Bilinear resize (align_corners=False) of `[B, C, H, W]` in the image's own dtype, where torch has no kernel for it, too.
+    """Bilinear resize (align_corners=False) of `[B, C, H, W]` in the image's own dtype, where torch has no kernel for
+    it, too.
 
     Args:
         image: Images of any number of channels, float or uint8.

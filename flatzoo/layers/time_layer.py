@@ -13,9 +13,11 @@ class TimeLayer(nn.Module):
     space against time: N = 1 is the identity, larger N shows more of time and less detail. The order of time is kept in
     either arrangement:
 
-    - `spatial`: the clip is cut into N^2 blocks of T / N^2 consecutive frames, and cell j of the grid plays block j, so that
+    - `spatial`: the clip is cut into N^2 blocks of T / N^2 consecutive frames, and cell j of the grid plays block j, so
+        that
       each new frame spans the whole clip (the paper's spatial block arrangement).
-    - `temporal`: new frame i holds the N^2 consecutive frames i * N^2, i * N^2 + 1, ... The paper's second arrangement is
+    - `temporal`: new frame i holds the N^2 consecutive frames i * N^2, i * N^2 + 1, ... The paper's second arrangement
+        is
       known to us only by contrast to the first; this definition is inferred.
 
     It has no parameters and can stand in front of any video model. `flatzoo.layers.SuperImage` with the layout
@@ -24,8 +26,8 @@ class TimeLayer(nn.Module):
     Args:
         n: Rows and columns N of the grid, the paper's balance parameter.
         arrangement: `spatial` or `temporal`.
-        resize: `cell` shrinks frames, then tiles; `composite` tiles, then shrinks, and fits any frame size. The paper does not
-            say which; they differ at the seams.
+        resize: `cell` shrinks frames, then tiles; `composite` tiles, then shrinks, and fits any frame size. The paper
+            does not say which; they differ at the seams.
         antialias: Whether shrinking filters first.
 
     Raises:
@@ -68,7 +70,8 @@ class TimeLayer(nn.Module):
                     f"Frames of {height}x{width} pixels do not shrink to 1/{n} of their size in whole pixels: "
                     "use resize='composite'."
                 )
-            clip = resize_images(clip.flatten(1, 2), height // n, width // n, self.antialias).unflatten(1, (chans, frames))
+            channels = resize_images(clip.flatten(1, 2), height // n, width // n, self.antialias)
+            clip = channels.unflatten(1, (chans, frames))
         new = frames // (n * n)
         if self.arrangement == 'spatial':
             cells = clip.reshape(batch, chans, n, n, new, clip.shape[3], clip.shape[4]).permute(0, 1, 4, 2, 5, 3, 6)

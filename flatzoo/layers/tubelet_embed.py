@@ -1,10 +1,9 @@
 """Tubelet embedding of clips: patches that reach over several frames, with fixed positions in space and time."""
-from typing import Any, Optional, Tuple, Union
+from typing import Any
 
 import torch
+from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor
-
-from timm.layers import PatchEmbed
 
 __all__ = ['TubeletEmbed', 'sinusoidal_positions']
 
@@ -29,13 +28,13 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
 class TubeletEmbed(PatchEmbed):
     """Cuts clips into tubelets, patches of several frames, and embeds them as tokens with sinusoidal positions.
 
-    The cube embedding of VideoMAE (https://arxiv.org/abs/2203.12602, Section 3.3) and its fixed positions, which count the
-    T / t * h * w tokens of a clip frame by frame, row by row. As an `embed_layer` of timm's `VisionTransformer` (with
-    `pos_embed='none'`) it takes the place of the patch embedding and of the position embedding.
+    The cube embedding of VideoMAE (https://arxiv.org/abs/2203.12602, Section 3.3) and its fixed positions, which count
+    the T / t * h * w tokens of a clip frame by frame, row by row. As an `embed_layer` of timm's `VisionTransformer`
+    (with `pos_embed='none'`) it takes the place of the patch embedding and of the position embedding.
 
-    A convolution over space and time whose stride is its kernel is a convolution over space with the t frames of a tubelet as
-    channels. It is done so: the weight is `[D, t * C, p, p]` (frame by frame), which backends, memory formats and timm's
-    adaptation to other numbers of channels know, and the frames are a view of the folded clip.
+    A convolution over space and time whose stride is its kernel is a convolution over space with the t frames of a
+    tubelet as channels. It is done so: the weight is `[D, t * C, p, p]` (frame by frame), which backends, memory
+    formats and timm's adaptation to other numbers of channels know, and the frames are a view of the folded clip.
 
     Args:
         img_size: Size of a frame in pixels, a multiple of `patch_size`.
@@ -56,7 +55,7 @@ class TubeletEmbed(PatchEmbed):
 
     def __init__(
             self,
-            img_size: Union[int, Tuple[int, int]] = 224,
+            img_size: int | tuple[int, int] = 224,
             patch_size: int = 16,
             in_chans: int = 3,
             embed_dim: int = 768,
@@ -82,30 +81,30 @@ class TubeletEmbed(PatchEmbed):
         self.pos_embed.copy_(sinusoidal_positions(*self.pos_embed.shape))
 
     @torch.jit.ignore
-    def _check_size(self, img_size: Tuple[int, int], patch_size: Tuple[int, int], num_frames: int) -> None:
+    def _check_size(self, img_size: tuple[int, int], patch_size: tuple[int, int], num_frames: int) -> None:
         if num_frames < 1 or num_frames % self.tubelet_size:
             raise ValueError(
                 f'A clip of {num_frames} frames is no whole number of tubelets of {self.tubelet_size} frames: take a '
                 f'multiple of {self.tubelet_size}.'
             )
-        if any(size < patch or size % patch for size, patch in zip(img_size, patch_size)):
-            fits = 'x'.join(str(max(round(size / patch), 1) * patch) for size, patch in zip(img_size, patch_size))
+        if any(size < patch or size % patch for size, patch in zip(img_size, patch_size, strict=True)):
+            fits = [max(round(size / patch), 1) * patch for size, patch in zip(img_size, patch_size, strict=True)]
             raise ValueError(
                 f'A frame of {img_size[0]}x{img_size[1]} pixels is no whole number of patches of '
-                f'{patch_size[0]}x{patch_size[1]}: use {fits}.'
+                f'{patch_size[0]}x{patch_size[1]}: use {fits[0]}x{fits[1]}.'
             )
 
     @torch.jit.ignore
-    def set_input_size(self, img_size: Any = None, patch_size: Any = None, num_frames: Optional[int] = None) -> None:
+    def set_input_size(self, img_size: Any = None, patch_size: Any = None, num_frames: int | None = None) -> None:
         """Changes frame size, patch size or number of frames; as in timm None keeps what there is.
 
         Raises:
             ValueError: If a clip would be no whole number of tubelets; nothing has changed then.
         """
         num_frames = num_frames or self.num_frames
-        pairs = [size if size is None or isinstance(size, (tuple, list)) else (size, size) for size in (img_size, patch_size)]
-        self._check_size(pairs[0] or self.img_size, pairs[1] or self.patch_size, num_frames)
-        super().set_input_size(*(pair and tuple(pair) for pair in pairs))
+        img_size, patch_size = to_2tuple(img_size or self.img_size), to_2tuple(patch_size or self.patch_size)
+        self._check_size(img_size, patch_size, num_frames)
+        super().set_input_size(img_size, patch_size)
         self.num_frames = num_frames
         self.num_patches = num_frames // self.tubelet_size * self.grid_size[0] * self.grid_size[1]
         self.pos_embed = self.pos_embed.new_empty(self.num_patches, self.pos_embed.shape[1])

@@ -1,4 +1,11 @@
 """Video models, registered with timm on import; one paper is one file."""
-from . import flatten as flatten, sifar as sifar, superimage as superimage, time_layer as time_layer, uniformer as uniformer
+from . import (
+    flatten as flatten,
+    sifar as sifar,
+    superimage as superimage,
+    time_layer as time_layer,
+    uniformer as uniformer,
+    videomae as videomae,
+)
 from ._base import VideoModel as VideoModel
 from ._registry import eval_protocol as eval_protocol, list_models as list_models

@@ -1,12 +1,12 @@
 """Builds a timm image model that fits a super image: its size, its windows, and clear refusals where nothing fits."""
 import logging
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
-from torch import nn
-
 from timm.models import resolve_model_input_args
+from torch import nn
 
 __all__ = [
     'check_image', 'check_windows', 'create_backbone', 'default_img_size', 'fit_windows', 'fitting_sizes',
@@ -15,10 +15,16 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-WindowSize = Union[int, Sequence[Union[int, Sequence[int], None]], None]
+WindowSize = int | Sequence[int | Sequence[int] | None] | None
 
 
-def create_backbone(name: str, image_size: Tuple[int, int], in_chans: int, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def create_backbone(
+        name: str,
+        image_size: tuple[int, int],
+        in_chans: int,
+        pretrained: bool = False,
+        **kwargs: Any,
+) -> nn.Module:
     """Creates any timm model for images of a given size.
 
     Args:
@@ -34,7 +40,7 @@ def create_backbone(name: str, image_size: Tuple[int, int], in_chans: int, pretr
     return timm.create_model(pretrained=pretrained, **args)
 
 
-def default_img_size(name: str) -> Tuple[int, int]:
+def default_img_size(name: str) -> tuple[int, int]:
     """The image size `(height, width)` of a timm model's weights, the natural size of a frame for it."""
     _check_name(name)
     return tuple(resolve_model_input_args(name)['pretrained_cfg']['input_size'][-2:])
@@ -50,7 +56,7 @@ def _check_name(name: str) -> None:
         raise ValueError(f'backbone={name!r} is no timm model; timm.list_models() names them all.{hint}')
 
 
-def check_image(backbone: nn.Module, in_chans: int, image_size: Tuple[int, int]) -> Optional[str]:
+def check_image(backbone: nn.Module, in_chans: int, image_size: tuple[int, int]) -> str | None:
     """Tries an image of the given size without computing anything (on the meta device).
 
     Returns:
@@ -81,7 +87,7 @@ def check_image(backbone: nn.Module, in_chans: int, image_size: Tuple[int, int])
     return None
 
 
-def fitting_sizes(fits: Any, img_size: Tuple[int, int], count: int = 4, step: int = 4) -> List[int]:
+def fitting_sizes(fits: Any, img_size: tuple[int, int], count: int = 4, step: int = 4) -> list[int]:
     """Square frame sizes near `img_size` for which `fits(size)` holds, nearest first, then sorted.
 
     Args:
@@ -103,10 +109,10 @@ def fitting_sizes(fits: Any, img_size: Tuple[int, int], count: int = 4, step: in
 
 def resolve_stage_windows(
         window_size: WindowSize,
-        image_size: Tuple[int, int],
+        image_size: tuple[int, int],
         patch_size: int,
         num_stages: int,
-) -> List[Tuple[int, int]]:
+) -> list[tuple[int, int]]:
     """Windows `(height, width)` of every stage of a Swin Transformer.
 
     Args:
@@ -132,7 +138,7 @@ def resolve_stage_windows(
     ]
 
 
-def stage_maps(image_size: Tuple[int, int], patch_size: int, num_stages: int) -> List[Tuple[int, int]]:
+def stage_maps(image_size: tuple[int, int], patch_size: int, num_stages: int) -> list[tuple[int, int]]:
     """Feature map `(height, width)` of every stage of a Swin Transformer."""
     maps = [(image_size[0] // patch_size, image_size[1] // patch_size)]
     while len(maps) < num_stages:
@@ -140,16 +146,16 @@ def stage_maps(image_size: Tuple[int, int], patch_size: int, num_stages: int) ->
     return maps
 
 
-def divides(maps: Sequence[Tuple[int, int]], windows: Sequence[Tuple[int, int]]) -> bool:
+def divides(maps: Sequence[tuple[int, int]], windows: Sequence[tuple[int, int]]) -> bool:
     """Whether every map is cut into whole windows; a window of the map's size or more counts as the map."""
     return all(m <= w or m % w == 0 for size, window in zip(maps, windows) for m, w in zip(size, window))
 
 
 def check_windows(
-        image_size: Tuple[int, int],
-        windows: Sequence[Tuple[int, int]],
-        grid_size: Tuple[int, int],
-        img_size: Tuple[int, int],
+        image_size: tuple[int, int],
+        windows: Sequence[tuple[int, int]],
+        grid_size: tuple[int, int],
+        img_size: tuple[int, int],
         patch_size: int,
 ) -> None:
     """Refuses windows that do not divide their maps, which timm would pad without a word and without a mask.
@@ -174,11 +180,12 @@ def check_windows(
     hint = f'Frame sizes that fit: {", ".join(map(str, sizes))}.' if sizes else 'Choose other windows (window_size=).'
     raise ValueError(
         f'img_size={img_size[0]}x{img_size[1]} in {grid_size[0]}x{grid_size[1]} cells gives stage {stage + 1} a map of '
-        f'{maps[stage][0]}x{maps[stage][1]}, which windows of {windows[stage][0]}x{windows[stage][1]} do not divide. {hint}'
+        f'{maps[stage][0]}x{maps[stage][1]}, which windows of {windows[stage][0]}x{windows[stage][1]} do not divide. '
+        + hint
     )
 
 
-def fit_windows(backbone: nn.Module, grid_size: Tuple[int, int], img_size: Tuple[int, int], keep: bool) -> None:
+def fit_windows(backbone: nn.Module, grid_size: tuple[int, int], img_size: tuple[int, int], keep: bool) -> None:
     """Gives the windows of a Swin-like backbone sizes that divide its maps.
 
     Args:

@@ -4,17 +4,18 @@ Everything that timm users know of an image model works on clips: the backbone d
 (`backbone.` in front), sizes (`img_size` is one *frame*) and shapes (`[B, C, T, H, W]` in).
 """
 import argparse
+import copy
 import logging
+import math
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
-
 from timm.models import load_pretrained, register_notrace_function, register_notrace_module
+from torch import Tensor, nn
 
 from flatzoo.layers import Layout, SuperImage
 from flatzoo.layers.layout import LayoutSpec
@@ -31,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 register_notrace_module(SuperImage)  # fx: it looks at shapes and dtypes
 
-Size = Union[int, Tuple[int, int]]
+Size = int | tuple[int, int]
 
 
 @register_notrace_function  # fx: it looks at the number of dimensions
@@ -45,9 +46,9 @@ def average_images(x: Tensor, num_images: int) -> Tensor:
 class VideoModel(nn.Module):
     """A timm image model that classifies clips laid out as images.
 
-    A clip `[B, C, T, H, W]` becomes K images per clip, which are folded into the batch; their logits are averaged. Float
-    clips are taken as normalised, uint8 clips (0...255) are normalised on the model's device with the mean and standard
-    deviation of its weights.
+    A clip `[B, C, T, H, W]` becomes K images per clip, which are folded into the batch; their logits are averaged.
+    Float clips are taken as normalised, uint8 clips (0...255) are normalised on the model's device with the mean and
+    standard deviation of its weights.
 
     Args:
         backbone: Name of a timm model.
@@ -68,7 +69,7 @@ class VideoModel(nn.Module):
     # properties that TorchScript must not compile
     __jit_unused_properties__ = [
         'layout', 'num_frames', 'img_size', 'grid_size', 'image_size', 'num_classes', 'in_chans', 'num_features',
-        'head_hidden_size', 'feature_info', 'global_pool', 'output_fmt', 'pretrained_cfg', '_model_args',
+        'head_hidden_size', 'feature_info', 'global_pool', 'output_fmt', 'pretrained_cfg', '_model_args', '_backbone_name',
     ]
 
     def __init__(
@@ -100,12 +101,10 @@ class VideoModel(nn.Module):
             num_frames, layout, img_size, *_channel_stats(cfg, in_chans), device=device, dtype=dtype)
         self.num_images: int = self.super_image.num_images
         keep_windows = backbone_args.get('window_size') is not None
-        if self.super_image.scale == 'none':
-            fit_windows(self.backbone, self.grid_size, self.img_size, keep=keep_windows)
-        else:
-            fit_windows(self.backbone, (1, 1), self.img_size, keep=keep_windows)
+        fit_windows(
+            self.backbone, _growth(self.super_image), self.img_size, keep_windows, _multiple(self.super_image))
         self.head_trained = False  # until weights with a classifier of this size are loaded
-        self._pretrained_cfg: Dict[str, Any] = {}
+        self._pretrained_cfg: dict[str, Any] = {}
         self._args = dict(num_frames=num_frames, layout=str(self.layout))
         self._traits = dict(
             img_size=self.img_size,
@@ -114,7 +113,7 @@ class VideoModel(nn.Module):
         )
 
     @staticmethod
-    def _misfit(backbone: str, super_image: SuperImage, error: Any, sizes: Optional[List[int]] = None) -> str:
+    def _misfit(backbone: str, super_image: SuperImage, error: Any, sizes: list[int] | None = None) -> str:
         (height, width), (rows, cols) = super_image.image_size, super_image.grid_size
         hint = f' Frame sizes that fit: {", ".join(map(str, sizes))}.' if sizes else ' Try another img_size or layout.'
         return (
@@ -136,17 +135,17 @@ class VideoModel(nn.Module):
         return self.super_image.num_frames
 
     @property
-    def img_size(self) -> Tuple[int, int]:
+    def img_size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
         return self.super_image.img_size
 
     @property
-    def grid_size(self) -> Tuple[int, int]:
+    def grid_size(self) -> tuple[int, int]:
         """Rows and columns of frames in an image."""
         return self.super_image.grid_size
 
     @property
-    def image_size(self) -> Tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:
         """Height and width in pixels of the image that the backbone gets."""
         return self.super_image.image_size
 
@@ -181,19 +180,19 @@ class VideoModel(nn.Module):
         return global_pool_of(self.backbone)
 
     @property
-    def feature_info(self) -> List[Dict[str, Any]]:
+    def feature_info(self) -> list[dict[str, Any]]:
         """Channels, reduction and module of every feature level, as in timm; reductions are of the super image."""
         return [dict(info, module=prefixed(info['module'])) for info in self.backbone.feature_info]
 
     # timm assigns these two after construction; both say things that the model has to follow
 
     @property
-    def pretrained_cfg(self) -> Dict[str, Any]:
+    def pretrained_cfg(self) -> dict[str, Any]:
         """timm's configuration of the weights; its mean and standard deviation normalise uint8 clips."""
         return self._pretrained_cfg
 
     @pretrained_cfg.setter
-    def pretrained_cfg(self, cfg: Dict[str, Any]) -> None:
+    def pretrained_cfg(self, cfg: dict[str, Any]) -> None:
         labels = cfg.get('label_names')
         if labels is not None and len(labels) != self.num_classes:
             cfg = {key: value for key, value in cfg.items() if key not in ('label_names', 'label_descriptions')}
@@ -201,24 +200,24 @@ class VideoModel(nn.Module):
         self.super_image.set_normalization(*_channel_stats(cfg, self.in_chans))
 
     @property
-    def _model_args(self) -> Dict[str, Any]:
+    def _model_args(self) -> dict[str, Any]:
         """Arguments from which timm rebuilds the model, written into its config.json."""
         return self._args
 
     @_model_args.setter
-    def _model_args(self, args: Dict[str, Any]) -> None:
+    def _model_args(self, args: dict[str, Any]) -> None:
         self._args = dict(args, layout=str(Layout(args.get('layout', self.layout))))
 
     # The timm contract
 
     @torch.jit.ignore
-    def no_weight_decay(self) -> Set[str]:
+    def no_weight_decay(self) -> set[str]:
         """Parameters without weight decay, those of the backbone."""
         names = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
         return {f'backbone.{name}' for name in names}
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> Dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups by depth for layer-wise learning rates, those of the backbone."""
         matcher = {}
         for name, spec in self.backbone.group_matcher(coarse=coarse).items():
@@ -239,7 +238,7 @@ class VideoModel(nn.Module):
         """The classifier layer."""
         return self.backbone.get_classifier()
 
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier by a fresh one.
 
         Args:
@@ -255,9 +254,9 @@ class VideoModel(nn.Module):
 
     def set_input_size(
             self,
-            img_size: Optional[Size] = None,
-            num_frames: Optional[int] = None,
-            layout: Optional[LayoutSpec] = None,
+            img_size: Size | None = None,
+            num_frames: int | None = None,
+            layout: LayoutSpec | None = None,
             **backbone_args: Any,
     ) -> None:
         """Changes frame size, number of frames or layout, and with them the size of the super image.
@@ -277,19 +276,13 @@ class VideoModel(nn.Module):
             num_frames or old.num_frames, old.layout if layout is None else layout, img_size or old.img_size, *mean_std,
             device=old.norm_scale.device, dtype=old.norm_scale.dtype,
         ).train(old.training)
-        if hasattr(self.backbone, 'set_input_size'):
-            self.backbone.set_input_size(img_size=new.image_size, **backbone_args)
-            recorded = {k: v for k, v in self.backbone._model_args.items() if k not in ('img_size', 'pretrained_cfg')}
-            changed = {k: v for k, v in recorded.items() if k in ('window_size', 'patch_size', *backbone_args)}
-        elif backbone_args:
-            raise TypeError(f'{type(self.backbone).__name__} takes no {", ".join(backbone_args)} in set_input_size().')
-        elif self.backbone._traits.get('fixed_input_size') and new.image_size != old.image_size:
-            raise ValueError(
-                f'{type(self.backbone).__name__} cannot change its input size after construction: '
-                'build a new model with the img_size, num_frames and layout you want.'
-            )
-        else:
-            changed = {}
+        trial = _share_tensors(self.backbone)
+        try:
+            _resize(trial, old, new, backbone_args)
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(self._misfit(self._backbone_name, new, error)) from error
+        self._check_image(trial, new)
+        changed = _resize(self.backbone, old, new, backbone_args)
         self.super_image, self.num_images = new, new.num_images
         update_model_input_size(self, new.img_size, num_frames=new.num_frames, layout=str(new.layout), **changed)
 
@@ -299,24 +292,32 @@ class VideoModel(nn.Module):
         Raises:
             ValueError: If the backbone does not take it, with frame sizes that would work.
         """
-        error = check_image(self.backbone, self.in_chans, self.image_size)
+        self._check_image(self.backbone, self.super_image)
+
+    def _check_image(self, backbone: nn.Module, super_image: SuperImage) -> None:
+        error = check_image(backbone, self.in_chans, super_image.image_size)
         if error is None:
             return
-        if hasattr(self.backbone, 'set_input_size') or self.backbone._traits.get('fixed_input_size'):
+        rows, cols = _growth(super_image)
+        if hasattr(backbone, 'set_input_size') or backbone._traits.get('fixed_input_size'):
             sizes = None  # other sizes need another model
-            patch = getattr(getattr(self.backbone, 'patch_embed', None), 'patch_size', None)
+            patch = getattr(getattr(backbone, 'patch_embed', None), 'patch_size', None)
             if patch is not None:
                 patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
                 sizes = fitting_sizes(
-                    lambda size: all(size * n % p == 0 for n, p in zip(self.grid_size, patch)), self.img_size)
+                    lambda size: rows * size % patch[0] == 0 and cols * size % patch[1] == 0, super_image.img_size,
+                    multiple=_multiple(super_image))
         else:
-            rows, cols = self.grid_size if self.super_image.scale == 'none' else (1, 1)
             sizes = fitting_sizes(
-                lambda size: check_image(self.backbone, self.in_chans, (rows * size, cols * size)) is None,
-                self.img_size, count=2, step=16)
-        raise ValueError(self._misfit(self.backbone.pretrained_cfg.get('architecture', ''), self.super_image, error, sizes))
+                lambda size: check_image(backbone, self.in_chans, (rows * size, cols * size)) is None,
+                super_image.img_size, count=2, step=16, multiple=_multiple(super_image))
+        raise ValueError(self._misfit(self._backbone_name, super_image, error, sizes))
 
-    def frame_maps(self, maps: Tensor) -> Tensor:
+    @property
+    def _backbone_name(self) -> str:
+        return self.backbone.pretrained_cfg.get('architecture', type(self.backbone).__name__)
+
+    def frame_maps(self, maps: Tensor, order: Tensor | None = None) -> Tensor:
         """Takes a feature map of the super image apart into the maps of its frames.
 
         Args:
@@ -328,18 +329,18 @@ class VideoModel(nn.Module):
         Raises:
             ValueError: If a frame is not a whole number of features high and wide.
         """
-        return self.super_image.inverse(maps)
+        return self.super_image.inverse(maps, order)
 
     def forward_intermediates(
             self,
             x: Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
+            indices: int | list[int] | None = None,
             norm: bool = False,
             stop_early: bool = False,
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
             per_frame: bool = False,
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Features of several depths.
 
         Args:
@@ -349,14 +350,14 @@ class VideoModel(nn.Module):
             stop_early: Whether to stop after the last level that is asked for.
             output_fmt: `NCHW`, or `NLC` for backbones that offer it.
             intermediates_only: Whether to return the list alone.
-            per_frame: Whether to return the maps of the frames, `[B, T, D, h, w]`, in place of those of the super image,
-                `[B * K, D, h', w']`.
+            per_frame: Whether to return the maps of the frames, `[B, T, D, h, w]`, in place of those of the super
+                image, `[B * K, D, h', w']`.
 
         Returns:
             The list of maps, or the final features and the list.
         """
         if not hasattr(self.backbone, 'forward_intermediates'):
-            raise RuntimeError(f'{type(self.backbone).__name__} has no forward_intermediates() in this version of timm.')
+            raise RuntimeError(f'{type(self.backbone).__name__} of this timm has no forward_intermediates().')
         if per_frame and output_fmt != 'NCHW':
             raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
         out = self.backbone.forward_intermediates(
@@ -371,15 +372,16 @@ class VideoModel(nn.Module):
 
     def prune_intermediate_layers(
             self,
-            indices: Union[int, List[int]] = 1,
+            indices: int | list[int] = 1,
             prune_norm: bool = False,
             prune_head: bool = True,
-    ) -> List[int]:
+    ) -> list[int]:
         """Removes the layers that the given levels do not need, and returns these levels."""
         return self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Features of the super images, not pooled, in the backbone's own shape: `[B, C, T, H, W]` -> `[B * K, ...]`."""
+        """Features of the super images, not pooled, in the backbone's own shape: `[B, C, T, H, W]` -> `[B * K,
+        ...]`."""
         return self.backbone.forward_features(self.super_image(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -393,7 +395,7 @@ class VideoModel(nn.Module):
     # Weights
 
     @torch.jit.ignore
-    def load_state_dict(self, state_dict: Dict[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in torch; remembers whether the classifier came along."""
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         names = self.classifier_keys()
@@ -401,23 +403,25 @@ class VideoModel(nn.Module):
         return result
 
     @torch.jit.ignore
-    def classifier_keys(self) -> Set[str]:
+    def classifier_keys(self) -> set[str]:
         """Names of the classifier's parameters; none if it was removed."""
         classifier = self.get_classifier()
         modules = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
-        kept = {id(parameter) for module in modules if isinstance(module, nn.Module) for parameter in module.parameters()}
+        kept = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
         return {name for name, parameter in self.named_parameters() if id(parameter) in kept}
 
     @torch.jit.ignore
-    def load_pretrained(self, path: Union[str, Path]) -> None:
+    def load_pretrained(self, path: str | Path) -> None:
         """Loads a weight file that timm's own loaders would refuse or misread; timm calls it for `custom_load`."""
-        cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in ('url', 'file', 'hf_hub_id', 'source')}
+        sources = ('url', 'file', 'hf_hub_id', 'source')
+        cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in sources}
         cfg.update(custom_load=False, state_dict=load_checkpoint(path))
         load_pretrained(
-            self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, filter_fn=checkpoint_filter_fn, strict=False)
+            self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, filter_fn=checkpoint_filter_fn,
+            strict=False)
 
     @torch.jit.ignore
-    def filter_checkpoint(self, state_dict: Dict[str, Any]) -> Dict[str, Tensor]:
+    def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
         """Turns any state dict that the model understands into its own: its weights, or those of the image backbone.
 
         Raises:
@@ -429,12 +433,44 @@ class VideoModel(nn.Module):
         return account_for_keys(self, state_dict)
 
 
-def checkpoint_filter_fn(state_dict: Dict[str, Any], model: VideoModel) -> Dict[str, Tensor]:
+def _growth(super_image: SuperImage) -> tuple[int, int]:
+    """How often the frame size fits into the image's: the grid, unless cells or image are scaled to the frame."""
+    return super_image.grid_size if super_image.scale == 'none' else (1, 1)
+
+
+def _multiple(super_image: SuperImage) -> int:
+    """What the frame size must be a multiple of for whole cells."""
+    return math.lcm(*super_image.grid_size) if super_image.scale == 'cell' else 1
+
+
+def _share_tensors(module: nn.Module) -> nn.Module:
+    """A copy of a module that has the very same parameters and buffers, to try something on."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+def _resize(backbone: nn.Module, old: SuperImage, new: SuperImage, backbone_args: dict[str, Any]) -> dict[str, Any]:
+    """Fits a backbone to a new super image and returns the arguments that rebuild it, beside its size."""
+    if hasattr(backbone, 'set_input_size'):
+        backbone.set_input_size(img_size=new.image_size, **backbone_args)
+        fit_windows(backbone, _growth(new), new.img_size, 'window_size' in backbone_args, _multiple(new))
+        names = ('window_size', 'patch_size', *backbone_args)
+        return {key: value for key, value in backbone._model_args.items() if key in names}
+    if backbone_args:
+        raise TypeError(f'{type(backbone).__name__} takes no {", ".join(backbone_args)} in set_input_size().')
+    if backbone._traits.get('fixed_input_size') and new.image_size != old.image_size:
+        raise ValueError(
+            f'{type(backbone).__name__} cannot change its input size after construction: '
+            'build a new model with the img_size, num_frames and layout you want.'
+        )
+    return {}
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoModel) -> dict[str, Tensor]:
     """timm's form of `VideoModel.filter_checkpoint`."""
     return model.filter_checkpoint(state_dict)
 
 
-def unwrap_checkpoint(state_dict: Dict[str, Any]) -> Dict[str, Tensor]:
+def unwrap_checkpoint(state_dict: dict[str, Any]) -> dict[str, Tensor]:
     """The weights inside a checkpoint: unwraps `model` or `state_dict`, strips `module.` of DistributedDataParallel."""
     for key in ('model', 'state_dict'):
         if isinstance(state_dict.get(key), dict):
@@ -442,24 +478,25 @@ def unwrap_checkpoint(state_dict: Dict[str, Any]) -> Dict[str, Tensor]:
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
 
 
-def image_checkpoint(state_dict: Dict[str, Tensor], model: VideoModel) -> Dict[str, Tensor]:
-    """Weights of an image model for the backbone, adapted by timm's own filter for its family (embeddings, bias tables)."""
+def image_checkpoint(state_dict: dict[str, Tensor], model: VideoModel) -> dict[str, Tensor]:
+    """Weights of an image model for the backbone, adapted by timm's own filter for its family (embeddings, bias
+    tables)."""
     backbone_filter = getattr(sys.modules[type(model.backbone).__module__], 'checkpoint_filter_fn', None)
     if backbone_filter is not None:
         state_dict = backbone_filter(state_dict, model.backbone)
     return prefixed_weights(state_dict)
 
 
-def prefixed_weights(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def prefixed_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights under the backbone's names -> under the video model's."""
     return {f'backbone.{key}': value for key, value in state_dict.items()}
 
 
 def account_for_keys(
         model: VideoModel,
-        state_dict: Dict[str, Tensor],
-        optional: Tuple[str, ...] = (),
-) -> Dict[str, Tensor]:
+        state_dict: dict[str, Tensor],
+        optional: tuple[str, ...] = (),
+) -> dict[str, Tensor]:
     """Leaves out a classifier of another size, and checks that else a state dict and a model have the same keys.
 
     Args:
@@ -476,7 +513,7 @@ def account_for_keys(
         if key in state_dict and (key not in wanted or state_dict[key].shape != wanted[key].shape)
     ]
     if other and model.num_classes:
-        _logger.info(f'The weights classify something else: the head for {model.num_classes} classes is freshly initialised.')
+        _logger.info(f'The weights classify something else: the head for {model.num_classes} classes starts fresh.')
     state_dict = {key: value for key, value in state_dict.items() if key not in other}
     optional = tuple(model.classifier_keys()) + optional
     missing = [key for key in wanted if key not in state_dict and not any(part in key for part in optional)]
@@ -485,13 +522,13 @@ def account_for_keys(
         raise RuntimeError(
             f'These weights are not those of {type(model).__name__} as it was built: {len(missing)} keys are missing '
             f'({", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}), {len(unexpected)} are not wanted '
-            f'({", ".join(unexpected[:5])}{", ..." if len(unexpected) > 5 else ""}). Build the model with the arguments '
-            'of the weights (backbone, num_frames, layout, ape, window_size), or load weights of this architecture.'
+            f'({", ".join(unexpected[:5])}{", ..." if len(unexpected) > 5 else ""}). Build the model with the '
+            'arguments of the weights (backbone, num_frames, layout, ape, window_size), or load others.'
         )
     return state_dict
 
 
-def _classifier_of_weights(model: VideoModel) -> Set[str]:
+def _classifier_of_weights(model: VideoModel) -> set[str]:
     """Names of the classifier's parameters in the weights, also where the model has none (`num_classes=0`)."""
     names = model.pretrained_cfg.get('classifier') or ()
     names = (names,) if isinstance(names, str) else names
@@ -502,7 +539,7 @@ def _is_buffer_of_norm(key: str) -> bool:
     return key.endswith('num_batches_tracked')
 
 
-def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint file without running code from it.
 
     Args:
@@ -520,17 +557,20 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location='cpu', weights_only=True)
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
         unsafe = re.findall(r'GLOBAL (\S+)', str(error))
-        reason = f'it needs the class {unsafe[0]}, which is not allowed' if unsafe else 'it is damaged or no weight file'
+        reason = f'it needs {unsafe[0]}, which is not allowed' if unsafe else 'it is damaged or no weight file'
         raise ValueError(
             f'{path}: cannot be loaded safely, {reason}. Accepted: safetensors, or PyTorch files with tensors, plain '
             'containers and argparse.Namespace.'
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict or a checkpoint with one.')
+    return checkpoint
 
 
-def _channel_stats(cfg: Dict[str, Any], in_chans: int) -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
+def _channel_stats(cfg: dict[str, Any], in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel; other channel counts than the weights' get their average."""
     mean, std = (tuple(cfg.get(key) or default) for key, default in (('mean', (0.,)), ('std', (1.,))))
     if len(mean) != in_chans:

@@ -1,12 +1,13 @@
 """Random initialisation that waits until it is known to be needed.
 
-Drawing the random numbers of a large model takes far longer than reading its weights, and `pretrained=True` throws all of
-them away but those of a new head. Inside this context the random operations on parameters are written down instead of
-run; `fill` runs them later, operation for operation, on the parameters that nothing has written to in between, so that a
-parameter which the file lacks has the distribution that its model gives it. The context is local to its thread.
+Drawing the random numbers of a large model takes far longer than reading its weights, and `pretrained=True` throws all
+of them away but those of a new head. Inside this context the random operations on parameters are written down instead
+of run; `fill` runs them later, operation for operation, on the parameters that nothing has written to in between, so
+that a parameter which the file lacks has the distribution that its model gives it. The context is local to its thread.
 """
 import weakref
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,14 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ['DeferredInit']
 
-_Call = Tuple[Callable, tuple, dict]
+_Call = tuple[Callable, tuple, dict]
 _RANDOM = {'uniform_', 'normal_', 'kaiming_uniform_', 'bernoulli_', 'exponential_'}  # overwrite all of the tensor
 _ARITHMETIC = {'erfinv_', 'mul_', 'add_', 'sub_', 'div_', 'clamp_', 'clip_'}  # continue a random operation
 _OVERWRITE = {'copy_', 'zero_', 'fill_', 'constant_'}
 _HARMLESS = {
     'size', 'dim', 'numel', 'stride', 'is_floating_point', 'is_complex', 'requires_grad_', 'is_contiguous', '__len__',
-    'element_size', 'shape', 'dtype', 'device', 'requires_grad', 'ndim', 'is_leaf', 'is_meta', 'grad', 'layout', 'grad_fn',
-    '__hash__', 'is_sparse', 'is_quantized', 'is_nested',
+    'element_size', 'shape', 'dtype', 'device', 'requires_grad', 'ndim', 'is_leaf', 'is_meta', 'grad', 'layout',
+    'grad_fn', '__hash__', 'is_sparse', 'is_quantized', 'is_nested',
 }
 
 
@@ -37,11 +38,11 @@ class DeferredInit(TorchFunctionMode):
 
     def __init__(self):
         super().__init__()
-        self._notes: Dict[int, Tuple[weakref.ref, List[_Call]]] = {}
-        self._aliases: Dict[int, Tuple[Tensor, weakref.ref]] = {}  # `parameter.data` -> parameter
-        self._versions: Dict[int, int] = {}
+        self._notes: dict[int, tuple[weakref.ref, list[_Call]]] = {}
+        self._aliases: dict[int, tuple[Tensor, weakref.ref]] = {}  # `parameter.data` -> parameter
+        self._versions: dict[int, int] = {}
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Optional[dict] = None) -> Any:
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
         name = func.__name__
         if name in ('__get__', '__set__'):
@@ -77,7 +78,8 @@ class DeferredInit(TorchFunctionMode):
     def __exit__(self, error_type: Any, error: Any, traceback: Any) -> None:
         super().__exit__(error_type, error, traceback)
         self._aliases.clear()
-        self._versions = {key: reference()._version for key, (reference, _) in self._notes.items() if reference() is not None}
+        parameters = {key: reference() for key, (reference, _) in self._notes.items()}
+        self._versions = {key: parameter._version for key, parameter in parameters.items() if parameter is not None}
 
     def fill(self) -> None:
         """Initialises the parameters that were not written to since the context was left."""
@@ -87,7 +89,7 @@ class DeferredInit(TorchFunctionMode):
                 self._fill(key)
         self._notes.clear()
 
-    def _owner(self, tensor: Any) -> Optional[nn.Parameter]:
+    def _owner(self, tensor: Any) -> nn.Parameter | None:
         """The parameter that a tensor is, or is the data of."""
         if isinstance(tensor, nn.Parameter):
             noted = self._notes.get(id(tensor))
@@ -113,7 +115,7 @@ class DeferredInit(TorchFunctionMode):
                 self._fill(id(owner))
 
 
-def _tensors(values: Any) -> List[Tensor]:
+def _tensors(values: Any) -> list[Tensor]:
     if isinstance(values, Tensor):
         return [values]
     if isinstance(values, dict):

@@ -1,18 +1,21 @@
 """What flatzoo registers with timm: configurations of weights, their evaluation protocols, and the one way to build.
 
-timm's configuration of a set of weights (`PretrainedCfg`) has no room for video, so the protocol by which the accuracy of
-a tag is measured stands beside it here, keyed by `architecture.tag`, as torchvision keeps it in the metadata of its weights.
+timm's configuration of a set of weights (`PretrainedCfg`) has no room for video, so the protocol by which the accuracy
+of a tag is measured stands beside it here, keyed by `architecture.tag`, as torchvision keeps it in the metadata of its
+weights.
 """
 import contextlib
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type
+from typing import Any
 
 import timm
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+
 # these have no public name in timm
 from timm.models._features import FeatureGetterNet
-from timm.models._input import _get_global_pool as global_pool_of, update_model_input_size as update_model_input_size
+from timm.models._input import _get_global_pool as global_pool_of, update_model_input_size  # noqa: F401
 
 from flatzoo.data.protocol import EvalProtocol
 
@@ -20,10 +23,10 @@ from ._deferred import DeferredInit
 
 __all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models', 'register_protocol']
 
-_PROTOCOLS: Dict[str, EvalProtocol] = {}
+_PROTOCOLS: dict[str, EvalProtocol] = {}
 
 
-def list_models(filter: str = '', pretrained: bool = False) -> List[str]:
+def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
     """Names of flatzoo's video models.
 
     Args:
@@ -58,7 +61,7 @@ def eval_protocol(name: str) -> EvalProtocol:
 
 
 @functools.cache
-def label_names(name: str) -> Tuple[str, ...]:
+def label_names(name: str) -> tuple[str, ...]:
     """Class names of a data set, from `flatzoo/models/labels`; lines that begin with '#' name the source."""
     lines = (Path(__file__).parent / 'labels' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
     return tuple(line for line in lines if line and not line.startswith('#'))
@@ -68,15 +71,16 @@ class _FeatureNet(FeatureGetterNet):
     """timm's feature wrapper, which by default takes as many levels as the backbone has, four at most."""
 
     def __init__(self, model: Any, out_indices: Any = None, **kwargs: Any):
-        super().__init__(model, out_indices=min(4, len(model.feature_info)) if out_indices is None else out_indices, **kwargs)
+        out_indices = min(4, len(model.feature_info)) if out_indices is None else out_indices
+        super().__init__(model, out_indices=out_indices, **kwargs)
 
 
 def build_video_model(
-        model_cls: Type,
+        model_cls: type,
         variant: str,
         pretrained: bool = False,
         pretrained_filter_fn: Callable = lambda state_dict, model: model.filter_checkpoint(state_dict),
-        pretrained_cfg_overlay: Optional[Dict[str, Any]] = None,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
         **kwargs: Any,
 ) -> Any:
     """timm's `build_model_with_cfg` for video models.
@@ -87,6 +91,8 @@ def build_video_model(
     overlay = dict(pretrained_cfg_overlay or {})
     if overlay.get('file') or overlay.get('url'):
         overlay.setdefault('custom_load', True)  # timm would take the EMA weights of a training checkpoint
+    if overlay.get('url'):
+        overlay.setdefault('hf_hub_id', None)  # which timm would prefer to the address that was asked for
     if kwargs.get('num_classes') and any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
         overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
     deferred = DeferredInit()
@@ -109,7 +115,7 @@ def build_video_model(
     return model
 
 
-def has_own_weights(variant: str, pretrained_cfg: Any, pretrained_cfg_overlay: Optional[Dict[str, Any]]) -> bool:
+def has_own_weights(variant: str, pretrained_cfg: Any, pretrained_cfg_overlay: dict[str, Any] | None) -> bool:
     """Whether a configuration names weights of the video model itself."""
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     return bool(cfg.has_weights or cfg.state_dict or cfg.source in ('hf-hub', 'local-dir'))

@@ -3,26 +3,27 @@
 Paper: "Flatten: Video Action Recognition is an Image Classification task", Chen et al., 2024,
 https://arxiv.org/abs/2408.09220. No official code is known.
 
-A parameter-free transform lays the frames of a clip out as one image, and any image network classifies it. Three transforms
-are given as layouts here: row-major (`2x4`, `4x4`: frame k at row k // columns, column k % columns), nested
-(`nested:2x2/2x2`: short sub-sequences row-major in blocks, blocks row-major in the image) and random (`random:4x4`). Literally
-read, the paper's formula puts the line index on the horizontal axis; `4x4:column` is that reading.
+A parameter-free transform lays the frames of a clip out as one image, and any image network classifies it. Three
+transforms are given as layouts here: row-major (`2x4`, `4x4`: frame k at row k // columns, column k % columns), nested
+(`nested:2x2/2x2`: short sub-sequences row-major in blocks, blocks row-major in the image) and random (`random:4x4`).
+Literally read, the paper's formula puts the line index on the horizontal axis; `4x4:column` is that reading.
 
-What the paper's frame size is, is not known to us. The default of 128 pixels is a multiple of every stride of the backbones
-(4, 8, 16, 32), so that no token or feature straddles two frames; 160, 192 and 224 are, too. At 112 pixels stage 4 straddles
-(3.5 tokens), at 56 stages 3 and 4. G multiply-adds of `flatten_uniformer_s`, one view, attention over the whole image:
+What the paper's frame size is, is not known to us. The default of 128 pixels is a multiple of every stride of the
+backbones (4, 8, 16, 32), so that no token or feature straddles two frames; 160, 192 and 224 are, too. At 112 pixels
+stage 4 straddles (3.5 tokens), at 56 stages 3 and 4. G multiply-adds of `flatten_uniformer_s`, one view, attention over
+the whole image:
 
 | frames | 112 | 128 (default) | 160 | 192 | 224 |
 |---|---|---|---|---|---|
 | 8 (2x4) | 7.7 | **10.4** | - | - | 40.5 |
 | 16 (4x4) | 17.0 | **23.5** | 41.6 | 68.5 | 107.1 (`attn='hybrid'`: 71.7, `attn='window'`: 59.9) |
 
-With `attn='hybrid'` or `'window'` the windows of stage 3 are the frames, so that window blocks are spatial and the global
-ones temporal: 16 frames at 224 pixels become affordable, on the same weights.
+With `attn='hybrid'` or `'window'` the windows of stage 3 are the frames, so that window blocks are spatial and the
+global ones temporal: 16 frames at 224 pixels become affordable, on the same weights.
 
 The paper reports 81.1 % top-1 on Kinetics-400 for UniFormer(2D)-S; no weights here claim that, all start from ImageNet.
 """
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import to_2tuple
@@ -44,8 +45,8 @@ class FlattenUniFormer(Flatten):
     Args:
         backbone: A UniFormer.
         img_size: Frame size in pixels.
-        attn: Attention of stage 3: `global` over the whole image, `window` within windows, or `hybrid`, where every fourth
-            block is global and the others have windows.
+        attn: Attention of stage 3: `global` over the whole image, `window` within windows, or `hybrid`, where every
+            fourth block is global and the others have windows.
         window_size: Windows in tokens of 16 x 16 pixels; by default one frame is one window.
         **kwargs: As for `VideoModel`.
 
@@ -76,7 +77,7 @@ class FlattenUniFormer(Flatten):
         super().set_input_size(img_size, *args, window_size=window_size, **kwargs)
 
 
-def _frame_window(img_size: Any) -> Tuple[int, int]:
+def _frame_window(img_size: Any) -> tuple[int, int]:
     height, width = to_2tuple(img_size)
     if height % 16 or width % 16:
         raise ValueError(
@@ -86,7 +87,7 @@ def _frame_window(img_size: Any) -> Tuple[int, int]:
     return height // 16, width // 16
 
 
-def _cfg(**kwargs: Any) -> Dict[str, Any]:
+def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
         'num_classes': 400, 'input_size': (3, 128, 128), 'fixed_input_size': True, 'crop_pct': 1.0,
         'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
@@ -96,18 +97,18 @@ def _cfg(**kwargs: Any) -> Dict[str, Any]:
     }
 
 
-def _uniformer_cfg(file: str) -> Dict[str, Any]:
+def _uniformer_cfg(file: str) -> dict[str, Any]:
     return _cfg(
         hf_hub_id='Sense-X/uniformer_image', hf_hub_filename=file, license='mit',
         first_conv='backbone.stages.0.downsample.proj', classifier='backbone.head.fc')
 
 
-def _swin_cfg(tag: str) -> Dict[str, Any]:
+def _swin_cfg(tag: str) -> dict[str, Any]:
     return _cfg(
         hf_hub_id=f'timm/{tag}', license='mit', first_conv='backbone.patch_embed.proj', classifier='backbone.head.fc')
 
 
-def _resnet_cfg(tag: str) -> Dict[str, Any]:
+def _resnet_cfg(tag: str) -> dict[str, Any]:
     return _cfg(hf_hub_id=f'timm/{tag}', license='apache-2.0', first_conv='backbone.conv1', classifier='backbone.fc')
 
 

@@ -3,9 +3,10 @@
 Paper: "Can an Image Classifier Suffice for Action Recognition?", Fan, Chen and Panda, ICLR 2022,
 https://arxiv.org/abs/2106.14104. Official code: https://github.com/IBM/sifar-pytorch.
 
-The frames of a clip are laid out as one super image, row by row in a grid as square as possible (Section 3.1), and an image
-classifier does the rest. On Swin Transformers the window of the last stage spans the whole map, so that attention there
-joins all frames (Section 3.2, Table 1); on ResNets, kernels that reach over several frames do (Section 4.4, Table 7).
+The frames of a clip are laid out as one super image, row by row in a grid as square as possible (Section 3.1), and an
+image classifier does the rest. On Swin Transformers the window of the last stage spans the whole map, so that attention
+there joins all frames (Section 3.2, Table 1); on ResNets, kernels that reach over several frames do (Section 4.4, Table
+7).
 
 | name | paper | frames | frame size | windows | params | G multiply-adds |
 |---|---|---|---|---|---|---|
@@ -18,20 +19,21 @@ joins all frames (Section 3.2, Table 1); on ResNets, kernels that reach over sev
 | `sifar_swin_l14_16f` | SIFAR-L-14† | 16 | 224 | 14, 14, 14, whole map | 196 M | 576 |
 | `sifar_swin_l12_384` | SIFAR-L-12‡ | 8 | 384 | 12, 12, 12, whole map | 196 M | 944 |
 
-Parameters and multiply-adds here are the paper's (Tables 1, 3 and 5); `benchmarks/sifar_cost.py` prints ours beside them.
+Parameters and multiply-adds here are the paper's (Tables 1, 3 and 5); `benchmarks/sifar_cost.py` prints ours beside
+them.
 """
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import StdConv2d, to_2tuple
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models.swin_transformer import checkpoint_filter_fn as swin_checkpoint_filter_fn
+from torch import Tensor
 
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.protocol import EvalProtocol
@@ -53,12 +55,13 @@ class SifarSwin(VideoModel):
 
     Args:
         backbone: A timm Swin Transformer.
-        window_size: As in timm one int, one `(height, width)`, or one entry per stage; None in an entry is the whole map.
+        window_size: As in timm one int, one `(height, width)`, or one entry per stage; None in an entry is the whole
+            map.
         ape: Absolute position embedding, one vector per frame cell (Section 3.2). The paper's main results use it for
             Something-Something v2; all official checkpoints have it.
-        shift_rule: When windows are not shifted: `'per_axis'` decides for each axis alone, as timm does; `'short_side'` is
-            the official rule, which makes windows square and stops shifting on both axes once the map's short side fits
-            into one. They differ in grids that are not square.
+        shift_rule: When windows are not shifted: `'per_axis'` decides for each axis alone, as timm does; `'short_side'`
+            is the official rule, which makes windows square and stops shifting on both axes once the map's short side
+            fits into one. They differ in grids that are not square.
         num_frames: Frames per clip.
         layout: Layout of the super image.
         img_size: Frame size in pixels.
@@ -76,7 +79,7 @@ class SifarSwin(VideoModel):
             shift_rule: str = 'per_axis',
             num_frames: int = 8,
             layout: Any = 'grid',
-            img_size: Union[int, Tuple[int, int]] = 224,
+            img_size: int | tuple[int, int] = 224,
             **kwargs: Any,
     ):
         if shift_rule not in ('per_axis', 'short_side'):
@@ -115,7 +118,7 @@ class SifarSwin(VideoModel):
     def set_input_size(
             self,
             img_size: Any = None,
-            num_frames: Optional[int] = None,
+            num_frames: int | None = None,
             layout: Any = None,
             window_size: WindowSize = None,
             **backbone_args: Any,
@@ -131,13 +134,18 @@ class SifarSwin(VideoModel):
         embed_grid = getattr(self.backbone.patch_embed, 'frame_grid', grid)
         if tuple(embed_grid) != tuple(grid):
             raise ValueError(
-                f'The position embedding has a vector for each of {embed_grid[0]}x{embed_grid[1]} cells and the new layout '
-                f'{grid[0]}x{grid[1]} cells: build a new model for it, or one with ape=False.'
+                f'The position embedding has a vector for each of {embed_grid[0]}x{embed_grid[1]} cells and the new '
+                f'layout {grid[0]}x{grid[1]} cells: build a new model for it, or one with ape=False.'
             )
         grid = grid if layout.scale == 'none' else (1, 1)
         new_size = to_2tuple(img_size or self.img_size)
         image_size = (new_size[0] * grid[0], new_size[1] * grid[1])
-        spec = dict(self._spec, window_size=self._spec['window_size'] if window_size is None else window_size, grid=grid)
+        spec = dict(
+            self._spec,
+            window_size=self._spec['window_size'] if window_size is None else window_size,
+            patch_size=to_2tuple(backbone_args.get('patch_size') or self._spec['patch_size'])[0],
+            grid=grid,
+        )
         windows = _stage_windows(
             spec['window_size'], image_size, spec['patch_size'], len(self.backbone.layers), spec['shift_rule'])
         check_windows(image_size, windows, grid, new_size, spec['patch_size'])
@@ -147,7 +155,7 @@ class SifarSwin(VideoModel):
         self._apply_shift_rule()
 
     @torch.jit.ignore
-    def filter_checkpoint(self, state_dict: Dict[str, Any]) -> Dict[str, Tensor]:
+    def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
         """Takes weights of this class, of the official code, or of an image Swin Transformer."""
         return checkpoint_filter_fn(state_dict, self)
 
@@ -172,7 +180,7 @@ class SifarResNet(VideoModel):
             blocks.add_module(str(len(blocks)), block)
 
     @torch.jit.ignore
-    def filter_checkpoint(self, state_dict: Dict[str, Any]) -> Dict[str, Tensor]:
+    def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
         """Takes weights of this class or of an image ResNetV2, whose large kernels are then freshly initialised."""
         state_dict = unwrap_checkpoint(state_dict)
         if any(key.startswith('backbone.') for key in state_dict):
@@ -183,11 +191,11 @@ class SifarResNet(VideoModel):
 
 def _stage_windows(
         window_size: WindowSize,
-        image_size: Tuple[int, int],
+        image_size: tuple[int, int],
         patch_size: int,
         num_stages: int,
         shift_rule: str,
-) -> List[Tuple[int, int]]:
+) -> list[tuple[int, int]]:
     windows = resolve_stage_windows(window_size, image_size, patch_size, num_stages)
     if shift_rule == 'short_side':
         maps = resolve_stage_windows(None, image_size, patch_size, num_stages)
@@ -195,12 +203,12 @@ def _stage_windows(
     return windows
 
 
-def checkpoint_filter_fn(state_dict: Dict[str, Any], model: SifarSwin) -> Dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: SifarSwin) -> dict[str, Tensor]:
     """Converts weights to those of `SifarSwin`.
 
-    Taken are its own weights; official SIFAR checkpoints (`['model']`, old Swin layout with stored index buffers, `head.*`,
-    `frame_pos_embed`); and weights of an image Swin Transformer. timm's filter moves the patch merging, drops the buffers
-    and resizes bias tables of other window sizes. A classifier of another number of classes is left out.
+    Taken are its own weights; official SIFAR checkpoints (`['model']`, old Swin layout with stored index buffers,
+    `head.*`, `frame_pos_embed`); and weights of an image Swin Transformer. timm's filter moves the patch merging, drops
+    the buffers and resizes bias tables of other window sizes. A classifier of another number of classes is left out.
 
     Raises:
         RuntimeError: If a key is not wanted (such as `frame_pos_embed` in a model without `ape=True`) or missing. A
@@ -216,12 +224,12 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: SifarSwin) -> Dict[s
 
     wants_embed = hasattr(model.backbone.patch_embed, 'frame_pos_embed')
     if wants_embed and _FRAME_EMBED not in state_dict and not of_image_model:
-        _logger.warning('These weights have no position embedding of frames (APE) and the model wants one: it is zero now.')
+        _logger.warning('These weights have no position embedding of frames (APE), which the model wants: it is zero.')
         state_dict[_FRAME_EMBED] = torch.zeros(model.backbone.patch_embed.frame_pos_embed.shape)
     return account_for_keys(model, state_dict, optional=(_FRAME_EMBED,) if of_image_model else ())
 
 
-def _cfg(**kwargs: Any) -> Dict[str, Any]:
+def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
         'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'pool_size': None,
         'crop_pct': 1.0, 'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
@@ -232,19 +240,19 @@ def _cfg(**kwargs: Any) -> Dict[str, Any]:
     }
 
 
-def _image_cfg(timm_name: str, img_size: int = 224, **kwargs: Any) -> Dict[str, Any]:
+def _image_cfg(timm_name: str, img_size: int = 224, **kwargs: Any) -> dict[str, Any]:
     """Weights of an image backbone in the Hub's `timm` organisation; the head starts fresh."""
     return _cfg(hf_hub_id=f'timm/{timm_name}', input_size=(3, img_size, img_size), **kwargs)
 
 
-def _official_cfg(file: str, labels: str, **kwargs: Any) -> Dict[str, Any]:
+def _official_cfg(file: str, labels: str, **kwargs: Any) -> dict[str, Any]:
     """A checkpoint of the official repository's release; its name says that it carries APE (`_pe_`)."""
     return _cfg(
         url=f'https://github.com/IBM/sifar-pytorch/releases/download/action-models/{file}', custom_load=True,
         label_names=label_names(labels), num_classes=len(label_names(labels)), license='apache-2.0', **kwargs)
 
 
-def _bit_cfg(timm_name: str) -> Dict[str, Any]:
+def _bit_cfg(timm_name: str) -> dict[str, Any]:
     return _image_cfg(
         timm_name, mean=(0.5,) * 3, std=(0.5,) * 3, license='apache-2.0',
         first_conv='backbone.stem.conv', classifier='backbone.head.fc')
@@ -265,12 +273,12 @@ default_cfgs = generate_default_cfgs({
     'sifar_swin_b12.ms_in22k': _image_cfg(_SWIN_B7, 192, license='mit'),
     'sifar_swin_b12_16f.ms_in22k': _image_cfg(_SWIN_B7, 192, license='mit'),
     'sifar_swin_b12_384.ms_in22k': _image_cfg(_SWIN_B12, 384, license='mit'),
-    'sifar_swin_b14.ms_in22k': _image_cfg(_SWIN_B7, license='mit'),
     'sifar_swin_b14.ibm_k400': _official_cfg(_K400_8F, 'kinetics400'),
     'sifar_swin_b14.ibm_ssv2': _official_cfg(_SSV2_8F, 'ssv2'),
-    'sifar_swin_b14_16f.ms_in22k': _image_cfg(_SWIN_B7, license='mit'),
+    'sifar_swin_b14.ms_in22k': _image_cfg(_SWIN_B7, license='mit'),
     'sifar_swin_b14_16f.ibm_k400': _official_cfg(_K400_16F, 'kinetics400'),
     'sifar_swin_b14_16f.ibm_ssv2': _official_cfg(_SSV2_16F, 'ssv2'),
+    'sifar_swin_b14_16f.ms_in22k': _image_cfg(_SWIN_B7, license='mit'),
     'sifar_swin_l14_16f.ms_in22k': _image_cfg(_SWIN_L7, license='mit'),
     'sifar_swin_l12_384.ms_in22k': _image_cfg(_SWIN_L7, 384, license='mit'),
     'sifar_swin_tiny.untrained': _cfg(input_size=(3, 32, 32)),
@@ -299,7 +307,8 @@ for _tag in ('ibm_k400', 'ibm_ssv2'):
 
 def _create_sifar_swin(variant: str, pretrained: bool = False, **kwargs: Any) -> SifarSwin:
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
-    kwargs.setdefault('ape', (cfg.tag or '').startswith('ibm_'))  # official checkpoints carry it
+    of_official_weights = pretrained or kwargs.get('pretrained_cfg') is not None
+    kwargs.setdefault('ape', of_official_weights and (cfg.tag or '').startswith('ibm_'))  # these checkpoints carry it
     return build_video_model(SifarSwin, variant, pretrained, **kwargs)
 
 
@@ -364,7 +373,8 @@ def sifar_swin_l14_16f(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
 
 @register_model
 def sifar_swin_l12_384(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
-    """SIFAR-L-12 with large frames (Tables 3 and 5): 8 frames of 384 pixels in 3x3, windows of 12, last stage global."""
+    """SIFAR-L-12 with large frames (Tables 3 and 5): 8 frames of 384 pixels in 3x3, windows of 12, last stage
+    global."""
     model_args = dict(
         backbone='swin_large_patch4_window7_224', num_frames=8, img_size=384, window_size=(12, 12, 12, None))
     return _create_sifar_swin('sifar_swin_l12_384', pretrained, **dict(model_args, **kwargs))

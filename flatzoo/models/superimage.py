@@ -5,7 +5,7 @@
 With `pretrained=True` the backbone starts from its own image weights; `backbone='convnext_tiny.fb_in22k'` chooses among
 them. `benchmarks/any_backbone.py` tries one model of every timm module.
 """
-from typing import Any, Dict
+from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 
@@ -24,12 +24,12 @@ class _AnyBackbone(VideoModel):
         self.check_input_size()
 
     @VideoModel.pretrained_cfg.setter
-    def pretrained_cfg(self, cfg: Dict[str, Any]) -> None:
+    def pretrained_cfg(self, cfg: dict[str, Any]) -> None:
         if not cfg.get('classifier'):  # timm's configuration of the bare entry point: the backbone's says more
             image = self.backbone.pretrained_cfg
             cfg = {
                 **{key: image[key] for key in ('interpolation', 'crop_pct', 'mean', 'std', 'license') if key in image},
-                **{key: value for key, value in cfg.items() if key in ('architecture', 'tag', 'custom_load', 'num_classes')},
+                **{key: cfg[key] for key in ('architecture', 'tag', 'custom_load') if key in cfg},
                 'input_size': (self.in_chans, *self.img_size),
                 'num_classes': self.num_classes,
                 'first_conv': self._traits['first_conv'],
@@ -44,7 +44,8 @@ default_cfgs = generate_default_cfgs({'superimage.untrained': dict(num_classes=4
 @register_model
 def superimage(pretrained: bool = False, **kwargs: Any) -> VideoModel:
     """Super image of `num_frames` frames (default 8) in `layout` (default `grid`) on any timm `backbone`."""
-    if pretrained and not has_own_weights('superimage', kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')):
+    cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')
+    if pretrained and not has_own_weights('superimage', cfg, overlay):
         kwargs['backbone_pretrained'] = True
         pretrained = False
     return build_video_model(_AnyBackbone, 'superimage', pretrained, **kwargs)

@@ -3,10 +3,10 @@
 Paper: "VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training", Tong et al.,
 NeurIPS 2022, https://arxiv.org/abs/2203.12602. Official code: https://github.com/MCG-NJU/VideoMAE.
 
-16 frames are cut into tubelets of 2x16x16 pixels; a plain ViT with fixed sinusoidal positions attends over all 8x14x14 of
-them, and the mean of its tokens is normalised and classified. Here it is timm's `VisionTransformer` with `TubeletEmbed`
-(`flatzoo.layers`) as its embedding, in a `VideoModel` that hands it the frames of a clip one after the other: with the layout
-`time:1` ordinary frames, with `time:N` the new frames of the TIME layer.
+16 frames are cut into tubelets of 2x16x16 pixels; a plain ViT with fixed sinusoidal positions attends over all 8x14x14
+of them, and the mean of its tokens is normalised and classified. Here it is timm's `VisionTransformer` with
+`TubeletEmbed` (`flatzoo.layers`) as its embedding, in a `VideoModel` that hands it the frames of a clip one after the
+other: with the layout `time:1` ordinary frames, with `time:N` the new frames of the TIME layer.
 
 | name | params | of these k biases | G multiply-adds (16 x 224 x 224) |
 |---|---|---|---|
@@ -14,28 +14,27 @@ them, and the mean of its tokens is normalised and classified. Here it is timm's
 | `videomae_vit_b` | 86.5 M | 9.2 k | 180 |
 | `videomae_vit_l` | 304.3 M | 24.6 k | 597 |
 
-(400 classes.) VideoMAE has biases on queries and values, none on keys; timm's attention has all three. A key bias adds the
-same number to all scores of a query, which softmax does not see: whatever its value, the output is that of VideoMAE and its
-gradient is zero. It is loaded as zero.
+(400 classes.) VideoMAE has biases on queries and values, none on keys; timm's attention has all three. A key bias adds
+the same number to all scores of a query, which softmax does not see: whatever its value, the output is that of VideoMAE
+and its gradient is zero. It is loaded as zero.
 
 Weights are those of the Hub, by their original authors, licensed CC BY-NC 4.0: not for commercial use.
 """
 import re
 from functools import partial
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import Any
 
 import torch
-from torch import Tensor
-
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from torch import Tensor
 
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers.layout import Layout, LayoutSpec
 from flatzoo.layers.tubelet_embed import TubeletEmbed
 
 from ._base import Size, VideoModel, account_for_keys, prefixed_weights, unwrap_checkpoint
-from ._registry import build_video_model, register_protocol
+from ._registry import build_video_model, label_names, register_protocol
 
 __all__ = ['VideoMAE']  # timm's registry appends the entry points
 
@@ -48,10 +47,10 @@ class VideoMAE(VideoModel):
     Args:
         backbone: A timm `VisionTransformer`, which gets a `TubeletEmbed`, no class token, mean pooling and `fc_norm`.
         num_frames: Frames T per clip, even. With a TIME layout T / N^2 is even.
-        layout: `time:1` for ordinary frames, or any layout that makes T* images of a clip, such as `time:2:spatial`: these
-            become the frames that the transformer sees.
+        layout: `time:1` for ordinary frames, or any layout that makes T* images of a clip, such as `time:2:spatial`,
+            which become the frames that the transformer sees.
         img_size: Frame size in pixels, a multiple of 16.
-        **kwargs: As for `VideoModel`; what it does not know reaches the transformer (`drop_path_rate`, `embed_dim`, ...).
+        **kwargs: As for `VideoModel`; what it does not know reaches the transformer (`drop_path_rate`, ...).
 
     Raises:
         ValueError: If the clip is not a whole number of tubelets, with what would be.
@@ -69,21 +68,21 @@ class VideoMAE(VideoModel):
         embed_layer = partial(TubeletEmbed, num_frames=_num_images(layout, num_frames))
         kwargs.setdefault('global_pool', 'avg')
         super().__init__(
-            backbone, num_frames=num_frames, layout=layout, img_size=img_size, embed_layer=embed_layer, class_token=False,
-            pos_embed='none', fc_norm=True, **kwargs)
+            backbone, num_frames=num_frames, layout=layout, img_size=img_size, embed_layer=embed_layer,
+            class_token=False, pos_embed='none', fc_norm=True, **kwargs)
         self.num_images = 1  # to the transformer a clip is one sequence: there is nothing to average
         self.backbone.fc_norm.eps = 1e-5  # as in transformers; the official 1e-6 moves logits by 1e-5
 
     @torch.jit.ignore
-    def no_weight_decay(self) -> Set[str]:
+    def no_weight_decay(self) -> set[str]:
         """Parameters without weight decay: none, the positions are fixed."""
         return set()
 
     def set_input_size(
             self,
-            img_size: Optional[Size] = None,
-            num_frames: Optional[int] = None,
-            layout: Optional[LayoutSpec] = None,
+            img_size: Size | None = None,
+            num_frames: int | None = None,
+            layout: LayoutSpec | None = None,
             **backbone_args: Any,
     ) -> None:
         """As in `VideoModel`; the fixed positions are computed anew.
@@ -110,13 +109,13 @@ class VideoMAE(VideoModel):
     def forward_intermediates(
             self,
             x: Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
+            indices: int | list[int] | None = None,
             norm: bool = False,
             stop_early: bool = False,
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
             per_frame: bool = False,
-    ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Features of several depths, with T* / 2 tubelets per clip (T* = T with the layout `time:1`).
 
         Args:
@@ -148,7 +147,7 @@ class VideoMAE(VideoModel):
         return levels if intermediates_only else (final, levels)
 
     @torch.jit.ignore
-    def filter_checkpoint(self, state_dict: Dict[str, Any]) -> Dict[str, Tensor]:
+    def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
         """Takes weights of this class, of transformers' VideoMAE, or of the official code."""
         return checkpoint_filter_fn(state_dict, self)
 
@@ -158,14 +157,15 @@ def _num_images(layout: Layout, num_frames: int) -> int:
     num_images = layout.shape(num_frames)[0]
     if num_images % 2:
         raise ValueError(
-            f'VideoMAE takes an even number of frames, for its tubelets are two frames deep; num_frames={num_frames} with '
-            f'layout={str(layout)!r} gives it {num_images}. Layouts for it are time:N, with num_frames a multiple of 2 N^2.'
+            f'VideoMAE takes an even number of frames, for its tubelets are two frames deep; num_frames={num_frames} '
+            f'with layout={str(layout)!r} gives it {num_images}. Layouts for it are time:N, with num_frames a multiple '
+            'of 2 N^2.'
         )
     return num_images
 
 
-# names of transformers (with and without the prefix of its classification model) and of the official pre-training model ->
-# names of timm, applied in this order
+# names of transformers (with and without the prefix of its classification model) and of the official pre-training model
+# -> names of timm, applied in this order
 _RENAMES = [(re.compile(pattern), name) for pattern, name in (
     (r'^videomae\.', ''),
     (r'^encoder\.(?=patch_embed\.|blocks\.|norm\.)', ''),
@@ -187,18 +187,19 @@ _RENAMES = [(re.compile(pattern), name) for pattern, name in (
 _DECODER = ('decoder.', 'encoder_to_decoder.', 'mask_token')  # of pre-training
 
 
-def checkpoint_filter_fn(state_dict: Dict[str, Any], model: VideoMAE) -> Dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoMAE) -> dict[str, Tensor]:
     """Converts weights to those of `VideoMAE`.
 
     Taken are its own weights; those of transformers (`VideoMAEForVideoClassification`, `VideoMAEModel`,
-    `VideoMAEForPreTraining`; biases named `q_bias` as in version 4 or `query.bias` as in version 5); and those of the official
-    code, fine-tuned or pre-trained. Queries, keys and values become one matrix with a zero key bias, the kernel of the
-    tubelets a kernel of images. Of a pre-trained model the decoder goes, and as in the official fine-tuning the encoder's
-    last norm, too: `fc_norm` and the classifier are then new. A classifier of another number of classes is left out.
+    `VideoMAEForPreTraining`; biases named `q_bias` as in version 4 or `query.bias` as in version 5); and those of the
+    official code, fine-tuned or pre-trained. Queries, keys and values become one matrix with a zero key bias, the
+    kernel of the tubelets a kernel of images. Of a pre-trained model the decoder goes, and as in the official
+    fine-tuning the encoder's last norm, too: `fc_norm` and the classifier are then new. A classifier of another number
+    of classes is left out.
 
     Raises:
-        RuntimeError: If a key is not wanted or missing, or the weights were fine-tuned to read the first token instead of
-            the mean of all (`use_mean_pooling=False` in transformers), which this model does not do.
+        RuntimeError: If a key is not wanted or missing, or the weights were fine-tuned to read the first token instead
+            of the mean of all (`use_mean_pooling=False` in transformers), which this model does not do.
     """
     if isinstance(state_dict.get('module'), dict):  # DeepSpeed
         state_dict = state_dict['module']
@@ -222,9 +223,9 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: VideoMAE) -> Dict[st
     has_classifier, has_fc_norm = 'head.weight' in weights, 'fc_norm.weight' in weights
     if has_classifier and not has_fc_norm and 'norm.weight' in weights:
         raise RuntimeError(
-            'The classifier of these weights reads the first token (use_mean_pooling=False in transformers); this model '
-            'classifies the mean of all tokens. Fine-tune it from the pre-trained weights, or remove the classifier from '
-            'the file and train a new one.'
+            'The classifier of these weights reads the first token (use_mean_pooling=False in transformers); this '
+            'model classifies the mean of all tokens. Fine-tune it from the pre-trained weights, or remove the '
+            'classifier from the file and train a new one.'
         )
     if not has_classifier:
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith('norm.')}
@@ -232,7 +233,7 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: VideoMAE) -> Dict[st
     return account_for_keys(model, prefixed_weights(weights), optional=optional)
 
 
-def _join_attention(weights: Dict[str, Tensor]) -> None:
+def _join_attention(weights: dict[str, Tensor]) -> None:
     """Joins queries, keys and values of every block, in place."""
     for key in [key for key in weights if key.endswith('.attn.query.weight')]:
         stem = key.removesuffix('query.weight')
@@ -247,27 +248,32 @@ def _join_attention(weights: Dict[str, Tensor]) -> None:
             weights[f'{stem}qkv.bias'] = torch.cat([query, bias, value])
 
 
-def _cfg(hub_name: str, **kwargs: Any) -> Dict[str, Any]:
+def _cfg(hub_name: str, **kwargs: Any) -> dict[str, Any]:
     # no hf_hub_filename: timm takes model.safetensors where there is one, else pytorch_model.bin
     return {
         'hf_hub_id': f'MCG-NJU/{hub_name}', 'license': 'cc-by-nc-4.0',
         'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'crop_pct': 1.0,
         'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'backbone.patch_embed.proj', 'classifier': 'backbone.head',
-        'paper_name': 'VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training',
+        'paper_name':
+            'VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training',
         'paper_ids': 'arXiv:2203.12602', 'origin_url': 'https://github.com/MCG-NJU/VideoMAE',
         **kwargs,
     }
 
 
+# the order of the class names is inferred: alphabetical, as the data sets number them
+_K400 = dict(label_names=label_names('kinetics400'), num_classes=400)
+_SSV2 = dict(label_names=label_names('ssv2'), num_classes=174)
+
 default_cfgs = generate_default_cfgs({
-    'videomae_vit_s.mcg_k400': _cfg('videomae-small-finetuned-kinetics'),
-    'videomae_vit_s.mcg_ssv2': _cfg('videomae-small-finetuned-ssv2', num_classes=174),
-    'videomae_vit_b.mcg_k400': _cfg('videomae-base-finetuned-kinetics'),
-    'videomae_vit_b.mcg_ssv2': _cfg('videomae-base-finetuned-ssv2', num_classes=174),
+    'videomae_vit_s.mcg_k400': _cfg('videomae-small-finetuned-kinetics', **_K400),
+    'videomae_vit_s.mcg_ssv2': _cfg('videomae-small-finetuned-ssv2', **_SSV2),
+    'videomae_vit_b.mcg_k400': _cfg('videomae-base-finetuned-kinetics', **_K400),
+    'videomae_vit_b.mcg_ssv2': _cfg('videomae-base-finetuned-ssv2', **_SSV2),
     'videomae_vit_b.mcg_mae_k400': _cfg('videomae-base', num_classes=0),
     'videomae_vit_b.mcg_mae_ssv2': _cfg('videomae-base-ssv2', num_classes=0),
-    'videomae_vit_l.mcg_k400': _cfg('videomae-large-finetuned-kinetics'),
+    'videomae_vit_l.mcg_k400': _cfg('videomae-large-finetuned-kinetics', **_K400),
     'videomae_vit_l.mcg_mae_k400': _cfg('videomae-large', num_classes=0),
 })
 
