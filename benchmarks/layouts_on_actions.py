@@ -1,8 +1,9 @@
 """Layout against accuracy: one small backbone, equal training, frames in order, reversed and shuffled.
 
 Every layout trains the same slim ResNet from scratch on the procedural actions (`flatzoo.data.actions`) with the same
-clips, steps and seeds, and is measured on held-out textures. Reversal and shuffling follow SIFAR's Table 9. A run that
-is in the results file already is not repeated, so that seeds can be added later.
+clips, steps and seeds, and is measured on held-out textures. The TIME layer shrinks frames, so that it sees a quarter
+of the pixels; its rows "unshrunk" leave that out and show the arrangement alone. Reversal and shuffling follow SIFAR's
+Table 9. A run that is in the results file already is not repeated, so that seeds can be added later.
 
     python benchmarks/layouts_on_actions.py --seeds 0 1 2 --jobs 2
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import timm
 import torch
-from train_actions import measure_orders, replace_file, train
+from train_actions import measure_orders, train, write_file
 
 import flatzoo
 from flatzoo.data.actions import ACTIONS
@@ -31,6 +32,8 @@ LAYOUTS = {
     'random': 'random:2x4',
     'TIME spatial': 'time:2:spatial',
     'TIME temporal': 'time:2:temporal',
+    'TIME spatial, unshrunk': 'time:2:spatial,scale=none',
+    'TIME temporal, unshrunk': 'time:2:temporal,scale=none',
 }
 ORDERS = ('normal', 'reversed', 'shuffled')
 
@@ -123,7 +126,7 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs) as pool:
         for future in as_completed([pool.submit(run, layout, seed, args) for layout, seed in todo]):
             results['runs'].append(future.result())
-            replace_file(args.out, lambda path: path.write_text(json.dumps(results, indent=1) + '\n'))
+            write_file(args.out, (json.dumps(results, indent=1) + '\n').encode())
             last = results['runs'][-1]
             print(f"{last['layout']} seed {last['seed']}: normal {last['normal']:.3f}", flush=True)
     lines = [
@@ -131,7 +134,7 @@ def main() -> None:
         f'`{results["command"]}`; torch {torch.__version__}, timm {timm.__version__}, CPU. {recipe}.',
         'Top-1 in %, mean ± standard deviation over the seeds; chance is 6.25 %.', '', *table(results['runs']),
     ]
-    replace_file(args.out.with_suffix('.md'), lambda path: path.write_text('\n'.join(lines) + '\n'))
+    write_file(args.out.with_suffix('.md'), ('\n'.join(lines) + '\n').encode())
     plot(results['runs'], args.out.with_suffix('.png'))
     print('\n'.join(lines))
 
