@@ -214,8 +214,10 @@ class ModelTester:
         for level, info in zip(maps, model.feature_info, strict=True):
             assert level.shape[1] == info['num_chs']
             model.get_submodule(info['module'])  # raises if there is none
-        assert_close(model.forward_intermediates(clip, indices=1, intermediates_only=True)[0], maps[-1])
-        assert_close(model.forward_intermediates(clip, indices=[0], intermediates_only=True, stop_early=True)[0], maps[0])
+        (last,) = model.forward_intermediates(clip, indices=1, intermediates_only=True)
+        assert_close(last, maps[-1])
+        (first,) = model.forward_intermediates(clip, indices=[0], intermediates_only=True, stop_early=True)
+        assert_close(first, maps[0])
 
     @torch.no_grad()
     def test_maps_of_frames(self, args):
@@ -356,8 +358,8 @@ class ConfigTester:
         clip = torch.empty(2, model.in_chans, model.num_frames, *model.img_size, device='meta')
         features = model.forward_features(clip)
         height, width = (side // model.feature_info[-1]['reduction'] for side in model.image_size)
-        if features.ndim == 3:  # tokens, with a few in front that are no patches
-            assert 0 <= features.shape[1] - height * width < 8
+        if features.ndim == 3:  # tokens, with a few in front that are no patches; those of tubelets are several maps
+            assert features.shape[1] >= height * width and features.shape[1] % (height * width) < 8
             features = features[:, -height * width:].unflatten(1, (height, width))
         if features.shape[1:3] == (height, width):
             features = features.permute(0, 3, 1, 2)
@@ -378,6 +380,6 @@ class ConfigTester:
             assert groups.keys() == set(parameters)  # every parameter is in a group
             assert len(set(groups.values())) > (1 if coarse else 4)
         for pattern in model.no_weight_decay():
-            name = pattern.removeprefix('backbone.')
-            absent = name == 'dist_token' or getattr(model.backbone, name, parameters) is None  # timm's ViT names all it may have
+            name = pattern.removeprefix('backbone.')  # timm's ViT names all that it may have
+            absent = name == 'dist_token' or getattr(model.backbone, name, parameters) is None
             assert absent or any(fnmatch(parameter, pattern) for parameter in parameters), pattern

@@ -25,8 +25,9 @@ SPECS = {
 }
 # every kind and every option, in canonical form
 CANONICAL = [
-    'grid', 'grid:column', '2x4', '1x8', '3x3:column', '4x4:snake', 'nested:2x2/2x2', 'nested:2x1/2x2:strided', 'random',
-    'random:4x4', 'random:always', 'random:4x4:always', 'time:2:spatial', 'time:2:temporal', 'tall', 'dualpath',
+    'grid', 'grid:column', '2x4', '1x8', '3x3:column', '4x4:snake', 'nested:2x2/2x2', 'nested:2x1/2x2:strided',
+    'random', 'random:4x4', 'random:always', 'random:4x4:always', 'time:2:spatial', 'time:2:temporal', 'tall',
+    'dualpath',
     'index:[[0,1],[2,-1]]', 'index:[[[0,1]],[[2,3]]]', '2x4,scale=cell', '2x4,scale=composite', 'tall,scale=none',
     'time:2:spatial,scale=none', 'grid,pad=last', 'grid,pad=0', 'grid,pad=-2.118', 'grid,pad=0.12345678901',
     'grid,antialias=true', 'tall,antialias=false', '3x3:snake,scale=cell,pad=1,antialias=false',
@@ -101,10 +102,12 @@ def test_round_trips(spec):
 
 
 @pytest.mark.parametrize('spec, canonical', [
-    (' GRID ', 'grid'), ('grid:row', 'grid'), ('3x3:col', '3x3:column'), ('03x3', '3x3'), ('nested:02x2/2x2', 'nested:2x2/2x2'),
-    ('time:2', 'time:2:spatial'), ('random:training', 'random'), ('tall,scale=composite,antialias=true', 'tall'),
+    (' GRID ', 'grid'), ('grid:row', 'grid'), ('3x3:col', '3x3:column'), ('03x3', '3x3'),
+    ('nested:02x2/2x2', 'nested:2x2/2x2'), ('time:2', 'time:2:spatial'), ('random:training', 'random'),
+    ('tall,scale=composite,antialias=true', 'tall'),
     ('grid,scale=none,antialias=false', 'grid'), ('grid,pad=0.50', 'grid,pad=0.5'),
-    ('grid,antialias=true,pad=0,scale=cell', 'grid,scale=cell,pad=0'), ('index:[[0, 1], [2, -1]]', 'index:[[0,1],[2,-1]]'),
+    ('grid,antialias=true,pad=0,scale=cell', 'grid,scale=cell,pad=0'),
+    ('index:[[0, 1], [2, -1]]', 'index:[[0,1],[2,-1]]'),
     ([[0, 1], [2, -1]], 'index:[[0,1],[2,-1]]'), ([[[0, 1]]], 'index:[[0,1]]'), (((0, 1),), 'index:[[0,1]]'),
     (torch.tensor([[0, 1]]), 'index:[[0,1]]'), (np.array([[[0], [1]]]), 'index:[[0],[1]]'),
     ([[np.int64(0)]], 'index:[[0]]'),
@@ -115,8 +118,9 @@ def test_other_spellings(spec, canonical):
 
 
 @pytest.mark.parametrize('spec, scale, antialias, pad', [
-    ('grid', 'none', False, None), ('2x4,scale=cell', 'cell', True, None), ('2x4,scale=composite', 'composite', True, None),
-    ('time:2', 'cell', True, None), ('tall', 'composite', True, None), ('dualpath,antialias=false', 'composite', False, None),
+    ('grid', 'none', False, None), ('2x4,scale=cell', 'cell', True, None),
+    ('2x4,scale=composite', 'composite', True, None), ('time:2', 'cell', True, None),
+    ('tall', 'composite', True, None), ('dualpath,antialias=false', 'composite', False, None),
     ('grid,pad=1', 'none', False, 1.0), ('grid,pad=last', 'none', False, 'last'),
 ])
 def test_defaults(spec, scale, antialias, pad):
@@ -126,9 +130,11 @@ def test_defaults(spec, scale, antialias, pad):
 
 @pytest.mark.parametrize('spec', [
     '', 'gird', '3', '3x', 'x3', '0x3', '3x3x3', '3x3:diagonal', '3x3:row:column', 'grid:3x3', 'nested', 'nested:2x2',
-    'nested:2x2/0x2', 'nested:2x2/2x2:random', 'random:3', 'random:3x3:sometimes', 'time', 'time:0', 'time:x', 'time:2:row',
-    'tall:2', 'index', 'index:', 'index:[]', 'index:[[]]', 'index:[0,1]', 'index:[[0,1],[2]]', 'index:[[0],1]', 'index:[[[0]],1]',
-    'index:[[0.5]]', 'index:[[-1]]', 'index:[[-2,0]]', 'index:[[true]]', 'index:[["0"]]', 'index:[[0', 'grid,pad=', 'grid,pad=first',
+    'nested:2x2/0x2', 'nested:2x2/2x2:random', 'random:3', 'random:3x3:sometimes', 'time', 'time:0', 'time:x',
+    'time:2:row', 'tall:2', 'index', 'index:', 'index:[]', 'index:[[]]', 'index:[0,1]', 'index:[[0,1],[2]]',
+    'index:[[0],1]', 'index:[[[0]],1]',
+    'index:[[0.5]]', 'index:[[-1]]', 'index:[[-2,0]]', 'index:[[true]]', 'index:[["0"]]', 'index:[[0', 'grid,pad=',
+    'grid,pad=first',
     'grid,pad=nan', 'grid,pad=inf', 'grid,scale=half', 'grid,antialias=1', 'grid,color=red', 'grid,scale', 'grid pad=0',
     5, None, 1.5, [[0.5]], [], [[0], [1, 2]], object(), torch.tensor([0, 1]), torch.tensor([[0.5]]),
 ])

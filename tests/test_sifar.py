@@ -1,4 +1,4 @@
-"""SIFAR: parity with the official code, exact sizes, windows, and weights from official checkpoints."""
+"""SIFAR: parity with the official code, exact sizes, and weights from official checkpoints."""
 import argparse
 import logging
 import os
@@ -8,10 +8,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models import save_for_hf
 
 import flatzoo
-from flatzoo.models.sifar import SifarSwin
 
 DATA = Path(__file__).parent / 'data'
 TINY = dict(num_classes=10, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 8))
@@ -22,7 +20,6 @@ GOLDEN = {
 }
 APE = GOLDEN['e_3x3_8f_resize_ape']
 SMALL = dict(model_name='sifar_swin_b12', num_classes=5, embed_dim=16, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 8))
-WHOLE = (None,) * 4  # windows of whole maps in every stage
 FRAME_EMBED = 'backbone.patch_embed.frame_pos_embed'
 
 
@@ -47,10 +44,6 @@ def as_clip(tensors):
 def small(**kwargs):
     torch.manual_seed(0)
     return timm.create_model(**{**SMALL, **kwargs}).eval()
-
-
-def random_clip(model):
-    return torch.randn(2, 3, model.num_frames, *model.img_size, generator=torch.Generator().manual_seed(1))
 
 
 # parity with the official code
@@ -180,7 +173,7 @@ def test_image_weights(caplog):
         'swin_tiny_patch4_window7_224', embed_dim=16, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 8), num_classes=21)
     with caplog.at_level(logging.INFO):
         model = load(image.state_dict(), dict(APE, num_classes=5))
-    assert 'head for 5 classes is freshly initialised' in caplog.text
+    assert 'the head for 5 classes' in caplog.text
     assert not model.head_trained
     assert torch.equal(model.backbone.layers[2].blocks[1].mlp.fc1.weight, image.layers[2].blocks[1].mlp.fc1.weight)
     assert model.backbone.layers[0].blocks[0].attn.relative_position_bias_table.shape == (7 ** 2, 1)
@@ -266,128 +259,3 @@ def test_resnet_rows(name, params):
             timm.create_model(name, device='meta', groups=3)
         with pytest.raises(ValueError, match='kernel_size=4 must be odd'):
             timm.create_model(name, device='meta', large_kernels=(4,))
-
-
-# windows, sizes and shifts
-
-
-@pytest.mark.parametrize('rule, layout, expected', [
-    # map, window and shift of every stage; frames of 32 pixels are 8x8 patches
-    ('per_axis', '2x4', [((16, 32), (4, 4), (2, 2)), ((8, 16), (4, 4), (2, 2)), ((4, 8), (4, 4), (0, 2)), ((2, 4), (2, 4), (0, 0))]),
-    ('short_side', '2x4', [((16, 32), (4, 4), (2, 2)), ((8, 16), (4, 4), (2, 2)), ((4, 8), (4, 4), (0, 0)), ((2, 4), (2, 2), (0, 0))]),
-    ('per_axis', '4x4', [((32, 32), (4, 4), (2, 2)), ((16, 16), (4, 4), (2, 2)), ((8, 8), (4, 4), (2, 2)), ((4, 4), (4, 4), (0, 0))]),
-    ('short_side', '4x4', [((32, 32), (4, 4), (2, 2)), ((16, 16), (4, 4), (2, 2)), ((8, 8), (4, 4), (2, 2)), ((4, 4), (4, 4), (0, 0))]),
-])
-def test_shift_rules(rule, layout, expected):
-    model = small(layout=layout, shift_rule=rule, img_size=32, window_size=(4, 4, 4, None), depths=(2, 2, 2, 2))
-    for stage, (size, window, shift) in zip(model.backbone.layers, expected, strict=True):
-        first, second = stage.blocks
-        assert first.input_resolution == second.input_resolution == size
-        assert first.window_size == second.window_size == window
-        assert first.shift_size == (0, 0) and second.shift_size == shift
-        assert (second.attn_mask is None) == (shift == (0, 0))
-
-
-def test_unknown_shift_rule():
-    with pytest.raises(ValueError, match="'official' is neither 'per_axis' nor 'short_side'"):
-        small(shift_rule='official')
-
-
-@pytest.mark.parametrize('args, message', [
-    (dict(img_size=32, window_size=(4, 4, 4, None)), 'stage 3 a map of 6x6, which windows of 4x4 do not divide'),
-    (dict(img_size=100, window_size=(12, 12, 12, None)), 'stage 1 a map of 75x75, which windows of 12x12'),
-    (dict(img_size=64, layout='2x4', window_size=7), 'stage 1 a map of 32x64, which windows of 7x7'),
-    (dict(img_size=(32, 64), window_size=(6, 6, 6, None)), 'img_size=32x64 in 3x3 cells gives stage 3 a map of 6x12|stage'),
-    (dict(img_size=224, window_size=(7, 7, 7, 6)), 'stage 4 a map of 21x21, which windows of 6x6'),
-    (dict(img_size=32, window_size=(3, 3, 3, None), patch_size=2, num_frames=16), 'stage 1 a map of 64x64, which windows of 3x3'),
-])
-def test_windows_that_do_not_divide(args, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        small(**args)
-    text = str(caught.value)
-    assert 'Frame sizes that fit: ' in text
-    sizes = [int(size) for size in text.split('Frame sizes that fit: ')[1].rstrip('.').split(', ')]
-    assert sizes
-    for size in sizes:
-        model = small(**dict(args, img_size=size), device='meta')
-        clip = torch.empty(1, 3, model.num_frames, size, size, device='meta')
-        assert model(clip).shape == (1, 5)
-
-
-@pytest.mark.parametrize('window_size, message', [
-    ((4, 4, 4), 'has 3 entries, the backbone 4 stages'), ((4,) * 5, 'has 5 entries'),
-    ((4, 4, 4, 5), 'which windows of 5x5 do not divide. Choose other windows'),
-])
-def test_wrong_windows(window_size, message):
-    with pytest.raises(ValueError, match=message):
-        small(img_size=64, window_size=window_size)
-
-
-def test_frame_embedding_wants_whole_patches():
-    with pytest.raises(ValueError, match='multiple of the patch size 4x4'):
-        small(img_size=30, layout='2x2', num_frames=4, ape=True, window_size=WHOLE)
-
-
-@pytest.mark.parametrize('layout, num_frames', [('2x4', 8), ('4x2', 8), ('3x3', 8)])
-@torch.no_grad()
-def test_frame_embedding_reaches_its_cell(layout, num_frames):
-    """Cell i lies at (i // columns, i % columns), in grids that are not square, too."""
-    model = small(layout=layout, num_frames=num_frames, img_size=32, window_size=WHOLE, ape=True)
-    embed = model.backbone.patch_embed
-    rows, cols = model.grid_size
-    embed.frame_pos_embed.zero_()
-    plain = embed(model.super_image(random_clip(model)))
-    for cell in range(rows * cols):
-        embed.frame_pos_embed.zero_()[0, cell] = 1
-        changed = (embed(model.super_image(random_clip(model))) - plain).amax((0, 3)).unflatten(0, (rows, 8)).unflatten(2, (cols, 8))
-        expected = torch.zeros(rows, 8, cols, 8)
-        expected[cell // cols, :, cell % cols] = 1
-        torch.testing.assert_close(changed, expected)
-
-
-@pytest.mark.parametrize('change', [
-    dict(img_size=64), dict(img_size=(64, 128)), dict(num_frames=16), dict(layout='2x4', img_size=96), dict(layout='time:2'),
-    dict(window_size=(6, 6, 6, None)), dict(img_size=64, window_size=(4, 4, None, None)), dict(patch_size=2),
-    dict(layout='2x4,scale=composite', img_size=96),
-])
-@pytest.mark.parametrize('rule', ['per_axis', 'short_side'])
-@torch.no_grad()
-def test_set_input_size(tmp_path, change, rule):
-    model = small(img_size=96, window_size=(3, 3, 3, None), shift_rule=rule)
-    if change.get('img_size') == 64 or 'num_frames' in change or change.get('img_size') == (64, 128):
-        change = dict(dict(window_size=(4, 4, 4, None)), **change)
-    model.set_input_size(**change)
-    for name in ('img_size', 'num_frames', 'layout', 'patch_size'):
-        if name in change:
-            wanted = change[name]
-            actual = model.backbone.patch_embed.patch_size[0] if name == 'patch_size' else getattr(model, name)
-            assert actual == ((wanted, wanted) if name == 'img_size' and isinstance(wanted, int) else flatzoo.Layout(wanted)
-                              if name == 'layout' else wanted)
-    logits = model(random_clip(model))
-    last = model.backbone.layers[-1].blocks[0]
-    assert rule == 'short_side' or last.window_size == last.input_resolution  # None follows
-    # the same model built at once, and loaded
-    direct = small(**{**dict(img_size=96, window_size=(3, 3, 3, None), shift_rule=rule), **change})
-    for stage, other in zip(model.backbone.layers, direct.backbone.layers, strict=True):
-        for block, twin in zip(stage.blocks, other.blocks, strict=True):
-            assert (block.window_size, block.shift_size) == (twin.window_size, twin.shift_size)
-    save_for_hf(model, tmp_path, safe_serialization=True)
-    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
-    assert torch.equal(loaded(random_clip(model)), logits)
-
-
-def test_set_input_size_refuses():
-    model = small(img_size=96, window_size=(3, 3, 3, None), ape=True)
-    logits = model(random_clip(model))
-    with pytest.raises(ValueError, match='a vector for each of 3x3 cells and the new layout 4x4 cells'):
-        model.set_input_size(num_frames=16)
-    with pytest.raises(ValueError, match='do not divide. Frame sizes that fit'):
-        model.set_input_size(img_size=100)
-    with pytest.raises(TypeError, match='no_such'):
-        model.set_input_size(no_such=1)
-    assert torch.equal(model(random_clip(model)), logits)  # nothing changed
-
-
-def test_is_a_video_model():
-    assert isinstance(small(img_size=32, window_size=WHOLE), SifarSwin)
-    assert issubclass(SifarSwin, flatzoo.VideoModel)

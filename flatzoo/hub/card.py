@@ -53,6 +53,9 @@ def model_card(name: str, cost: dict[str, Any], results: dict[str, Any] | None =
         f'- Licence: {cfg.license}',
         f'- Trained on: {_training_data(name, cfg.num_classes, starts_fresh)}',
     ]
+    if results:
+        lines.append(f'- Trained by: `{results["command"]}` (seed {results["seed"]}, {results["train_seconds"]} s, '
+                     f'{results["hardware"]})')
     if cfg.paper_ids:
         lines.append(f'- Paper: {cfg.paper_name}, {cfg.paper_ids}')
     lines += [
@@ -109,7 +112,7 @@ def _accuracy(name: str, results: dict[str, Any] | None, starts_fresh: bool) -> 
         ]
     if results:
         lines += [
-            'Measured by us:', '', f'`{results["command"]}` (seed {results["seed"]}, {results["hardware"]})', '',
+            f'Measured by us: `{results["evaluate_command"]}`', '',
             '| held-out clips | frames in order | reversed | reversed, called the opposite action | shuffled |',
             '|---|---|---|---|---|',
         ]

@@ -1,16 +1,17 @@
 """Builds a timm image model that fits a super image: its size, its windows, and clear refusals where nothing fits."""
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
 import torch
+from timm.layers import to_2tuple
 from timm.models import resolve_model_input_args
 from torch import nn
 
 __all__ = [
     'check_image', 'check_windows', 'create_backbone', 'default_img_size', 'fit_windows', 'fitting_sizes',
-    'resolve_stage_windows',
+    'patch_size_of', 'resolve_stage_windows',
 ]
 
 _logger = logging.getLogger(__name__)
@@ -56,17 +57,24 @@ def _check_name(name: str) -> None:
         raise ValueError(f'backbone={name!r} is no timm model; timm.list_models() names them all.{hint}')
 
 
+def patch_size_of(backbone: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the patches that an image must be a multiple of; None if there are none, or it is padded."""
+    embed = getattr(backbone, 'patch_embed', getattr(backbone, 'stem', None))
+    if getattr(embed, 'dynamic_img_pad', False):
+        return None
+    patch = getattr(embed, 'patch_size', None)
+    return patch if patch is None else to_2tuple(patch)
+
+
 def check_image(backbone: nn.Module, in_chans: int, image_size: tuple[int, int]) -> str | None:
     """Tries an image of the given size without computing anything (on the meta device).
 
     Returns:
         None if the backbone takes it, or cannot be tried on the meta device; else why not, in the backbone's words.
     """
-    patch = getattr(getattr(backbone, 'patch_embed', None), 'patch_size', None)
-    if patch is not None and not getattr(backbone.patch_embed, 'dynamic_img_pad', False):
-        patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-        if any(size % p for size, p in zip(image_size, patch)):
-            return f'{image_size[0]}x{image_size[1]} pixels are no multiple of its patches of {patch[0]}x{patch[1]}'
+    patch = patch_size_of(backbone)
+    if patch is not None and any(size % p for size, p in zip(image_size, patch)):
+        return f'{image_size[0]}x{image_size[1]} pixels are no multiple of its patches of {patch[0]}x{patch[1]}'
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     meta = {key: tensor.detach().to('meta') for key, tensor in tensors.items()}
@@ -87,7 +95,13 @@ def check_image(backbone: nn.Module, in_chans: int, image_size: tuple[int, int])
     return None
 
 
-def fitting_sizes(fits: Any, img_size: tuple[int, int], count: int = 4, step: int = 4) -> list[int]:
+def fitting_sizes(
+        fits: Any,
+        img_size: tuple[int, int],
+        count: int = 4,
+        step: int = 4,
+        multiple: int = 1,
+) -> list[int]:
     """Square frame sizes near `img_size` for which `fits(size)` holds, nearest first, then sorted.
 
     Args:
@@ -95,12 +109,13 @@ def fitting_sizes(fits: Any, img_size: tuple[int, int], count: int = 4, step: in
         img_size: The frame size `(height, width)` that does not fit.
         count: How many to return at most.
         step: Distance in pixels of the sizes that are tried.
+        multiple: What the sizes must be a multiple of, so that the cells of a `scale=cell` layout are whole pixels.
     """
     base = max(img_size)
     candidates = sorted(range(step, 2 * base + 2 * step, step), key=lambda size: abs(size - base))
     found = []
     for size in candidates:
-        if fits(size):
+        if size % multiple == 0 and fits(size):
             found.append(size)
         if len(found) == count:
             break
@@ -152,47 +167,61 @@ def divides(maps: Sequence[tuple[int, int]], windows: Sequence[tuple[int, int]])
 
 
 def check_windows(
-        image_size: tuple[int, int],
-        windows: Sequence[tuple[int, int]],
+        windows_of: Callable[[tuple[int, int]], Sequence[tuple[int, int]]],
         grid_size: tuple[int, int],
         img_size: tuple[int, int],
         patch_size: int,
+        multiple: int = 1,
 ) -> None:
     """Refuses windows that do not divide their maps, which timm would pad without a word and without a mask.
+
+    Args:
+        windows_of: Super image size in pixels -> window `(height, width)` of every stage.
+        grid_size: Rows and columns of frames of full size, (1, 1) if they are scaled to make the image.
+        img_size: Frame size in pixels.
+        patch_size: Side of a patch in pixels.
+        multiple: As for `fitting_sizes`.
 
     Raises:
         ValueError: With the stage that fails and frame sizes that would work.
     """
+    image_size = (img_size[0] * grid_size[0], img_size[1] * grid_size[1])
+    windows = windows_of(image_size)
     maps = stage_maps(image_size, patch_size, len(windows))
     if divides(maps, windows):
         return
 
     def fits(size: int) -> bool:
         image = (size * grid_size[0], size * grid_size[1])
-        # a window of the whole map grows with the image
-        grown = [tuple(m if w >= old else w for w, old, m in zip(window, old_map, new_map))
-                 for window, old_map, new_map in zip(windows, maps, stage_maps(image, patch_size, len(windows)))]
         whole = all(side % (patch_size * 2 ** (len(windows) - 1)) == 0 for side in image)
-        return whole and divides(stage_maps(image, patch_size, len(windows)), grown)
+        return whole and divides(stage_maps(image, patch_size, len(windows)), windows_of(image))
 
     stage = next(i for i, pair in enumerate(zip(maps, windows)) if not divides([pair[0]], [pair[1]]))
-    sizes = fitting_sizes(fits, img_size, step=patch_size)
+    sizes = fitting_sizes(fits, img_size, step=patch_size, multiple=multiple)
     hint = f'Frame sizes that fit: {", ".join(map(str, sizes))}.' if sizes else 'Choose other windows (window_size=).'
+    cells = '' if tuple(grid_size) == (1, 1) else f' in {grid_size[0]}x{grid_size[1]} cells'
     raise ValueError(
-        f'img_size={img_size[0]}x{img_size[1]} in {grid_size[0]}x{grid_size[1]} cells gives stage {stage + 1} a map of '
+        f'img_size={img_size[0]}x{img_size[1]}{cells} gives stage {stage + 1} a map of '
         f'{maps[stage][0]}x{maps[stage][1]}, which windows of {windows[stage][0]}x{windows[stage][1]} do not divide. '
         + hint
     )
 
 
-def fit_windows(backbone: nn.Module, grid_size: tuple[int, int], img_size: tuple[int, int], keep: bool) -> None:
+def fit_windows(
+        backbone: nn.Module,
+        grid_size: tuple[int, int],
+        img_size: tuple[int, int],
+        window_size: WindowSize = None,
+        multiple: int = 1,
+) -> None:
     """Gives the windows of a Swin-like backbone sizes that divide its maps.
 
     Args:
         backbone: Any image model; those without windowed blocks are left alone.
-        grid_size: Rows and columns of frames.
+        grid_size: Rows and columns of frames of full size, (1, 1) if they are scaled to make the image.
         img_size: Frame size in pixels.
-        keep: Whether the caller chose the windows, so that they are checked and not changed.
+        window_size: Windows that the caller chose, which are checked and not changed.
+        multiple: As for `fitting_sizes`.
 
     Raises:
         ValueError: If the windows are to be kept, or cannot be changed, and do not divide the maps.
@@ -206,11 +235,12 @@ def fit_windows(backbone: nn.Module, grid_size: tuple[int, int], img_size: tuple
             stages.append((tuple(resolution), tuple(blocks[0].window_size)))
     if not stages or divides(*zip(*stages)):
         return
-    image_size = (img_size[0] * grid_size[0], img_size[1] * grid_size[1])
-    patch = backbone.patch_embed.patch_size
-    patch = patch if isinstance(patch, int) else patch[0]
-    if keep or not hasattr(backbone, 'set_input_size'):
-        check_windows(image_size, [window for _, window in stages], grid_size, img_size, patch)
+    if window_size is not None or not hasattr(backbone, 'set_input_size'):
+        chosen = [window for _, window in stages] if window_size is None else window_size
+        patch = to_2tuple(backbone.patch_embed.patch_size)[0]
+        check_windows(
+            lambda image_size: resolve_stage_windows(chosen, image_size, patch, len(stages)),
+            grid_size, img_size, patch, multiple)
     windows = [tuple(_nearest_divisor(m, w) for m, w in zip(size, window)) for size, window in stages]
     backbone.set_input_size(window_size=windows)
     _logger.info(
@@ -220,5 +250,5 @@ def fit_windows(backbone: nn.Module, grid_size: tuple[int, int], img_size: tuple
 
 
 def _nearest_divisor(size: int, window: int) -> int:
-    """The divisor of a map's side that is nearest to a window's, the larger one of two."""
-    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (abs(d - window), -d))
+    """The divisor of a map's side whose ratio to the window's is nearest to 1: rather all of a prime side than 1."""
+    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (max(d / window, window / d), -d))

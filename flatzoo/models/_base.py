@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from flatzoo.layers import Layout, SuperImage
 from flatzoo.layers.layout import LayoutSpec
 
-from ._backbone import check_image, create_backbone, fit_windows, fitting_sizes
+from ._backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
 from ._registry import global_pool_of, update_model_input_size
 
 __all__ = [
@@ -69,7 +69,8 @@ class VideoModel(nn.Module):
     # properties that TorchScript must not compile
     __jit_unused_properties__ = [
         'layout', 'num_frames', 'img_size', 'grid_size', 'image_size', 'num_classes', 'in_chans', 'num_features',
-        'head_hidden_size', 'feature_info', 'global_pool', 'output_fmt', 'pretrained_cfg', '_model_args', '_backbone_name',
+        'head_hidden_size', 'feature_info', 'global_pool', 'output_fmt', 'pretrained_cfg', '_model_args',
+        '_backbone_name',
     ]
 
     def __init__(
@@ -100,9 +101,9 @@ class VideoModel(nn.Module):
         self.super_image = SuperImage(
             num_frames, layout, img_size, *_channel_stats(cfg, in_chans), device=device, dtype=dtype)
         self.num_images: int = self.super_image.num_images
-        keep_windows = backbone_args.get('window_size') is not None
         fit_windows(
-            self.backbone, _growth(self.super_image), self.img_size, keep_windows, _multiple(self.super_image))
+            self.backbone, _growth(self.super_image), self.img_size, backbone_args.get('window_size'),
+            _multiple(self.super_image))
         self.head_trained = False  # until weights with a classifier of this size are loaded
         self._pretrained_cfg: dict[str, Any] = {}
         self._args = dict(num_frames=num_frames, layout=str(self.layout))
@@ -299,18 +300,26 @@ class VideoModel(nn.Module):
         if error is None:
             return
         rows, cols = _growth(super_image)
-        if hasattr(backbone, 'set_input_size') or backbone._traits.get('fixed_input_size'):
-            sizes = None  # other sizes need another model
-            patch = getattr(getattr(backbone, 'patch_embed', None), 'patch_size', None)
-            if patch is not None:
-                patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-                sizes = fitting_sizes(
-                    lambda size: rows * size % patch[0] == 0 and cols * size % patch[1] == 0, super_image.img_size,
-                    multiple=_multiple(super_image))
-        else:
-            sizes = fitting_sizes(
-                lambda size: check_image(backbone, self.in_chans, (rows * size, cols * size)) is None,
-                super_image.img_size, count=2, step=16, multiple=_multiple(super_image))
+        patch = patch_size_of(backbone)
+        resizable = hasattr(backbone, 'set_input_size')
+        fixed = not resizable and backbone._traits.get('fixed_input_size')  # another size needs another model
+
+        def fits(size: int) -> bool:
+            image_size = (rows * size, cols * size)
+            if patch is not None and any(side % p for side, p in zip(image_size, patch)):
+                return False
+            if fixed:
+                return patch is not None
+            trial = _share_tensors(backbone)
+            try:
+                if resizable:
+                    trial.set_input_size(img_size=image_size)
+            except (AssertionError, RuntimeError, ValueError):
+                return False
+            return check_image(trial, self.in_chans, image_size) is None
+
+        search = dict(count=2, step=16) if patch is None else dict(count=4, step=4)
+        sizes = fitting_sizes(fits, super_image.img_size, multiple=_multiple(super_image), **search)
         raise ValueError(self._misfit(self._backbone_name, super_image, error, sizes))
 
     @property
@@ -322,6 +331,7 @@ class VideoModel(nn.Module):
 
         Args:
             maps: `[B * K, D, h', w']`, as `forward_intermediates` returns them.
+            order: The order `[B, T]` of the frames, from `super_image.draw`, if they were shuffled.
 
         Returns:
             `[B, T, D, h, w]`.
@@ -360,15 +370,18 @@ class VideoModel(nn.Module):
             raise RuntimeError(f'{type(self.backbone).__name__} of this timm has no forward_intermediates().')
         if per_frame and output_fmt != 'NCHW':
             raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        order = None
+        if per_frame and (self.super_image.shuffles_in_eval or self.super_image.shuffles and self.training):
+            order = self.super_image.draw(x.shape[0], device=x.device)  # kept, to put the maps back into order
         out = self.backbone.forward_intermediates(
-            self.super_image(x), indices=indices, norm=norm, stop_early=stop_early, output_fmt=output_fmt,
+            self.super_image(x, order=order), indices=indices, norm=norm, stop_early=stop_early, output_fmt=output_fmt,
             intermediates_only=intermediates_only,
         )
         if not per_frame:
             return out
         if intermediates_only:
-            return [self.frame_maps(maps) for maps in out]
-        return out[0], [self.frame_maps(maps) for maps in out[1]]
+            return [self.frame_maps(maps, order) for maps in out]
+        return out[0], [self.frame_maps(maps, order) for maps in out[1]]
 
     def prune_intermediate_layers(
             self,
@@ -452,7 +465,7 @@ def _resize(backbone: nn.Module, old: SuperImage, new: SuperImage, backbone_args
     """Fits a backbone to a new super image and returns the arguments that rebuild it, beside its size."""
     if hasattr(backbone, 'set_input_size'):
         backbone.set_input_size(img_size=new.image_size, **backbone_args)
-        fit_windows(backbone, _growth(new), new.img_size, 'window_size' in backbone_args, _multiple(new))
+        fit_windows(backbone, _growth(new), new.img_size, backbone_args.get('window_size'), _multiple(new))
         names = ('window_size', 'patch_size', *backbone_args)
         return {key: value for key, value in backbone._model_args.items() if key in names}
     if backbone_args:
@@ -483,7 +496,13 @@ def image_checkpoint(state_dict: dict[str, Tensor], model: VideoModel) -> dict[s
     tables)."""
     backbone_filter = getattr(sys.modules[type(model.backbone).__module__], 'checkpoint_filter_fn', None)
     if backbone_filter is not None:
-        state_dict = backbone_filter(state_dict, model.backbone)
+        try:
+            state_dict = backbone_filter(state_dict, model.backbone)
+        except KeyError as error:
+            raise RuntimeError(
+                f'These weights are not those of {type(model.backbone).__name__}: it has no {error}. Build the model '
+                'with the backbone of the weights, or load weights of this architecture.'
+            ) from error
     return prefixed_weights(state_dict)
 
 

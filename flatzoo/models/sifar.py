@@ -23,6 +23,7 @@ Parameters and multiply-adds here are the paper's (Tables 1, 3 and 5); `benchmar
 them.
 """
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -91,9 +92,9 @@ class SifarSwin(VideoModel):
         patch_size = to_2tuple(kwargs.get('patch_size', 4))[0]
         num_stages = len(kwargs.get('depths', (2, 2, 18, 2)))
         img_size = to_2tuple(img_size)
-        image_size = (img_size[0] * grid[0], img_size[1] * grid[1])
-        windows = _stage_windows(window_size, image_size, patch_size, num_stages, shift_rule)
-        check_windows(image_size, windows, grid, img_size, patch_size)
+        windows_of = partial(_stage_windows, window_size, patch_size, num_stages, shift_rule)
+        check_windows(windows_of, grid, img_size, patch_size, _cells_multiple(layout, num_frames))
+        windows = windows_of((img_size[0] * grid[0], img_size[1] * grid[1]))
         super().__init__(
             backbone, num_frames=num_frames, layout=layout, img_size=img_size, window_size=tuple(windows), **kwargs)
         self._spec = dict(window_size=window_size, shift_rule=shift_rule, patch_size=patch_size, grid=grid)
@@ -139,16 +140,16 @@ class SifarSwin(VideoModel):
             )
         grid = grid if layout.scale == 'none' else (1, 1)
         new_size = to_2tuple(img_size or self.img_size)
-        image_size = (new_size[0] * grid[0], new_size[1] * grid[1])
         spec = dict(
             self._spec,
             window_size=self._spec['window_size'] if window_size is None else window_size,
             patch_size=to_2tuple(backbone_args.get('patch_size') or self._spec['patch_size'])[0],
             grid=grid,
         )
-        windows = _stage_windows(
-            spec['window_size'], image_size, spec['patch_size'], len(self.backbone.layers), spec['shift_rule'])
-        check_windows(image_size, windows, grid, new_size, spec['patch_size'])
+        windows_of = partial(
+            _stage_windows, spec['window_size'], spec['patch_size'], len(self.backbone.layers), spec['shift_rule'])
+        check_windows(windows_of, grid, new_size, spec['patch_size'], _cells_multiple(layout, num_frames))
+        windows = windows_of((new_size[0] * grid[0], new_size[1] * grid[1]))
         super().set_input_size(new_size, num_frames, layout, window_size=tuple(windows), **backbone_args)
         self._spec = spec
         self._args['window_size'] = spec['window_size']
@@ -189,12 +190,17 @@ class SifarResNet(VideoModel):
         return account_for_keys(self, prefixed_weights(state_dict), optional=new)
 
 
+def _cells_multiple(layout: Layout, num_frames: int) -> int:
+    """What frame sizes must be a multiple of for whole cells."""
+    return math.lcm(*layout.shape(num_frames)[1:]) if layout.scale == 'cell' else 1
+
+
 def _stage_windows(
         window_size: WindowSize,
-        image_size: tuple[int, int],
         patch_size: int,
         num_stages: int,
         shift_rule: str,
+        image_size: tuple[int, int],
 ) -> list[tuple[int, int]]:
     windows = resolve_stage_windows(window_size, image_size, patch_size, num_stages)
     if shift_rule == 'short_side':
@@ -382,7 +388,7 @@ def sifar_swin_l12_384(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
 
 @register_model
 def sifar_swin_tiny(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
-    """A small SIFAR for tests and tutorials, not in the paper: 8 frames of 32 pixels, 1 M parameters."""
+    """A small SIFAR for tests and tutorials, not in the paper: 8 frames of 32 pixels, 2.4 M parameters."""
     model_args = dict(
         backbone='swin_tiny_patch4_window7_224', num_frames=8, img_size=32, window_size=(4, 4, None, None),
         embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))

@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model, register_notrace_module
-from torch import Tensor
+from torch import Tensor, nn
 
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.layers import SuperImage
 from flatzoo.layers.layout import Layout, LayoutSpec
 from flatzoo.layers.tubelet_embed import TubeletEmbed
 
@@ -94,6 +95,9 @@ class VideoMAE(VideoModel):
         super().set_input_size(img_size, num_frames, layout, **backbone_args)
         self.backbone.patch_embed.set_input_size(num_frames=embed_frames)
         self.num_images = 1
+
+    def _check_image(self, backbone: nn.Module, super_image: SuperImage) -> None:
+        """Nothing to try: the transformer takes whole clips, whose size `TubeletEmbed` has checked."""
 
     def frame_maps(self, maps: Tensor) -> Tensor:
         """Maps of the frames; the frames of a tubelet share its map.
