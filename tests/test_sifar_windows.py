@@ -4,6 +4,8 @@ import timm
 import torch
 from timm.models import save_for_hf
 
+import flatzoo  # noqa: F401 - registers the models
+
 WHOLE = (None,) * 4  # windows of whole maps in every stage
 
 
