@@ -9,7 +9,8 @@ import flatzoo
 UNIFORMER = dict(
     model_name='flatten_uniformer_s', depths=(1, 1, 2, 1), embed_dims=(16, 24, 32, 48), head_dim=16, img_size=32)
 SWIN = dict(
-    model_name='flatten_swinv2_t', embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=4, img_size=32)
+    model_name='flatten_swinv2_t', embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=4,
+    img_size=32)
 
 
 class TestFlatten(ModelTester):

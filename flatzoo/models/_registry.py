@@ -107,7 +107,7 @@ def build_video_model(
         pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=pretrained_filter_fn,
-        pretrained_strict=False,  # the filters account for every key, see _base.account_for_keys
+        pretrained_strict=False,  # the filters account for every key, see _checkpoint.account_for_keys
         feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
         **kwargs,
     )

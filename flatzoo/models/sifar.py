@@ -41,7 +41,8 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import FramePatchEmbed, LargeKernelBottleneck, Layout
 
 from ._backbone import WindowSize, check_windows, resolve_stage_windows
-from ._base import VideoModel, account_for_keys, prefixed_weights, unwrap_checkpoint
+from ._base import VideoModel
+from ._checkpoint import account_for_keys, prefixed_weights, unwrap_checkpoint
 from ._registry import build_video_model, label_names, register_protocol
 
 __all__ = ['SifarSwin', 'SifarResNet']  # timm's registry appends the entry points

@@ -34,7 +34,8 @@ from flatzoo.layers import SuperImage
 from flatzoo.layers.layout import Layout, LayoutSpec
 from flatzoo.layers.tubelet_embed import TubeletEmbed
 
-from ._base import Size, VideoModel, account_for_keys, prefixed_weights, unwrap_checkpoint
+from ._base import Size, VideoModel
+from ._checkpoint import account_for_keys, prefixed_weights, unwrap_checkpoint
 from ._registry import build_video_model, label_names, register_protocol
 
 __all__ = ['VideoMAE']  # timm's registry appends the entry points
