@@ -88,7 +88,7 @@ def attempt(backbone: str, num_frames: int) -> dict:
             row[name] = action() or 'yes'
         except Exception as error:  # noqa: BLE001
             row[name] = 'no'
-            notes.append(f'{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}')
+            notes.append(f'{name}: {type(error).__name__}: {" ".join(str(error).split())[:200]}')
 
     clip = torch.randn(2, 3, num_frames, *model.img_size)
     maps = []

@@ -69,7 +69,8 @@ def test_each_frame_is_decoded_once(video, monkeypatch):
         decode._PyAVSource, 'read', lambda self, indices: (asked.append(indices), read(self, indices))[1])
     protocol = EvalProtocol('dense', num_clips=10, num_crops=3, stride=2)
     protocol.load_views(video, 16, 32)
-    assert asked == [protocol.sample(40, 16).unique().tolist()]
+    assert sum(asked, []) == protocol.sample(40, 16).unique().tolist()
+    assert max(map(len, asked)) <= 4  # few frames are held in full size at a time
 
 
 def test_short_and_small_videos(video):

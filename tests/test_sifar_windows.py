@@ -79,7 +79,7 @@ def test_wrong_windows(window_size, message):
 
 
 def test_frame_embedding_wants_whole_patches():
-    with pytest.raises(ValueError, match='multiple of the patch size 4x4'):
+    with pytest.raises(ValueError, match='do not halve evenly.*Frame sizes that fit: 16, 32, 48, 64'):
         create(img_size=30, layout='2x2', num_frames=4, ape=True, window_size=WHOLE)
 
 
@@ -137,3 +137,22 @@ def test_set_input_size_refuses():
     with pytest.raises(TypeError, match='no_such'):
         model.set_input_size(no_such=1)
     assert torch.equal(model(random_clip(model)), logits)  # nothing changed
+
+
+@pytest.mark.parametrize('args', [
+    dict(img_size=33),  # a frame of 8.25 patches
+    dict(img_size=40, window_size=(5, 5, None, None)),  # maps of 30, 15, 8, 4: merging would mix frames
+])
+def test_frames_that_do_not_halve_evenly_are_refused(args):
+    with pytest.raises(ValueError, match='do not halve evenly'):
+        timm.create_model('sifar_swin_tiny', device='meta', **args)
+
+
+def test_errors_of_arguments_do_not_blame_the_size():
+    with pytest.raises(ValueError, match='Invalid pool type: zzz') as caught:
+        timm.create_model('sifar_swin_tiny', global_pool='zzz')
+    assert 'img_size' not in str(caught.value)
+    with pytest.raises(ValueError, match='must be positive'):
+        timm.create_model('sifar_swin_tiny', window_size=0)
+    with pytest.raises(ValueError, match='no ResNetV2'):
+        timm.create_model('sifar_resnet50_c7', backbone='test_resnet')

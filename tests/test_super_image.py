@@ -271,3 +271,16 @@ def test_meta_device_and_materialising():
     assert torch.equal(module(clip), SuperImage(8, 'grid', 20, MEAN, STD)(clip))
     assert not module.state_dict()
     assert "layout='grid'" in repr(module)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.uint8])
+def test_number_of_channels_is_checked(dtype):
+    module = SuperImage(4, '2x2', 8, mean=(.5,) * 3, std=(.5,) * 3)
+    with pytest.raises(ValueError, match=r'clip of 3 channels.*in_chans='):
+        module(torch.zeros(1, 1, 4, 8, 8, dtype=dtype))
+
+
+@pytest.mark.parametrize('pad', ['300', '-1', '0.5'])
+def test_padding_of_uint8_images_is_a_grey_level(pad):
+    with pytest.raises(ValueError, match='hold 0 to 255'):
+        SuperImage(3, f'2x2,pad={pad}', 8)(torch.zeros(1, 3, 3, 8, 8, dtype=torch.uint8))

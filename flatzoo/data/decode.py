@@ -46,8 +46,8 @@ class VideoReader:
     read alike. Rotation metadata is applied. Damaged packets are skipped and each frame that they should have given is
     filled with the nearest earlier frame; of a truncated file the frames that are present are used.
 
-    `backend='auto'` is PyAV, also where torchcodec is installed: on one thread both take the same time within 10 %, for
-    sparse and for dense reading, and PyAV also reads damaged files, raw streams and streams without whole key frames,
+    `backend='auto'` is PyAV, also where torchcodec is installed: its packet list and key-frame seeks leave torchcodec
+    no lead on one thread, and PyAV also reads damaged files, raw streams and streams without whole key frames,
     which torchcodec refuses or reads wrong. `backend='torchcodec'` (exact mode) remains for those who want it; frames
     of 8-bit video are the same bit for bit, those of deeper video differ at sharp edges of colour. WebP is always read
     with Pillow.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .decode import VideoError, VideoReader
 from .sampling import dense_indices, uniform_indices
-from .transforms import EvalTransform, Size
+from .transforms import EvalTransform, Size, resize
 
 __all__ = ['EvalProtocol']
 
@@ -114,15 +114,15 @@ class EvalProtocol:
         with VideoReader(path, backend) as video:
             indices = self.sample(len(video), num_frames)  # [num_clips, T]
             needed, rows = indices.unique(return_inverse=True)
-            frames = video.get_frames(needed)  # [N, C, H, W]
+            try:
+                frames = _read(video, needed, None if transform else crops.resize)  # [N, C, H, W]
+            except VideoError:
+                raise
+            except ValueError as error:
+                raise VideoError(f'{os.fsdecode(path)}: {error}') from None
         clips = []
         for clip_rows in rows:
-            try:
-                clip = crops(frames[clip_rows])
-            except ValueError as error:
-                if transform is not None:
-                    raise
-                raise VideoError(f'{os.fsdecode(path)}: {error}') from None
+            clip = crops(frames[clip_rows])
             if not isinstance(clip, Tensor) or clip.ndim not in (4, 5) or clip.shape[-4] != num_frames:
                 got = list(clip.shape) if isinstance(clip, Tensor) else type(clip).__name__
                 raise ValueError(
@@ -130,6 +130,15 @@ class EvalProtocol:
             clips.append(clip[None] if clip.ndim == 4 else clip)  # [V, T, C, h, w]
         views = torch.stack(clips, dim=1).flatten(0, 1)  # [V * num_clips, T, C, h, w]
         return views.transpose(1, 2)
+
+
+def _read(video: VideoReader, indices: Tensor, shrink: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Frames `[N, C, h, w]`; with `shrink` only a few are held in full size, so that large videos take little
+    memory."""
+    if shrink is None:
+        return video.get_frames(indices)
+    parts = [shrink(video.get_frames(part)) for part in indices.split(4)]
+    return torch.cat([resize(part, parts[0].shape[-2:]) for part in parts])  # a stream may change its size on the way
 
 
 def _is_count(value: Any) -> bool:

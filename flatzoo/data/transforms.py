@@ -163,12 +163,16 @@ class EvalTransform:
         self.num_crops = num_crops
         self.scale_up = scale_up
 
-    def __call__(self, clip: Tensor) -> Tensor:
-        """Uint8 clip `[T, C, H, W]` to views `[V, T, C, height, width]`, V = `num_crops`."""
+    def resize(self, clip: Tensor) -> Tensor:
+        """The first step alone, `[T, C, H, W]` to `[T, C, h, w]`, for a reader that cannot keep large frames."""
         _check_clip(clip)
         height, width = self.img_size
         cover = (int(height / 0.875 + 0.5), int(width / 0.875 + 0.5)) if self.scale_up else self.img_size
-        clip = resize_short_side(clip, cover)
+        return resize_short_side(clip, cover)
+
+    def __call__(self, clip: Tensor) -> Tensor:
+        """Uint8 clip `[T, C, H, W]`, resized already or not, to views `[V, T, C, height, width]`, V = `num_crops`."""
+        clip = self.resize(clip)
         return three_crop(clip, self.img_size) if self.num_crops == 3 else center_crop(clip, self.img_size)[None]
 
     def __repr__(self) -> str:

@@ -58,8 +58,9 @@ class Layout(str):
         kind: `grid`, `nested`, `random`, `time`, `tall`, `dualpath` or `index`.
         scale: `none` (the image grows with the grid), `cell` (each frame shrinks so that the image keeps the frame
             size) or `composite` (the image is assembled, then resized to the frame size).
-        pad: Filling of empty cells: a value in the units of the clip, `'last'` for the last frame, or None, which
-            stands for zeros and is refused for raw uint8 clips, where black is rarely what is meant.
+        pad: Filling of empty cells: a value in the units of the image that is written (normalised in a model, also for
+            uint8 clips, which it normalises first; 0...255 where raw uint8 is laid out), `'last'` for the last frame,
+            or None, which stands for zeros and is refused for raw uint8, where black is rarely what is meant.
         antialias: Whether resizing filters before it samples. The default follows the papers: no for `none` (SIFAR
             resizes frames with plain bilinear interpolation), yes for `cell` and `composite`.
 
@@ -146,14 +147,8 @@ class Layout(str):
         self._fields = fields
         return self
 
-    def __getnewargs__(self) -> tuple[str]:
-        return (str(self),)  # pickle and copy rebuild the attributes by parsing
-
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return type(self), (str(self),)
-
-    def __str__(self) -> str:
-        return str.__str__(self)
 
     @property
     def shuffles(self) -> bool:
@@ -179,8 +174,8 @@ class Layout(str):
         Raises:
             ValueError: If the layout cannot hold that number of frames; the message says which number it takes.
         """
-        if num_frames < 1:
-            raise ValueError(f'A clip needs at least 1 frame, got {num_frames}.')
+        if not isinstance(num_frames, int) or num_frames < 1:
+            raise ValueError(f'A clip needs a whole number of at least 1 frame, got {num_frames!r}.')
         index = torch.tensor(getattr(self, f'_index_{self.kind}')(num_frames), dtype=torch.int64, device='cpu')
         if self.shuffles and generator is not None:
             if hasattr(generator, 'permutation'):  # numpy

@@ -53,7 +53,9 @@ class SuperImage(nn.Module):
             dtype=None,
     ):
         super().__init__()
-        self.num_frames = int(num_frames)
+        if not isinstance(num_frames, int) or num_frames < 1:
+            raise ValueError(f'num_frames is a whole number of at least 1, got {num_frames!r}.')
+        self.num_frames = num_frames
         self.layout = Layout(layout)
         self.index: Index = self.layout.index(self.num_frames).tolist()
         self.num_images = len(self.index)
@@ -269,12 +271,20 @@ class SuperImage(nn.Module):
                 f'Expected a clip of shape (B, C, T={self.num_frames}, H, W), got {list(clip.shape)}. '
                 'Sample that number of frames, or build the model with num_frames= to match.'
             )
+        if self.normalizes and clip.shape[1] != self.norm_scale.shape[0]:
+            raise ValueError(
+                f'Expected a clip of {self.norm_scale.shape[0]} channels, (B, C, T, H, W), got {list(clip.shape)}. '
+                'Build the model with in_chans= to match.'
+            )
         if clip.dtype == torch.uint8:
-            if not self.normalizes and not self.pad_is_explicit and len(self.empty) > 0:
-                raise ValueError(
-                    'A uint8 clip has no natural value for the empty cells of this layout: name one, '
-                    "such as ',pad=0' (black) or ',pad=last', or pass a normalised float clip."
-                )
+            if not self.normalizes and len(self.empty) > 0:
+                if not self.pad_is_explicit:
+                    raise ValueError(
+                        'A uint8 clip has no natural value for the empty cells of this layout: name one, '
+                        "such as ',pad=0' (black) or ',pad=last', or pass a normalised float clip."
+                    )
+                if self.pad_value < 0 or self.pad_value > 255 or self.pad_value != float(int(self.pad_value)):
+                    raise ValueError(f'Empty cells of a uint8 image hold 0 to 255, not pad={self.pad_value}.')
         elif not clip.is_floating_point():
             raise ValueError(f'Expected a floating-point (normalised) or uint8 (0...255) clip, got {clip.dtype}.')
 
@@ -339,10 +349,10 @@ def _moved(cell: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
 
 
 def _to_2tuple(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f'Sizes are positive (height, width) in pixels, got {size}.')
-    return int(height), int(width)
+    pair = (size, size) if isinstance(size, int) else size
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(s, int) and s > 0 for s in pair):
+        raise ValueError(f'Sizes are positive whole pixels, one number or (height, width), got {size!r}.')
+    return pair[0], pair[1]
 
 
 def resize_images(image: Tensor, height: int, width: int, antialias: bool) -> Tensor:

@@ -147,6 +147,8 @@ def resolve_stage_windows(
         window_size = [tuple(window_size)] * num_stages
     if len(window_size) != num_stages:
         raise ValueError(f'window_size={window_size} has {len(window_size)} entries, the backbone {num_stages} stages.')
+    if any(side < 1 for window in window_size if window is not None for side in to_2tuple(window)):
+        raise ValueError(f'window_size={window_size} must be positive; None stands for the whole map of a stage.')
     return [
         size if window is None else ((window, window) if isinstance(window, int) else tuple(window))
         for window, size in zip(window_size, maps)
@@ -173,7 +175,10 @@ def check_windows(
         patch_size: int,
         multiple: int = 1,
 ) -> None:
-    """Refuses windows that do not divide their maps, which timm would pad without a word and without a mask.
+    """Refuses frames and windows that timm would crop or pad without a word and without a mask.
+
+    A frame must be whole patches, every map that patch merging halves must be even (else features of two frames mix),
+    and windows must divide their maps.
 
     Args:
         windows_of: Super image size in pixels -> window `(height, width)` of every stage.
@@ -183,28 +188,36 @@ def check_windows(
         multiple: As for `fitting_sizes`.
 
     Raises:
-        ValueError: With the stage that fails and frame sizes that would work.
+        ValueError: With what does not fit and frame sizes that would.
     """
     image_size = (img_size[0] * grid_size[0], img_size[1] * grid_size[1])
     windows = windows_of(image_size)
     maps = stage_maps(image_size, patch_size, len(windows))
-    if divides(maps, windows):
-        return
+
+    def whole(size: tuple[int, int]) -> bool:
+        stride = patch_size * 2 ** (len(windows) - 1)
+        return all(s % patch_size == 0 and s * cells % stride == 0 for s, cells in zip(size, grid_size))
 
     def fits(size: int) -> bool:
         image = (size * grid_size[0], size * grid_size[1])
-        whole = all(side % (patch_size * 2 ** (len(windows) - 1)) == 0 for side in image)
-        return whole and divides(stage_maps(image, patch_size, len(windows)), windows_of(image))
+        return whole((size, size)) and divides(stage_maps(image, patch_size, len(windows)), windows_of(image))
 
-    stage = next(i for i, pair in enumerate(zip(maps, windows)) if not divides([pair[0]], [pair[1]]))
+    cells = '' if tuple(grid_size) == (1, 1) else f' in {grid_size[0]}x{grid_size[1]} cells'
+    frames = f'img_size={img_size[0]}x{img_size[1]}{cells}'
+    if not divides(maps, windows):
+        stage = next(i for i, pair in enumerate(zip(maps, windows)) if not divides([pair[0]], [pair[1]]))
+        reason = (
+            f'{frames} gives stage {stage + 1} a map of {maps[stage][0]}x{maps[stage][1]}, which windows of '
+            f'{windows[stage][0]}x{windows[stage][1]} do not divide.')
+    elif not whole(img_size):
+        reason = (
+            f'{frames} makes an image of {image_size[0]}x{image_size[1]} pixels, which patches of {patch_size} pixels '
+            f'and {len(windows)} stages do not halve evenly.')
+    else:
+        return
     sizes = fitting_sizes(fits, img_size, step=patch_size, multiple=multiple)
     hint = f'Frame sizes that fit: {", ".join(map(str, sizes))}.' if sizes else 'Choose other windows (window_size=).'
-    cells = '' if tuple(grid_size) == (1, 1) else f' in {grid_size[0]}x{grid_size[1]} cells'
-    raise ValueError(
-        f'img_size={img_size[0]}x{img_size[1]}{cells} gives stage {stage + 1} a map of '
-        f'{maps[stage][0]}x{maps[stage][1]}, which windows of {windows[stage][0]}x{windows[stage][1]} do not divide. '
-        + hint
-    )
+    raise ValueError(f'{reason} {hint}')
 
 
 def fit_windows(

@@ -86,6 +86,8 @@ class VideoModel(nn.Module):
                 device=device, dtype=dtype, **backbone_args,
             )
         except (AssertionError, RuntimeError, IndexError, ZeroDivisionError) as error:
+            if backbone_args and _can_be_built(backbone, super_image.image_size, in_chans):
+                raise ValueError(f'backbone={backbone!r} does not take {backbone_args}: {error}') from error
             raise ValueError(self._misfit(backbone, super_image, error)) from error
         if isinstance(self.backbone, VideoModel):
             raise ValueError(f'backbone={backbone!r} is a video model itself; name an image model.')
@@ -436,6 +438,15 @@ class VideoModel(nn.Module):
         if not any(key.startswith('backbone.') for key in state_dict):
             state_dict = image_checkpoint(state_dict, self)
         return account_for_keys(self, state_dict)
+
+
+def _can_be_built(backbone: str, image_size: tuple[int, int], in_chans: int) -> bool:
+    """Whether a backbone takes images of this size when it is left to its defaults otherwise."""
+    try:
+        create_backbone(backbone, image_size, in_chans, device='meta')
+    except Exception:  # noqa: BLE001 - whatever it is, the size is part of it
+        return False
+    return True
 
 
 def _growth(super_image: SuperImage) -> tuple[int, int]:

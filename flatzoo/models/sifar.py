@@ -33,6 +33,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import StdConv2d, to_2tuple
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
+from timm.models.resnetv2 import ResNetV2
 from timm.models.swin_transformer import checkpoint_filter_fn as swin_checkpoint_filter_fn
 from torch import Tensor
 
@@ -167,16 +168,18 @@ class SifarResNet(VideoModel):
 
     Args:
         backbone: A timm ResNetV2.
-        large_kernels: Kernel sizes of the blocks appended to the last stage, `(21, 11)` for C21-11.
+        large_kernels: Kernel size or sizes of the blocks appended to the last stage, `(21, 11)` for C21-11.
         groups: Groups of these convolutions; the paper does not state it, 1 (dense) is the literal reading.
         **kwargs: As for `VideoModel`.
     """
 
-    def __init__(self, backbone: str, large_kernels: Sequence[int] = (), groups: int = 1, **kwargs: Any):
+    def __init__(self, backbone: str, large_kernels: int | Sequence[int] = (), groups: int = 1, **kwargs: Any):
         super().__init__(backbone, **kwargs)
+        if not isinstance(self.backbone, ResNetV2):
+            raise ValueError(f'backbone={backbone!r} is no ResNetV2 of timm; superimage takes any backbone.')
         blocks = self.backbone.stages[-1].blocks
         dd = {'device': kwargs.get('device'), 'dtype': kwargs.get('dtype')}
-        for kernel_size in large_kernels:
+        for kernel_size in (large_kernels,) if isinstance(large_kernels, int) else large_kernels:
             block = LargeKernelBottleneck(
                 self.backbone.num_features, kernel_size, groups, conv_layer=partial(StdConv2d, eps=1e-8), **dd)
             blocks.add_module(str(len(blocks)), block)
@@ -275,7 +278,8 @@ _SSV2_8F = 'sifar_base_patch4_window14_224_3x3-st2stv2_kineticsft_f8_pe_aug.pth'
 _SSV2_16F = 'sifar_base_patch4_window14_224_4x4-st2stv2_f16_kineticsft_pe_aug_v1.pth'
 
 default_cfgs = generate_default_cfgs({
-    # Section 4.1: "initialised from ImageNet-21K"; the official code names the Swin release files that these are
+    # Section 4.1: "initialised from ImageNet-21K"; the official code names these Swin release files for B and L-14;
+    # that of L-12 at 384 is inferred
     'sifar_swin_b7.ms_in22k': _image_cfg(_SWIN_B7, license='mit'),
     'sifar_swin_b12.ms_in22k': _image_cfg(_SWIN_B7, 192, license='mit'),
     'sifar_swin_b12_16f.ms_in22k': _image_cfg(_SWIN_B7, 192, license='mit'),
