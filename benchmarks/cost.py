@@ -1,4 +1,5 @@
-"""Parameters, multiply-adds and memory of every video model, counted on the meta device.
+"""Parameters, multiply-adds and memory of every video model and of the UniFormer image models, counted on the meta
+device with eager attention.
 
 Nothing is computed and no weights are drawn. Multiply-adds are half the FLOPs of `torch.utils.flop_counter`, for one
 view; activations are the distinct tensors that autograd keeps for the backward pass of one clip, in float32.
@@ -11,16 +12,27 @@ import os
 from pathlib import Path
 
 import timm
+import timm.layers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import flatzoo
 
 
-def count(name: str, **kwargs) -> dict:
-    """The row of one model: G multiply-adds, M parameters, MB of weights and of saved activations."""
-    model = timm.create_model(name, device='meta', **kwargs)
-    clip = torch.empty(1, model.in_chans, model.num_frames, *model.img_size, device='meta')
+def count(name: str, device: str = 'meta', fused: bool = False, **kwargs) -> dict:
+    """The row of one model: G multiply-adds, M parameters, MB of weights and of saved activations.
+
+    Args:
+        name: Model to count.
+        device: `'meta'`, where nothing is computed; what fused attention keeps shows on a real device only.
+        fused: Whether attention is fused where the model can; eager attention keeps its matrices.
+        **kwargs: Arguments of the model.
+    """
+    timm.layers.set_fused_attn(fused)
+    model = timm.create_model(name, device=device, **kwargs)
+    img_size = getattr(model, 'img_size', None) or (224, 224)
+    frames = (model.num_frames,) if hasattr(model, 'num_frames') else ()  # an image model has none
+    clip = torch.empty(1, model.in_chans, *frames, *img_size, device=device).fill_(0.1)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model.eval()(clip)
@@ -38,8 +50,8 @@ def count(name: str, **kwargs) -> dict:
         model.train()(clip)
     params = sum(p.numel() for p in model.parameters())
     return dict(
-        model=name, num_frames=model.num_frames, frame_height=model.img_size[0], frame_width=model.img_size[1],
-        layout=str(model.layout), in_chans=model.in_chans, num_classes=model.num_classes,
+        model=name, num_frames=sum(frames), frame_height=img_size[0], frame_width=img_size[1],
+        layout=str(getattr(model, 'layout', '')), in_chans=model.in_chans, num_classes=model.num_classes,
         gmacs_per_view=round(counter.get_total_flops() / 2e9, 3),
         params_m=round(params / 1e6, 3), weights_mb=round(4 * params / 1e6, 1),
         activations_mb=round(sum(size for _, size in saved.values()) / 1e6, 1),
@@ -53,7 +65,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='CSV file to write')
     args = parser.parse_args()
     rows = []
-    for name in flatzoo.list_models(args.filter):
+    for name in flatzoo.list_models(args.filter) + timm.list_models(args.filter or 'uniformer*', module='uniformer'):
         if name != 'superimage':  # it has the cost of its backbone
             rows.append(count(name))
             print(rows[-1], flush=True)

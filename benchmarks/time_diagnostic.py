@@ -2,7 +2,8 @@
 
 The paper (arXiv:2411.15284) proposes to read from the accuracy over N whether a model uses space or time. The number T*
 of new frames that the model sees is held fixed, and T* N^2 frames are drawn from the same clip. Measured on the
-held-out procedural actions; without `--weights` a slim ResNet is first trained at `--train-n`.
+held-out procedural actions; without `--weights` a slim ResNet is first trained at `--train-n`. All values of N shrink
+frames in the same way: one by one if every N divides the frame size, else the grids as a whole.
 
     python benchmarks/time_diagnostic.py --train-n 2 --out benchmarks/results/time_diagnostic.md
     python benchmarks/time_diagnostic.py --model time_resnet50 --weights mine.safetensors
@@ -19,6 +20,7 @@ from train_actions import measure_orders, train, write_file
 
 from flatzoo.data.actions import ACTIONS
 from flatzoo.models._checkpoint import load_checkpoint
+from flatzoo.models.time_layer import time_layout
 
 SLIM = dict(backbone='resnet10t', channels=(32, 64, 128, 256), stem_width=16, img_size=48)  # 48 = 4 * 12 = 3 * 16
 
@@ -49,8 +51,14 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model_args = (SLIM if args.model == 'superimage' else {}) if args.model_args is None else args.model_args
     model = timm.create_model(
-        args.model, num_classes=len(ACTIONS), num_frames=args.new_frames * args.train_n ** 2,
-        layout=f'time:{args.train_n}:{args.arrangement}', **model_args)
+        args.model, num_classes=len(ACTIONS), num_frames=args.new_frames, layout='time:1', **model_args)
+    values = args.n if args.weights else [args.train_n, *args.n]
+
+    def show(n: int) -> None:
+        layout = time_layout(n, args.arrangement, model.img_size, among=values)
+        model.set_input_size(num_frames=args.new_frames * n * n, layout=layout)
+
+    show(values[0])
     if args.weights:
         model.load_state_dict(load_checkpoint(args.weights))
     else:
@@ -58,19 +66,20 @@ def main() -> None:
 
     lines = [
         '# Accuracy over N of the TIME layer', '',
-        f'`{shlex.join(["python", *sys.argv])}`; held-out procedural actions, chance 6.25 %.', '',
+        f'`{shlex.join(["python", *sys.argv])}`; held-out procedural actions, chance 6.25 %; '
+        f'scale={model.layout.scale}.', '',
         '| N | frames | cell, pixels | accuracy | reversed | shuffled |', '|---|---|---|---|---|---|',
     ]
     for n in args.n:
-        model.set_input_size(num_frames=args.new_frames * n * n, layout=f'time:{n}:{args.arrangement}')
+        show(n)
         row = measure_orders(model, args.eval_clips, camera_shake=0.0)
         trained = ' (trained)' if n == args.train_n and not args.weights else ''
         lines.append(
-            f'| {n}{trained} | {model.num_frames} | {model.img_size[0] // n} '
+            f'| {n}{trained} | {model.num_frames} | {model.img_size[0] / n:.4g} '
             + ''.join(f'| {100 * row[order]:.1f} % ' for order in ('normal', 'reversed', 'shuffled')) + '|')
         print(lines[-1], flush=True)
-    if args.out:
-        write_file(args.out, ('\n'.join(lines) + '\n').encode())
+        if args.out:
+            write_file(args.out, ('\n'.join(lines) + '\n').encode())
 
 
 if __name__ == '__main__':

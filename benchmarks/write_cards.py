@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 
+import timm
+
 import flatzoo
 from flatzoo.hub.card import model_card
 
@@ -18,7 +20,7 @@ def cards() -> dict[str, str]:
     with (ROOT / 'benchmarks/results/cost.csv').open() as file:
         costs = {row['model']: row for row in csv.DictReader(file)}
     texts = {}
-    for name in flatzoo.list_models(pretrained=True):
+    for name in flatzoo.list_models(pretrained=True) + timm.list_models('uniformer*', pretrained=True):
         results = ROOT / 'benchmarks/results' / f'{name.replace(".", "_")}.json'
         measured = json.loads(results.read_text()) if results.exists() else None
         texts[f'{name}.md'] = model_card(name, costs[name.split('.', 1)[0]], measured)
