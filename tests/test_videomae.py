@@ -17,6 +17,7 @@ from base import NUM_CLASSES, ConfigTester, ModelTester, assert_close, build, ra
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.layers import set_fused_attn
+from timm.models import save_for_hf
 from torch import Tensor, nn
 
 import flatzoo.models.videomae
@@ -229,6 +230,26 @@ def test_weights_that_do_not_fit(golden):
         model.filter_checkpoint(first_token)
 
 
+@pytest.mark.parametrize('own', [False, True])
+def test_weights_of_other_channels(golden, own):
+    """What would leave the embedding random is refused; one channel gets the sum of three."""
+    weights = load(golden['weights']).state_dict() if own else golden['weights']
+    for in_chans in (2, 4, 6):
+        with pytest.raises(RuntimeError, match=rf'reads 3 channel\(s\).*in_chans={in_chans}: .*in_chans=3, or .*=1'):
+            load(weights, in_chans=in_chans)
+    assert load(weights, in_chans=1).head_trained
+    assert build(TINY, in_chans=4)(torch.zeros(1, 4, 16, 32, 48)).shape == (1, 10)
+
+
+def test_saved_model_of_other_channels_is_rebuilt(tmp_path):
+    model = build(SMALL, in_chans=4)
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert_close(loaded.state_dict(), model.state_dict(), atol=0)
+    with pytest.raises(RuntimeError, match=r'reads 4 channel\(s\)'):
+        timm.create_model(f'local-dir:{tmp_path}', pretrained=True, in_chans=3)
+
+
 def test_hub():
     licences = {cfg.license for cfg in flatzoo.models.videomae.default_cfgs['videomae_vit_b'].cfgs.values()}
     assert licences == {'cc-by-nc-4.0'}
@@ -322,12 +343,8 @@ def test_input_size():
     assert 'backbone.patch_embed.pos_embed' not in model.state_dict()
 
 
-class TestVideoMAE(ModelTester):
-    cases = {
-        'tiny': SMALL,
-        '8f': dict(SMALL, num_frames=8, img_size=(32, 48)),
-        'time': dict(SMALL, num_frames=16, layout='time:2'),
-    }
+class VideoMAETester(ModelTester):
+    """The shared checks, where clips of tubelets differ from images."""
 
     def test_pretrained(self, args):
         """As of every model; frames of a tubelet are summed over their channels one by one."""
@@ -380,6 +397,14 @@ class TestVideoMAE(ModelTester):
                     assert torch.equal(frames[:, frame], cells[:, :, r, :, c])
         with pytest.raises(ValueError, match='NCHW'):
             model.forward_intermediates(clip, output_fmt='NCTHW', per_frame=True)
+
+
+class TestVideoMAE(VideoMAETester):
+    cases = {
+        'tiny': SMALL,
+        '8f': dict(SMALL, num_frames=8, img_size=(32, 48)),
+        'time': dict(SMALL, num_frames=16, layout='time:2'),
+    }
 
 
 class TestConfigs(ConfigTester):

@@ -133,8 +133,7 @@ class EvalProtocol:
 
 
 def _read(video: VideoReader, indices: Tensor, shrink: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """Frames `[N, C, h, w]`; with `shrink` only a few are held in full size, so that large videos take little
-    memory."""
+    """Frames `[N, C, h, w]`; with `shrink` only a few are held in full size, which bounds the memory."""
     if shrink is None:
         return video.get_frames(indices)
     parts = [shrink(video.get_frames(part)) for part in indices.split(4)]

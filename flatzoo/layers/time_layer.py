@@ -1,9 +1,24 @@
 """The TIME layer: fewer frames, each a grid of evolving frames."""
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from .super_image import resize_images
 
-__all__ = ['TimeLayer']
+__all__ = ['TimeLayer', 'check_time_grid']
+
+
+def check_time_grid(n: Any, arrangement: Any) -> None:
+    """Checks the two parameters of the TIME layer.
+
+    Raises:
+        ValueError: If `n` is no whole number of at least 1, or `arrangement` neither `spatial` nor `temporal`.
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f'n={n!r}: the TIME layer makes grids of N x N frames, N a whole number of at least 1.')
+    if arrangement not in ('spatial', 'temporal'):
+        raise ValueError(f"arrangement={arrangement!r} is neither 'spatial' nor 'temporal'.")
 
 
 class TimeLayer(nn.Module):
@@ -14,14 +29,13 @@ class TimeLayer(nn.Module):
     either arrangement:
 
     - `spatial`: the clip is cut into N^2 blocks of T / N^2 consecutive frames, and cell j of the grid plays block j, so
-        that
-      each new frame spans the whole clip (the paper's spatial block arrangement).
+      that each new frame spans the whole clip (the paper's spatial block arrangement).
     - `temporal`: new frame i holds the N^2 consecutive frames i * N^2, i * N^2 + 1, ... The paper's second arrangement
-        is
-      known to us only by contrast to the first; this definition is inferred.
+      is known to us only by contrast to the first; this definition is inferred.
 
-    It has no parameters and can stand in front of any video model. `flatzoo.layers.SuperImage` with the layout
-    `time:N:ARRANGEMENT` makes the same pictures for image models.
+    It has no parameters, takes any multiple of N^2 frames and can stand in front of any video model.
+    `flatzoo.layers.SuperImage` with the layout `time:N:ARRANGEMENT` makes the same pictures for image models, of clips
+    of one length.
 
     Args:
         n: Rows and columns N of the grid, the paper's balance parameter.
@@ -31,15 +45,12 @@ class TimeLayer(nn.Module):
         antialias: Whether shrinking filters first.
 
     Raises:
-        ValueError: For an N below 1 or an unknown arrangement or resize.
+        ValueError: If N is no whole number of at least 1, or arrangement or resize are unknown.
     """
 
     def __init__(self, n: int = 2, arrangement: str = 'spatial', resize: str = 'cell', antialias: bool = True):
         super().__init__()
-        if n < 1:
-            raise ValueError(f'n={n}: the grid needs at least one row and column.')
-        if arrangement not in ('spatial', 'temporal'):
-            raise ValueError(f"arrangement={arrangement!r} is neither 'spatial' nor 'temporal'.")
+        check_time_grid(n, arrangement)
         if resize not in ('cell', 'composite'):
             raise ValueError(f"resize={resize!r} is neither 'cell' nor 'composite'.")
         self.n = n
@@ -57,13 +68,21 @@ class TimeLayer(nn.Module):
             `[B, C, T / N^2, H, W]`.
 
         Raises:
-            ValueError: If T is no multiple of N^2, or H and W none of N where cells are resized.
+            ValueError: If the clip has another shape or dtype, T is no multiple of N^2, or H and W are none of N where
+                cells are resized.
         """
-        if self.n == 1:
-            return clip
+        if clip.ndim != 5:
+            raise ValueError(f'The TIME layer takes clips of shape (B, C, T, H, W), got {list(clip.shape)}.')
+        if clip.dtype != torch.uint8 and not clip.is_floating_point():
+            raise ValueError(f'The TIME layer takes floating-point or uint8 clips, got {clip.dtype}.')
         n, (batch, chans, frames, height, width) = self.n, clip.shape
-        if frames % (n * n) != 0:
-            raise ValueError(f'The TIME layer with N={n} takes a multiple of {n * n} frames, got {frames}.')
+        if frames == 0 or frames % (n * n) != 0:
+            fewer = frames // (n * n) * n * n
+            fits = f'{fewer} or {fewer + n * n}' if fewer > 0 else f'{n * n}'
+            raise ValueError(
+                f'The TIME layer with N={n} takes a multiple of {n * n} frames, got {frames}: use {fits} frames.')
+        if n == 1:
+            return clip
         if self.resize == 'cell':
             if height % n != 0 or width % n != 0:
                 raise ValueError(

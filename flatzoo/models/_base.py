@@ -387,8 +387,7 @@ class VideoModel(nn.Module):
         return self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Features of the super images, not pooled, in the backbone's own shape: `[B, C, T, H, W]` -> `[B * K,
-        ...]`."""
+        """Unpooled features of the super images in the backbone's shape: `[B, C, T, H, W]` -> `[B * K, ...]`."""
         return self.backbone.forward_features(self.super_image(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -8,6 +8,12 @@ transforms are given as layouts here: row-major (`2x4`, `4x4`: frame k at row k 
 (`nested:2x2/2x2`: short sub-sequences row-major in blocks, blocks row-major in the image) and random (`random:4x4`).
 Literally read, the paper's formula puts the line index on the horizontal axis; `4x4:column` is that reading.
 
+Random shuffles while training only, every clip anew, from torch's global generator: `torch.manual_seed` reproduces it.
+To draw from a generator of your own, or in eval mode, draw the order and pass the images to the backbone yourself:
+
+    order = model.super_image.draw(len(clip), generator)  # [B, T]
+    logits = model.backbone(model.super_image(clip, order=order))
+
 What the paper's frame size is, is not known to us. The default of 128 pixels is a multiple of every stride of the
 backbones (4, 8, 16, 32), so that no token or feature straddles two frames; 160, 192 and 224 are, too. At 112 pixels
 stage 4 straddles (3.5 tokens), at 56 stages 3 and 4. G multiply-adds of `flatten_uniformer_s`, one view, attention over
@@ -15,24 +21,28 @@ the whole image:
 
 | frames | 112 | 128 (default) | 160 | 192 | 224 |
 |---|---|---|---|---|---|
-| 8 (2x4) | 7.7 | **10.4** | - | - | 40.5 |
+| 8 (2x4) | 7.7 | **10.3** | 17.4 | 27.2 | 40.5 |
 | 16 (4x4) | 17.0 | **23.5** | 41.6 | 68.5 | 107.1 (`attn='hybrid'`: 71.7, `attn='window'`: 59.9) |
 
-With `attn='hybrid'` or `'window'` the windows of stage 3 are the frames, so that window blocks are spatial and the
-global ones temporal: 16 frames at 224 pixels become affordable, on the same weights.
+With `attn='hybrid'` or `'window'` the windows of stage 3 are the cells of the image, one frame each, so that window
+blocks are spatial and the global ones temporal: 16 frames at 224 pixels become affordable, on the same weights.
 
 The paper reports 81.1 % top-1 on Kinetics-400 for UniFormer(2D)-S; no weights here claim that, all start from ImageNet.
 """
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import to_2tuple
 from timm.models import generate_default_cfgs, register_model
 
-from ._base import VideoModel
+from flatzoo.layers import SuperImage
+from flatzoo.layers.layout import LayoutSpec
+
+from ._base import Size, VideoModel
 from ._registry import build_video_model
 
 __all__ = ['Flatten', 'FlattenUniFormer']  # timm's registry appends the entry points
+
+_TOKEN = 16  # pixels per token in UniFormer's stage 3, where windows are
 
 
 class Flatten(VideoModel):
@@ -40,51 +50,78 @@ class Flatten(VideoModel):
 
 
 class FlattenUniFormer(Flatten):
-    """Flatten on a 2D UniFormer whose windows can be the frames.
+    """Flatten on a 2D UniFormer whose windows can be the cells of the image, one frame each.
 
     Args:
         backbone: A UniFormer.
+        num_frames: Frames T per clip.
+        layout: How frames lie in the image. A cell has the size of a frame, or with `scale=cell` and `scale=composite`
+            that size over the rows and columns of the grid.
         img_size: Frame size in pixels.
         attn: Attention of stage 3: `global` over the whole image, `window` within windows, or `hybrid`, where every
             fourth block is global and the others have windows.
-        window_size: Windows in tokens of 16 x 16 pixels; by default one frame is one window.
+        window_size: Windows in tokens of 16 x 16 pixels; by default one cell is one window.
         **kwargs: As for `VideoModel`.
 
     Raises:
-        ValueError: If windows are to be frames and a frame is no multiple of 16 pixels.
+        ValueError: If windows are to be cells and a cell is not a whole number of tokens.
     """
 
     def __init__(
             self,
             backbone: str,
-            img_size: Any = 128,
+            num_frames: int = 8,
+            layout: LayoutSpec = 'grid',
+            img_size: Size = 128,
             attn: str = 'global',
-            window_size: Any = None,
+            window_size: Size | None = None,
             **kwargs: Any,
     ):
-        windows_are_frames = attn != 'global' and window_size is None
-        if windows_are_frames:
-            window_size = _frame_window(img_size)
+        windows_are_cells = attn != 'global' and window_size is None
+        if windows_are_cells:
+            window_size = _cell_window(SuperImage(num_frames, layout, img_size))
         windows = {} if window_size is None else dict(window_size=window_size)
-        super().__init__(backbone, img_size=img_size, attn=attn, **windows, **kwargs)
-        self._windows_are_frames = windows_are_frames
+        super().__init__(
+            backbone, num_frames=num_frames, layout=layout, img_size=img_size, attn=attn, **windows, **kwargs)
+        self._windows_are_cells = windows_are_cells
 
-    def set_input_size(self, img_size: Any = None, *args: Any, window_size: Any = None, **kwargs: Any) -> None:
-        """As in `VideoModel`; windows that are frames follow their size."""
-        self._windows_are_frames = self._windows_are_frames and window_size is None
-        if self._windows_are_frames:
-            window_size = _frame_window(img_size or self.img_size)
-        super().set_input_size(img_size, *args, window_size=window_size, **kwargs)
+    def set_input_size(
+            self,
+            img_size: Size | None = None,
+            num_frames: int | None = None,
+            layout: LayoutSpec | None = None,
+            window_size: Size | None = None,
+            **backbone_args: Any,
+    ) -> None:
+        """As in `VideoModel`; windows that are cells follow them, until a `window_size` is given.
+
+        Raises:
+            ValueError: Also if windows are to be cells and a cell is not a whole number of tokens.
+        """
+        follow = self._windows_are_cells and window_size is None
+        if follow:
+            window_size = _cell_window(SuperImage(
+                num_frames or self.num_frames, self.layout if layout is None else layout, img_size or self.img_size))
+        super().set_input_size(img_size, num_frames, layout, window_size=window_size, **backbone_args)
+        self._windows_are_cells = follow
+        if follow:
+            self._model_args.pop('window_size', None)  # so that the windows of a saved model follow its cells, too
 
 
-def _frame_window(img_size: Any) -> tuple[int, int]:
-    height, width = to_2tuple(img_size)
-    if height % 16 or width % 16:
+def _cell_window(super_image: SuperImage) -> tuple[int, int]:
+    """Height and width of a cell in tokens."""
+    grid_size, sides = super_image.grid_size, super_image.image_size
+    cell = [side / count for side, count in zip(sides, grid_size, strict=True)]
+    if any(side % _TOKEN for side in cell):
+        steps = [_TOKEN * (1 if super_image.scale == 'none' else count) for count in grid_size]
+        fits = [max(round(side / step), 1) * step for side, step in zip(super_image.img_size, steps, strict=True)]
         raise ValueError(
-            f'Windows that are frames need frames of whole tokens of 16x16 pixels, got img_size={height}x{width}: use '
-            f'{round(height / 16) * 16}x{round(width / 16) * 16}, give window_size=, or attn="global".'
+            f'Windows that are frames need cells of whole tokens of {_TOKEN}x{_TOKEN} pixels, got cells of '
+            f'{cell[0]:g}x{cell[1]:g} pixels from img_size={super_image.img_size[0]}x{super_image.img_size[1]} with '
+            f'layout={str(super_image.layout)!r}: use img_size={fits[0]}x{fits[1]}, give window_size=, or '
+            'attn="global".'
         )
-    return height // 16, width // 16
+    return int(cell[0]) // _TOKEN, int(cell[1]) // _TOKEN
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -131,7 +168,7 @@ def _create_flatten(variant: str, pretrained: bool = False, **kwargs: Any) -> Fl
 
 @register_model
 def flatten_uniformer_s(pretrained: bool = False, **kwargs: Any) -> Flatten:
-    """Flatten on UniFormer-S: 8 frames of 128 pixels in 2x4, 10.4 G multiply-adds per view."""
+    """Flatten on UniFormer-S: 8 frames of 128 pixels in 2x4, 10.3 G multiply-adds per view."""
     model_args = dict(backbone='uniformer_small', num_frames=8, layout='2x4', img_size=128)
     return _create_flatten('flatten_uniformer_s', pretrained, **dict(model_args, **kwargs))
 
@@ -152,34 +189,34 @@ def flatten_uniformer_b(pretrained: bool = False, **kwargs: Any) -> Flatten:
 
 @register_model
 def flatten_swinv2_t(pretrained: bool = False, **kwargs: Any) -> Flatten:
-    """Flatten on SwinV2-T: 8 frames of 128 pixels in 2x4, windows of 8."""
+    """Flatten on SwinV2-T: 8 frames of 128 pixels in 2x4, windows of 8, 11.9 G multiply-adds per view."""
     model_args = dict(backbone='swinv2_tiny_window8_256', num_frames=8, layout='2x4', img_size=128)
     return _create_flatten('flatten_swinv2_t', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def flatten_swinv2_s(pretrained: bool = False, **kwargs: Any) -> Flatten:
-    """Flatten on SwinV2-S: 8 frames of 128 pixels in 2x4, windows of 8."""
+    """Flatten on SwinV2-S: 8 frames of 128 pixels in 2x4, windows of 8, 23.1 G multiply-adds per view."""
     model_args = dict(backbone='swinv2_small_window8_256', num_frames=8, layout='2x4', img_size=128)
     return _create_flatten('flatten_swinv2_s', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def flatten_swinv2_b(pretrained: bool = False, **kwargs: Any) -> Flatten:
-    """Flatten on SwinV2-B: 8 frames of 128 pixels in 2x4, windows of 8."""
+    """Flatten on SwinV2-B: 8 frames of 128 pixels in 2x4, windows of 8, 40.6 G multiply-adds per view."""
     model_args = dict(backbone='swinv2_base_window8_256', num_frames=8, layout='2x4', img_size=128)
     return _create_flatten('flatten_swinv2_b', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def flatten_resnet50(pretrained: bool = False, **kwargs: Any) -> Flatten:
-    """Flatten on ResNet-50: 8 frames of 128 pixels in 2x4."""
+    """Flatten on ResNet-50: 8 frames of 128 pixels in 2x4, 10.7 G multiply-adds per view."""
     model_args = dict(backbone='resnet50', num_frames=8, layout='2x4', img_size=128)
     return _create_flatten('flatten_resnet50', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def flatten_resnet101(pretrained: bool = False, **kwargs: Any) -> Flatten:
-    """Flatten on ResNet-101: 8 frames of 128 pixels in 2x4."""
+    """Flatten on ResNet-101: 8 frames of 128 pixels in 2x4, 20.4 G multiply-adds per view."""
     model_args = dict(backbone='resnet101', num_frames=8, layout='2x4', img_size=128)
     return _create_flatten('flatten_resnet101', pretrained, **dict(model_args, **kwargs))

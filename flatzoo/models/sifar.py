@@ -384,8 +384,7 @@ def sifar_swin_l14_16f(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
 
 @register_model
 def sifar_swin_l12_384(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
-    """SIFAR-L-12 with large frames (Tables 3 and 5): 8 frames of 384 pixels in 3x3, windows of 12, last stage
-    global."""
+    """SIFAR-L-12 with large frames (Tables 3 and 5): 8 frames of 384 pixels, windows of 12, last stage global."""
     model_args = dict(
         backbone='swin_large_patch4_window7_224', num_frames=8, img_size=384, window_size=(12, 12, 12, None))
     return _create_sifar_swin('sifar_swin_l12_384', pretrained, **dict(model_args, **kwargs))

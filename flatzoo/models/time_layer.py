@@ -1,8 +1,7 @@
 """The TIME layer in front of image models and of a video transformer.
 
 Paper: "When Spatial meets Temporal in Action Recognition", Chen et al., 2024, https://arxiv.org/abs/2411.15284. No
-    official
-code is known, and beyond the abstract only part of its definitions (see `flatzoo.layers.TimeLayer` for what is
+official code is known, and beyond the abstract only part of its definitions (see `flatzoo.layers.TimeLayer` for what is
 inferred).
 
 T frames become T* = T / N^2 new frames, each an N x N grid of N^2 evolving frames at the original frame size. T* is
@@ -12,19 +11,70 @@ a clip.
 
     model = timm.create_model('time_resnet50', n=2, arrangement='spatial', num_new_frames=8)  # takes 32 frames
 
-RGB (`in_chans=3`) and depth (`in_chans=1`) are taken alike.
+RGB (`in_chans=3`) and depth (`in_chans=1`) are taken alike. The entry points take `n` (default 2), `arrangement`
+(`spatial`) and `num_new_frames`, or what these stand for: `layout` and `num_frames`. To change N of a model:
+
+    model.set_input_size(num_frames=8 * 9, layout=time_layout(3, 'spatial', model.img_size))
 """
+from collections.abc import Iterable
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import to_2tuple
 from timm.models import generate_default_cfgs, register_model
 
-from ._base import VideoModel
+from flatzoo.layers import Layout
+from flatzoo.layers.layout import LayoutSpec
+from flatzoo.layers.time_layer import check_time_grid
+
+from ._base import Size, VideoModel
 from ._registry import build_video_model
 from .videomae import VideoMAE
 
-__all__ = ['VideoModel']  # timm's registry appends the entry points
+__all__ = ['TimeModel', 'TimeVideoMAE', 'time_layout']  # timm's registry appends the entry points
+
+
+def time_layout(n: int = 2, arrangement: str = 'spatial', img_size: Size = 224, among: Iterable[int] = ()) -> Layout:
+    """The layout of the TIME layer for frames of a given size.
+
+    Frames shrink one by one where N divides their sides (`scale=cell`), else the grid shrinks as a whole
+    (`scale=composite`). The two differ at the seams, so values of N that are compared need the same one.
+
+    Args:
+        n: Rows and columns N of the grid.
+        arrangement: `spatial` or `temporal`, see `flatzoo.layers.TimeLayer`.
+        img_size: Frame size in pixels.
+        among: Further values of N with which this one is compared: if one of them needs `composite`, all get it.
+
+    Raises:
+        ValueError: If a value of N is no whole number of at least 1, or the arrangement is unknown.
+    """
+    values = (n, *among)
+    for value in values:
+        check_time_grid(value, arrangement)
+    whole_cells = all(size % value == 0 for size in to_2tuple(img_size) for value in values)
+    return Layout(f'time:{n}:{arrangement}' + ('' if whole_cells else ',scale=composite'))
+
+
+class _RecordsLayout:
+    """Keeps N, arrangement and T* out of a model's record: layout and number of frames say them, also after changes."""
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        return super()._model_args
+
+    @_model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        names = ('n', 'arrangement', 'num_new_frames')
+        VideoModel._model_args.fset(self, {key: value for key, value in args.items() if key not in names})
+
+
+class TimeModel(_RecordsLayout, VideoModel):
+    """An image model behind the TIME layer, see `VideoModel`."""
+
+
+class TimeVideoMAE(_RecordsLayout, VideoMAE):
+    """VideoMAE behind the TIME layer, see `VideoMAE`."""
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -52,44 +102,76 @@ default_cfgs = generate_default_cfgs({
 })
 
 
-def _time_args(n: int, arrangement: str, num_new_frames: int, img_size: Any) -> dict[str, Any]:
-    """Number of frames and layout of a model that sees `num_new_frames` grids of n x n frames."""
-    whole_cells = all(size % n == 0 for size in to_2tuple(img_size))
-    return dict(
-        num_frames=num_new_frames * n * n,
-        layout=f'time:{n}:{arrangement}' + ('' if whole_cells else ',scale=composite'),
-    )
+def _time_args(
+        n: int | None,
+        arrangement: str | None,
+        num_new_frames: int | None,
+        num_frames: int | None,
+        layout: LayoutSpec | None,
+        img_size: Size,
+        default_new_frames: int,
+) -> dict[str, Any]:
+    """Number of frames and layout, from whatever of them was given.
+
+    Raises:
+        ValueError: If the arguments contradict each other.
+    """
+    check_time_grid(1 if n is None else n, 'spatial' if arrangement is None else arrangement)
+    if layout is None:
+        n = 2 if n is None else n
+        layout = time_layout(n, arrangement or 'spatial', img_size)
+    else:
+        layout = Layout(layout)
+        told = layout.partition(',')[0].split(':') if layout.kind == 'time' else (None, None, None)
+        for name, given, recorded in (('n', n, told[1]), ('arrangement', arrangement, told[2])):
+            if given is not None and str(given) != recorded:
+                raise ValueError(
+                    f'{name}={given!r} contradicts layout={str(layout)!r}. Give either n and arrangement, or layout; a '
+                    'saved model brings its layout along, to be changed with layout= and num_frames=.'
+                )
+        n = int(told[1]) if layout.kind == 'time' else 2
+    if num_frames is None:
+        num_frames = (default_new_frames if num_new_frames is None else num_new_frames) * n * n
+    elif num_new_frames is not None and num_frames != num_new_frames * n * n:
+        raise ValueError(
+            f'num_frames={num_frames} contradicts num_new_frames={num_new_frames}, which with N={n} takes '
+            f'{num_new_frames * n * n} frames: give one of the two.'
+        )
+    return dict(num_frames=num_frames, layout=layout)
 
 
 def _create_time(
+        model_cls: type[VideoModel],
         variant: str,
         pretrained: bool = False,
-        n: int = 2,
-        arrangement: str = 'spatial',
-        num_new_frames: int = 8,
-        img_size: Any = 224,
-        model_cls: type = VideoModel,
+        default_new_frames: int = 8,
+        n: int | None = None,
+        arrangement: str | None = None,
+        num_new_frames: int | None = None,
+        num_frames: int | None = None,
+        layout: LayoutSpec | None = None,
+        img_size: Size = 224,
         **kwargs: Any,
 ) -> VideoModel:
     """Builds a model of the given N, or, as a saved one is rebuilt, of the given `num_frames` and `layout`."""
-    model_args = dict(_time_args(n, arrangement, num_new_frames, img_size), **kwargs)
-    return build_video_model(model_cls, variant, pretrained, img_size=img_size, **model_args)
+    model_args = _time_args(n, arrangement, num_new_frames, num_frames, layout, img_size, default_new_frames)
+    return build_video_model(model_cls, variant, pretrained, img_size=img_size, **model_args, **kwargs)
 
 
 @register_model
-def time_resnet50(pretrained: bool = False, **kwargs: Any) -> VideoModel:
+def time_resnet50(pretrained: bool = False, **kwargs: Any) -> TimeModel:
     """TIME layer (N = 2, 32 frames -> 8 new ones) on ResNet-50."""
-    return _create_time('time_resnet50', pretrained, **dict(dict(backbone='resnet50'), **kwargs))
+    return _create_time(TimeModel, 'time_resnet50', pretrained, **dict(dict(backbone='resnet50'), **kwargs))
 
 
 @register_model
-def time_vit_b(pretrained: bool = False, **kwargs: Any) -> VideoModel:
+def time_vit_b(pretrained: bool = False, **kwargs: Any) -> TimeModel:
     """TIME layer (N = 2, 32 frames -> 8 new ones) on ViT-B/16."""
-    return _create_time('time_vit_b', pretrained, **dict(dict(backbone='vit_base_patch16_224'), **kwargs))
+    return _create_time(TimeModel, 'time_vit_b', pretrained, **dict(dict(backbone='vit_base_patch16_224'), **kwargs))
 
 
 @register_model
-def time_videomae_b(pretrained: bool = False, **kwargs: Any) -> VideoMAE:
+def time_videomae_b(pretrained: bool = False, **kwargs: Any) -> TimeVideoMAE:
     """TIME layer (N = 2, 64 frames -> 16 new ones) in front of VideoMAE on ViT-B/16, which attends over all of them."""
-    model_args = dict(backbone='vit_base_patch16_224', num_new_frames=16, model_cls=VideoMAE)
-    return _create_time('time_videomae_b', pretrained, **dict(model_args, **kwargs))
+    model_args = dict(backbone='vit_base_patch16_224', default_new_frames=16)
+    return _create_time(TimeVideoMAE, 'time_videomae_b', pretrained, **dict(model_args, **kwargs))

@@ -25,6 +25,10 @@ of the super image (frame pixels / 16) makes the window blocks spatial and the g
 | `attn='global'`            | 3.6 G   | 17.0 G  | 107.1 G |
 | `attn='hybrid'`, 14x14     | 3.6 G   | 15.2 G  | 71.7 G  |
 | `attn='window'`, 14x14     | 3.6 G   | 14.6 G  | 59.9 G  |
+
+Sizes vary freely in eager mode and TorchScript. With `torch.compile`, pass `dynamic=False` (one graph per size): with
+symbolic heights and widths the paddings of downsamplings and windows pile up into shape expressions on which
+compilation of windowed models does not finish in reasonable time. A symbolic batch size is fine, also in export.
 """
 
 import re
@@ -531,13 +535,19 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         A state dict for `UniFormer`.
 
     Raises:
-        ValueError: If the checkpoint is one of the authors' that this model cannot represent.
+        ValueError: If something else than tensors is among the weights, or the checkpoint is one of the authors' that
+            this model cannot represent.
     """
     for wrapper in ('model', 'model_state', 'state_dict'):
-        state_dict = state_dict.get(wrapper, state_dict)
+        if isinstance(state_dict.get(wrapper), dict):
+            state_dict = state_dict[wrapper]
 
     out = {}
     for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f'This is no state dict: {name!r} is a {type(value).__name__}, not a tensor. Pass the parameters by '
+                "themselves, or under 'model', 'model_state' or 'state_dict'.")
         if re.match(r'aux_head\.|blocks[12]\.\d+\.gamma_', name):
             raise ValueError(
                 f'This checkpoint was trained with token labelling ({name}): its logits need an auxiliary head that '

@@ -203,13 +203,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoMAE) -> dict[st
     of classes is left out.
 
     Raises:
-        RuntimeError: If a key is not wanted or missing, or the weights were fine-tuned to read the first token instead
+        RuntimeError: If a key is not wanted or missing; if the weights read another number of channels than the model
+            (but for in_chans=1, for which they are summed); or if they were fine-tuned to read the first token instead
             of the mean of all (`use_mean_pooling=False` in transformers), which this model does not do.
     """
     if isinstance(state_dict.get('module'), dict):  # DeepSpeed
         state_dict = state_dict['module']
     state_dict = unwrap_checkpoint(state_dict)
     if any(key.startswith('backbone.') for key in state_dict):
+        _check_channels(model, state_dict)
         return account_for_keys(model, state_dict)
 
     weights = {}
@@ -235,7 +237,21 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoMAE) -> dict[st
     if not has_classifier:
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith('norm.')}
     optional = () if has_classifier else ('backbone.fc_norm.',)
-    return account_for_keys(model, prefixed_weights(weights), optional=optional)
+    weights = prefixed_weights(weights)
+    _check_channels(model, weights)
+    return account_for_keys(model, weights, optional=optional)
+
+
+def _check_channels(model: VideoMAE, weights: dict[str, Tensor]) -> None:
+    """Refuses the numbers of channels for which timm would leave the embedding random, with no more than a warning."""
+    kernel, tubelet_size = weights.get('backbone.patch_embed.proj.weight'), model.backbone.patch_embed.tubelet_size
+    if kernel is not None and model.in_chans != 1 and kernel.shape[1] != tubelet_size * model.in_chans:
+        chans = kernel.shape[1] // tubelet_size
+        raise RuntimeError(
+            f'The tubelet embedding of these weights reads {chans} channel(s) per frame and cannot be adapted to '
+            f'in_chans={model.in_chans}: build the model with in_chans={chans}, or with in_chans=1, for which the '
+            'channels are summed, or train it without these weights.'
+        )
 
 
 def _join_attention(weights: dict[str, Tensor]) -> None:
