@@ -54,7 +54,7 @@ class SuperImage(nn.Module):
     ):
         super().__init__()
         if not isinstance(num_frames, int) or num_frames < 1:
-            raise ValueError(f'num_frames is a whole number of at least 1, got {num_frames!r}.')
+            raise ValueError(f'num_frames must be a whole number of at least 1 frame, got {num_frames!r}.')
         self.num_frames = num_frames
         self.layout = Layout(layout)
         self.index: Index = self.layout.index(self.num_frames).tolist()
