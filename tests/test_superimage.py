@@ -240,3 +240,9 @@ def test_random_layout_gives_maps_in_order():
     maps, expected = (
         m.forward_intermediates(clip, indices=[0], intermediates_only=True, per_frame=True)[0] for m in (model, plain))
     torch.testing.assert_close(maps[..., 4:12, 4:12], expected[..., 4:12, 4:12])  # far from the neighbours
+
+
+def test_missing_image_weights_do_not_blame_the_size():
+    with pytest.raises(ValueError, match='No pretrained weights exist') as caught:
+        timm.create_model('superimage', backbone='starnet_s050', pretrained=True, img_size=64)
+    assert 'img_size' not in str(caught.value)

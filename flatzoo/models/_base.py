@@ -86,8 +86,9 @@ class VideoModel(nn.Module):
                 device=device, dtype=dtype, **backbone_args,
             )
         except (AssertionError, RuntimeError, IndexError, ZeroDivisionError) as error:
-            if backbone_args and _can_be_built(backbone, super_image.image_size, in_chans):
-                raise ValueError(f'backbone={backbone!r} does not take {backbone_args}: {error}') from error
+            if _can_be_built(backbone, super_image.image_size, in_chans):  # so the size is not to blame
+                asked = dict(backbone_args, **(dict(pretrained=True) if backbone_pretrained else {}))
+                raise ValueError(f'backbone={backbone!r} does not take {asked}: {error}') from error
             raise ValueError(self._misfit(backbone, super_image, error)) from error
         if isinstance(self.backbone, VideoModel):
             raise ValueError(f'backbone={backbone!r} is a video model itself; name an image model.')
