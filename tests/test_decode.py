@@ -418,3 +418,31 @@ def test_torchcodec_errors_are_video_errors(torchcodec, files, tmp_path):
     with pytest.raises(VideoError, match="damaged.mkv: torchcodec cannot decode it .*backend='pyav'"):
         with VideoReader(path, 'torchcodec') as video:
             video.get_frames([7])
+
+
+def test_times_that_are_all_the_same_do_not_hide_frames(tmp_path):
+    """As some writers leave them: the frames are counted by decoding."""
+    path = tmp_path / 'zero.mp4'
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=10, options={'bf': '0'})
+        stream.width = stream.height = 32
+        stream.pix_fmt = 'yuv420p'
+        packets = []
+        for value in range(0, 200, 20):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), value, dtype=np.uint8), format='rgb24')
+            packets += stream.encode(frame)
+        for packet in packets + stream.encode(None):
+            packet.pts = packet.dts = 0
+            container.mux(packet)
+    with VideoReader(path) as video:
+        assert len(video) == 10
+        means = video.get_frames([0, 5, 9]).float().mean((1, 2, 3))
+    assert (means - torch.tensor([0.0, 100.0, 180.0])).abs().max() < 6
+
+
+def test_shipped_clips_have_times_that_move_on():
+    from importlib.resources import files
+    for asset in (files('flatzoo') / 'data/assets').iterdir():
+        if asset.name.endswith('.mp4'):
+            with VideoReader(str(asset)) as video:
+                assert len(video) > 30 and (video.timestamps.diff() > 0).all() and video.fps > 0, asset.name

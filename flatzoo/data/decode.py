@@ -305,7 +305,7 @@ class _PyAVSource:
         """Lists the times of all frames (`_pts`) and of the key frames (`_keys`, with `_key_dts`), both ascending."""
         pts: set[int] = set()
         keys: dict[int, int] = {}
-        claimed, limit = 0, _claim_limit(self.path)
+        shown, claimed, limit = 0, 0, _claim_limit(self.path)
         for packet in self._demux():
             claimed += 1 + packet.size
             if claimed > limit:
@@ -317,7 +317,10 @@ class _PyAVSource:
                 keys.setdefault(packet.pts, packet.pts if packet.dts is None else packet.dts)
             # What lies before the first key frame cannot be decoded; what an edit list cuts away is decoded, not shown.
             if keys and not packet.is_discard:
+                shown += 1
                 pts.add(packet.pts)
+        if 2 * len(pts) < shown:
+            pts.clear()  # most frames share their time with another one: it does not tell them apart
         self._keys, self._key_dts = sorted(keys), keys
         # Leading frames of the first key frame refer to frames that are not there.
         self._pts = sorted(t for t in pts if t >= self._keys[0])
@@ -325,7 +328,7 @@ class _PyAVSource:
             base = self._stream.time_base
             self.timestamps = [t * base.numerator / base.denominator for t in self._pts]
         else:
-            # Raw streams and some AVI carry no times: count the frames by decoding them and name them by number.
+            # Raw streams and some AVI carry no times, some writers leave all at 0: count the frames by decoding them and name them by number.
             self._can_seek = False
             self._number_frames = True
             self._open()
@@ -335,7 +338,10 @@ class _PyAVSource:
             self._keys, self._pts = [0], list(range(count))
             rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
             self.timestamps = [i / rate for i in range(count)]
-        self._open()
+        if self._can_seek:
+            self._start_at(self._keys[0])  # opening anew would look into the file once more
+        else:
+            self._open()
 
     def _demux(self) -> Iterator:
         """Packets of the video stream from the present position; a damaged container ends them."""
