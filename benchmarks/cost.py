@@ -49,11 +49,15 @@ def count(name: str, device: str = 'meta', fused: bool = False, **kwargs) -> dic
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.train()(clip)
     params = sum(p.numel() for p in model.parameters())
+    trainable = ''
+    if hasattr(model, 'freeze_backbone'):  # adapters: most of the model is not to be trained
+        model.freeze_backbone()
+        trainable = round(sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6, 3)
     return dict(
         model=name, num_frames=sum(frames), frame_height=img_size[0], frame_width=img_size[1],
         layout=str(getattr(model, 'layout', '')), in_chans=model.in_chans, num_classes=model.num_classes,
         gmacs_per_view=round(counter.get_total_flops() / 2e9, 3),
-        params_m=round(params / 1e6, 3), weights_mb=round(4 * params / 1e6, 1),
+        params_m=round(params / 1e6, 3), trainable_m=trainable, weights_mb=round(4 * params / 1e6, 1),
         activations_mb=round(sum(size for _, size in saved.values()) / 1e6, 1),
     )
 

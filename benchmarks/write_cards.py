@@ -15,12 +15,26 @@ from flatzoo.hub.card import model_card
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def names_with_weights() -> list[str]:
+    """Every `architecture.tag` that has a card: the video models and the image models that are ours."""
+    return flatzoo.list_models(pretrained=True) + timm.list_models('uniformer*', pretrained=True)
+
+
 def cards() -> dict[str, str]:
-    """File name -> text of every card."""
+    """File name -> text of every card.
+
+    Raises:
+        SystemExit: If the cost of a model was not counted.
+    """
     with (ROOT / 'benchmarks/results/cost.csv').open() as file:
         costs = {row['model']: row for row in csv.DictReader(file)}
+    missing = {name.split('.', 1)[0] for name in names_with_weights()} - set(costs)
+    if missing:
+        raise SystemExit(
+            f'benchmarks/results/cost.csv has no row for {", ".join(sorted(missing))}. Count them: '
+            'python benchmarks/cost.py --out benchmarks/results/cost.csv')
     texts = {}
-    for name in flatzoo.list_models(pretrained=True) + timm.list_models('uniformer*', pretrained=True):
+    for name in names_with_weights():
         results = ROOT / 'benchmarks/results' / f'{name.replace(".", "_")}.json'
         measured = json.loads(results.read_text()) if results.exists() else None
         texts[f'{name}.md'] = model_card(name, costs[name.split('.', 1)[0]], measured)

@@ -9,8 +9,10 @@ from flatzoo.data import _scenes
 from flatzoo.data.actions import (
     ACTIONS,
     ActionClips,
+    ActionFrames,
     render_action,
     reversed_label,
+    scene_labels,
     write_action,
     write_action_folder,
 )
@@ -110,11 +112,9 @@ def test_splits_are_disjoint(monkeypatch):
     halves = torch.zeros(6, 3, 144, 176)
     halves[..., 88:] = 1
     monkeypatch.setattr(_scenes, '_real_frames', lambda: halves)
-    monkeypatch.setattr(_scenes, 'SURFACES', ('real',))
-    monkeypatch.setattr(_scenes, 'TEST_SURFACES', ('real',))
     for seed in range(30):
-        assert _scenes._texture(random.Random(seed), 16, 'train').max() == 0
-        assert _scenes._texture(random.Random(seed), 16, 'test').min() > 0.999
+        assert _scenes._texture(random.Random(seed), 16, 'train', 'real').max() == 0
+        assert _scenes._texture(random.Random(seed), 16, 'test', 'real').min() > 0.999
 
 
 def test_dataset():
@@ -134,6 +134,74 @@ def test_dataset_transform_sees_frames_first():
     data = ActionClips(1, 4, 32, transform=lambda clip: seen.append(clip.shape) or clip[..., :16, :24])
     assert data[0][0].shape == (3, 4, 16, 24)
     assert seen == [(4, 3, 32, 32)]
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_scene_labels(pair, monkeypatch):
+    """The labels are what the painter draws: the background first, then bystanders, then the actors."""
+    surfaces, shapes, texture, distance = [], [], _scenes._texture, _scenes._distance
+    monkeypatch.setattr(_scenes, '_texture', lambda *args: surfaces.append(args[3]) or texture(*args))
+    monkeypatch.setattr(_scenes, '_distance', lambda shape, *args: shapes.append(shape) or distance(shape, *args))
+    acting = {'passes behind from the left': slice(-2, -1), 'is picked up': slice(-2, -1), 'joins': slice(-2, None)}
+    for seed in range(6):
+        surfaces.clear(), shapes.clear()
+        labels = scene_labels(2 * pair, seed, 'test')
+        assert labels['place'] == surfaces[0]
+        drawn = list(zip(shapes, surfaces[1:], strict=True))[acting.get(ACTIONS[2 * pair], slice(-1, None))]
+        assert (labels['object'], labels['texture']) in drawn
+        assert labels == scene_labels(2 * pair + 1, seed, 'test')
+
+
+def test_scene_labels_vary_and_have_names():
+    seen = [scene_labels(label, seed, 'test') for label in range(0, 16, 2) for seed in range(20)]
+    for name, classes in ActionFrames.classes.items():
+        values = {labels[name] for labels in seen}
+        assert values <= set(classes) and len(values) >= 7
+    training = [scene_labels(label, seed, 'train') for label in range(0, 16, 2) for seed in range(20)]
+    assert not {'marble', 'waves'} & {labels[name] for labels in training for name in ('texture', 'place')}
+    with pytest.raises(ValueError, match='unknown split'):
+        scene_labels(0, 0, 'val')
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_painted_frame_is_a_frame_of_the_clip(pair):
+    for size, split in ((24, 'train'), (48, 'test')):
+        frame, labels = _scenes.paint_frame(pair, 3, 0.5, size, 0.05, split)
+        assert torch.equal(frame, render_action(2 * pair, 3, 3, size, camera_shake=0.05, split=split)[1])
+        assert labels == scene_labels(2 * pair, 3, split)  # whatever the size
+
+
+def test_zoom_moves_in_on_the_object():
+    """A magnified frame is a part of the picture: what it shows is found there again."""
+    pose = _scenes._object(_scenes._scene(2, 3, 64, 'train')).pose(0.2)
+    plain, labels = _scenes.paint_frame(2, 3, 0.2, 64, 0.0, 'train')
+    near, near_labels = _scenes.paint_frame(2, 3, 0.2, 64, 0.0, 'train', zoom=2.0)
+    assert near_labels == labels
+    x, y = pose.x * 0.75, pose.y * 0.75  # the window's centre
+    grid = torch.nn.functional.affine_grid(torch.tensor([[[0.5, 0, x], [0, 0.5, y]]]), (1, 3, 64, 64), False)
+    part = torch.nn.functional.grid_sample(plain[None].float(), grid, align_corners=False)[0]
+    errors = [(near.float() - picture.float()).abs().mean() for picture in (part, plain)]
+    assert errors[0] < errors[1] / 2
+    whole, _ = _scenes.paint_frame(2, 3, 1.0, 64, 0.0, 'train', zoom=50.0)
+    assert torch.isfinite(whole.float()).all() and whole.float().std() > 5
+
+
+def test_frames():
+    data = ActionFrames(20, size=24, seed=1, split='test')
+    assert len(data) == 20
+    items = [data[i] for i in range(20)]
+    assert all(frame.shape == (3, 24, 24) and frame.dtype == torch.uint8 for frame, _ in items)
+    assert len({frame.numpy().tobytes() for frame, _ in items}) == 20
+    assert all(0 <= labels[name] < len(data.classes[name]) for _, labels in items for name in data.classes)
+    assert torch.equal(items[17][0], ActionFrames(18, 24, seed=1, split='test')[17][0])
+    assert items[17][1] == data[17][1]
+    assert not torch.equal(items[0][0], ActionFrames(1, 24, seed=2, split='test')[0][0])
+    with pytest.raises(IndexError):
+        data[20]
+    with pytest.raises(ValueError, match='unknown split'):
+        ActionFrames(1, split='val')
+    with pytest.raises(ValueError, match='zoom'):
+        ActionFrames(1, zoom=0.5)
 
 
 def test_mp4_round_trip(tmp_path):

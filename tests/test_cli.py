@@ -19,7 +19,7 @@ from timm.models import save_for_hf
 
 import flatzoo
 from flatzoo.cli import main
-from flatzoo.cli._model import load_model, protocol_of
+from flatzoo.cli._model import load_model
 from flatzoo.cli.predict import MANY, classify_file, classify_files, find_videos
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.decode import VideoError
@@ -143,7 +143,7 @@ def test_views_follow_the_protocol(options, protocol, trained, model, clip, caps
 
 def test_protocols_are_those_of_the_weights():
     meta = timm.create_model('sifar_swin_b14.ibm_ssv2', device='meta')
-    assert protocol_of(meta) == EvalProtocol(num_clips=3, num_crops=3)
+    assert flatzoo.eval_protocol(meta) == EvalProtocol(num_clips=3, num_crops=3)
 
 
 @pytest.mark.parametrize('workers, batch_size', [(1, 1), (3, 4), (2, 100)])
@@ -471,8 +471,8 @@ def test_list_json(capsys):
     model = timm.create_model('sifar_swin_tiny')
     assert rows['sifar_swin_tiny'] == {
         'name': 'sifar_swin_tiny', 'num_frames': 8, 'img_size': [32, 32], 'layout': 'grid',
-        'params': sum(parameter.numel() for parameter in model.parameters()), 'classes': None, 'licence': None,
-        'source': None,
+        'params': sum(parameter.numel() for parameter in model.parameters()), 'classes': None, 'task': None,
+        'data': None, 'licence': None, 'source': None, 'origin': None, 'bytes': None, 'sha256': None,
     }
     assert rows['sifar_swin_b14.ibm_k400']['params'] == 87_425_864  # with its position embedding of frames
     assert rows['sifar_swin_b14.ibm_k400']['source'].startswith('https://')
@@ -482,6 +482,21 @@ def test_list_pretrained(capsys):
     assert main(['list', 'sifar_swin_*', '--pretrained', '--json']) == 0
     names = [row['name'] for row in json.loads(capsys.readouterr().out)]
     assert names and all('.' in name for name in names) and not any('tiny' in name for name in names)
+
+
+def test_list_pretrained_says_where_weights_come_from(capsys):
+    assert main(['list', '*_s*.*', '--pretrained']) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert re.split('  +', header) == [
+        'name', 'frames', 'size', 'classes', 'task', 'data', 'licence', 'MB', 'source']
+    rows = {cells[0]: cells[1:] for cells in (re.split('  +', line) for line in lines)}
+    assert rows['flatten_uniformer_s.in1k'] == [
+        '8', '128', '-', 'image classification', 'ImageNet-1k', 'mit', '86.3', 'huggingface.co/Sense-X/uniformer_image']
+    assert rows['videomae_vit_s.mcg_ssv2'][2:6] == [
+        '174', 'action recognition', 'Something-Something v2', 'cc-by-nc-4.0']
+    assert main(['list', 'sifar_resnet10t', '--pretrained', '--json']) == 0
+    row, = json.loads(capsys.readouterr().out)
+    assert row['source'] == 'in the package' and len(row['sha256']) == 64 and row['bytes'] == 2_487_160
 
 
 @pytest.mark.parametrize('argv', [['nothing*'], ['resnet50'], ['sifar_swin_tiny', '--pretrained']])

@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     import torch
 
     from flatzoo import VideoModel
-    from flatzoo.data.protocol import EvalProtocol
 
-__all__ = ['load_model', 'protocol_of', 'weights_name_classes']
+__all__ = ['check_registered', 'load_model', 'weights_name_classes']
 
 
 def load_model(
@@ -20,6 +19,9 @@ def load_model(
         num_classes: int | None = None,
         allow_untrained: bool = False,
         device: str = 'auto',
+        in_chans: int = 3,
+        needs_head: bool = True,
+        **kwargs: Any,
 ) -> 'VideoModel':
     """A video model in eval mode that is ready to answer.
 
@@ -30,6 +32,10 @@ def load_model(
         num_classes: Number of classes where it is not that of the name.
         allow_untrained: Whether a model whose head was never trained is accepted. Nothing is downloaded for it.
         device: `'auto'` (CUDA if there is one) or a torch device.
+        in_chans: Channels of the frames that there are: 3 in video files, 1 of depth maps.
+        needs_head: Whether the answer is the head's. Where it is not, the weights that there are will do, such as those
+            of an image backbone.
+        **kwargs: Further arguments of the model.
 
     Raises:
         CommandError: If there is no such model, file or device, or the head of the model was never trained.
@@ -37,20 +43,26 @@ def load_model(
     import timm
     from timm.models import parse_model_name
 
-    from flatzoo import VideoModel
+    from flatzoo import VideoModel, pull
 
     target = _device(device)
     try:
-        source, _ = parse_model_name(name)
+        source, place = parse_model_name(name)
     except ValueError as error:
         raise CommandError(error) from error
-    options: dict[str, Any] = {} if num_classes is None else {'num_classes': num_classes}
+    options = dict(kwargs) if num_classes is None else {'num_classes': num_classes, **kwargs}
     pretrained = True
     if source is None:
         cfg = _registered_cfg(name)
+        if in_chans != 3:
+            options['in_chans'] = in_chans
         if checkpoint is not None:
             overlay = {'file': checkpoint} if '.' in name else {'file': checkpoint, 'label_names': None}
             options['pretrained_cfg_overlay'] = overlay
+        elif not needs_head:
+            pretrained = cfg.has_weights and not allow_untrained
+            if not cfg.has_weights and not allow_untrained:
+                raise CommandError(f'{name} has no weights. Give some with --checkpoint FILE, or --allow-untrained.')
         elif not weights_name_classes(cfg) or num_classes not in (None, cfg.num_classes):
             pretrained = False
             if not allow_untrained:
@@ -59,14 +71,18 @@ def load_model(
         raise CommandError(f'--checkpoint {checkpoint} needs a registered --model; {name} brings its own weights.')
 
     try:
-        model = timm.create_model(name, pretrained=pretrained, **options)
+        if source == 'hf-hub':  # sparing the silent retries of timm's own way
+            model = pull(place, **options)
+        else:
+            model = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # noqa: BLE001 - the Hub client, loaders and backbones raise anything
         raise CommandError(_unavailable(checkpoint or name, error)) from error
     if not isinstance(model, VideoModel):
         raise CommandError(f"{name} is an image model. 'flatzoo list' shows the video models.")
-    if model.in_chans != 3:
-        raise CommandError(f'{name} takes frames of {model.in_chans} channels; those of video files have 3.')
-    if not model.head_trained:
+    if model.in_chans != in_chans:
+        whose = 'video files' if in_chans == 3 else 'this data'
+        raise CommandError(f'{name} takes frames of {model.in_chans} channels; those of {whose} have {in_chans}.')
+    if needs_head and not model.head_trained:
         if not allow_untrained:
             raise CommandError(
                 f'{checkpoint or name} has no trained head for {model.num_classes} classes. If it has one for another '
@@ -75,12 +91,9 @@ def load_model(
     return model.eval().to(target)
 
 
-def protocol_of(model: 'VideoModel') -> 'EvalProtocol':
-    """The evaluation protocol of the weights that a model was created with."""
-    from flatzoo import eval_protocol
-
-    cfg = model.pretrained_cfg
-    return eval_protocol(f'{cfg.get("architecture")}.{cfg.get("tag")}')
+def check_registered(name: str) -> None:
+    """Refuses a name that is no registered video model, with similar ones."""
+    _registered_cfg(name)
 
 
 def weights_name_classes(cfg: Any) -> bool:
@@ -136,6 +149,10 @@ def _untrained(name: str, cfg: Any) -> str:
 
 def _unavailable(name: str, error: Exception) -> str:
     """Why a model or its weights could not be had."""
+    from flatzoo import HubError
+
+    if isinstance(error, HubError):
+        return f'{name} cannot be downloaded: {" ".join(str(error).split())}'
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)

@@ -4,12 +4,15 @@ PATTERN picks names, with wildcards: 'sifar*', '*16f*', 'sifar_swin_b14.*'. Ever
 is one line; its name is what --model and timm.create_model take, and the part after the dot says
 who trained it on what data. 'size' is that of a frame in pixels. 'classes' counts those of the
 trained head; '-' means that the head starts fresh: fine-tune the model before it can name actions.
+With --pretrained the lines say what the weights were trained to do on what data, and where they
+come from; 'MB' is the size of the download as its publisher states it, '-' where none is stated.
 
     flatzoo list 'sifar*'
     flatzoo list --pretrained --json
 """
 import argparse
 import json
+from collections.abc import Callable
 from typing import Any
 
 from . import CommandError, write
@@ -33,7 +36,10 @@ def run(args: argparse.Namespace) -> int:
             f"no model{' with weights' if args.pretrained else ''} matches {args.pattern!r}. "
             "Put wildcards around a part of a name ('*swin*'); 'flatzoo list' shows all.")
     rows = [describe(name) for name in names]
-    write(json.dumps(rows, indent=2) if args.json else _table(rows))
+    if args.json:
+        write(json.dumps(rows, indent=2))
+    else:
+        write(_table(rows, _WEIGHT_COLUMNS if args.pretrained else _MODEL_COLUMNS))
     return 0
 
 
@@ -65,12 +71,17 @@ def describe(name: str) -> dict[str, Any]:
 
     Returns:
         `name`, `num_frames`, `img_size` (height and width of a frame in pixels), `layout`, `params` (how many),
-        `classes` (of the trained head, None if there is none), `licence` and `source` (None if there are no weights).
+        `classes` (of the trained head, None if there is none); and of the weights, None if there are none: `task`,
+        `data`, `licence`, `source`, `origin`, `bytes` and `sha256` (None where not stated), see
+        `flatzoo.hub.sources.WeightSource`.
     """
     import timm
 
+    from flatzoo.hub.sources import weight_source
+
     model = timm.create_model(name, device='meta')  # shapes alone: no memory, no initialisation
     cfg = timm.get_pretrained_cfg(name)
+    source = weight_source(name)
     return {
         'name': name,
         'num_frames': model.num_frames,
@@ -78,32 +89,48 @@ def describe(name: str) -> dict[str, Any]:
         'layout': str(model.layout),
         'params': sum(parameter.numel() for parameter in model.parameters()),
         'classes': len(cfg.label_names) if weights_name_classes(cfg) else None,
-        'licence': cfg.license if cfg.has_weights else None,
-        'source': _source(cfg),
+        'task': source and source.task,
+        'data': source and source.data,
+        'licence': source and source.licence,
+        'source': source and source.page,
+        'origin': source and source.origin,
+        'bytes': source and source.size,
+        'sha256': source and source.sha256,
     }
 
 
-def _source(cfg: Any) -> str | None:
-    if cfg.hf_hub_id:
-        return f'https://huggingface.co/{cfg.hf_hub_id}'
-    return cfg.url or ('in the package' if cfg.file else None)
+# title -> cell of a row, and whether it is flush right
+_Columns = dict[str, tuple[Callable[[dict[str, Any]], Any], bool]]
+_SHAPE: _Columns = {
+    'name': (lambda row: row['name'], False),
+    'frames': (lambda row: row['num_frames'], True),
+    'size': (lambda row: _size(row['img_size']), True),
+}
+_MODEL_COLUMNS: _Columns = _SHAPE | {
+    'layout': (lambda row: row['layout'], False),
+    'params (M)': (lambda row: f'{row["params"] / 1e6:.1f}', True),
+    'classes': (lambda row: row['classes'], True),
+    'licence': (lambda row: row['licence'], False),
+    'weights': (lambda row: _short(row['source']), False),
+}
+_WEIGHT_COLUMNS: _Columns = _SHAPE | {
+    'classes': (lambda row: row['classes'], True),
+    'task': (lambda row: row['task'], False),
+    'data': (lambda row: row['data'], False),
+    'licence': (lambda row: row['licence'], False),
+    'MB': (lambda row: row['bytes'] and f'{row["bytes"] / 1e6:.3g}', True),
+    'source': (lambda row: _short(row['source']), False),
+}
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    header = ('name', 'frames', 'size', 'layout', 'params (M)', 'classes', 'licence', 'weights')
-    lines = [header] + [
-        (
-            row['name'], str(row['num_frames']), _size(row['img_size']), row['layout'], f'{row["params"] / 1e6:.1f}',
-            str(row['classes'] or '-'), row['licence'] or '-', _short(row['source'] or '-'),
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    numbers = {1, 2, 4, 5}  # columns that are flush right
+def _table(rows: list[dict[str, Any]], columns: _Columns) -> str:
+    lines = [tuple(columns)] + [tuple(str(cell(row) or '-') for cell, _ in columns.values()) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    flush_right = [right for _, right in columns.values()]
     return '\n'.join(
         '  '.join(
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, flush_right, strict=True)
         ).rstrip()
         for line in lines
     )
@@ -114,6 +141,6 @@ def _size(size: list[int]) -> str:
     return str(height) if height == width else f'{height}x{width}'
 
 
-def _short(source: str) -> str:
+def _short(source: str | None) -> str | None:
     """A repository in place of the address of a file in it."""
-    return source.removeprefix('https://').partition('/releases/')[0]
+    return source and source.removeprefix('https://').partition('/releases/')[0]

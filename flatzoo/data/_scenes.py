@@ -3,6 +3,7 @@
 A scene is a list of layers, back to front: a background, bystanders that stay or drift alike in every class, and the
 actors. A layer is a sprite (a textured shape) with a pose that is a function of continuous time, hence a clip of 8
 frames shows the same action as one of 32. Textures are procedural or cut from a real clip that the package ships.
+What a scene shows besides its action (the actor's shape and texture, the background's) can be asked for as labels.
 Everything follows from a seed; only the even action of each pair is here, `actions.py` makes the other by reversing it.
 """
 import functools
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['SPLITS', 'paint']
+__all__ = ['SCENE_CLASSES', 'SPLITS', 'describe', 'paint', 'paint_frame']
 
 SPLITS = ('train', 'test')
 REAL_CLIP = Path(__file__).parent / 'assets' / 'carphone.mp4'
@@ -26,6 +27,8 @@ TEST_SURFACES = (*SURFACES, 'marble', 'waves')  # two kinds that training never 
 SHAPES = ('disc', 'box', 'bar', 'triangle', 'polygon', 'star', 'blob', 'cross')
 TURNING_SHAPES = ('bar', 'triangle', 'blob', 'arrow')  # shapes of low symmetry, whose turning can be seen
 ROUNDISH_SHAPES = ('disc', 'box', 'polygon', 'star', 'blob')  # shapes that a hand can hold
+PROPS = ('slab', 'hand')  # what an action needs beside its object
+SCENE_CLASSES = {'object': (*SHAPES, 'arrow'), 'texture': TEST_SURFACES, 'place': TEST_SURFACES}
 
 Progress = Callable[[float], float]  # of time; both 0...1
 
@@ -40,14 +43,28 @@ class _Pose(NamedTuple):
     alpha: float = 1.0
 
 
+class _Sprite(NamedTuple):
+    """A picture and what it shows."""
+    pixels: Tensor  # [4, S, S]: RGB and coverage, 0..1
+    shape: str
+    surface: str  # the kind of its texture
+
+
 class _Layer(NamedTuple):
     """A picture and its motion."""
-    sprite: Tensor  # [4, S, S]: RGB and coverage, 0..1
+    sprite: _Sprite
     pose: Callable[[float], _Pose]  # of time, 0..1
     padding_mode: str = 'zeros'
 
 
-_MakeSprite = Callable[..., Tensor]  # (shape, scale, rim)
+class _Scene(NamedTuple):
+    """The layers of the even action of a pair, back to front."""
+    place: _Layer
+    bystanders: list[_Layer]
+    actors: list[_Layer]
+
+
+_MakeSprite = Callable[..., _Sprite]  # (shape, scale, rim)
 
 
 # Textures
@@ -79,9 +96,13 @@ def _value_noise(generator: torch.Generator, px: int, cells: tuple[int, ...]) ->
     return field / sum(0.5**octave for octave in range(len(cells)))
 
 
-def _texture(rng: random.Random, px: int, split: str) -> Tensor:
+def _surface(rng: random.Random, split: str) -> str:
+    """A random kind of texture."""
+    return rng.choice(SURFACES if split == 'train' else TEST_SURFACES)
+
+
+def _texture(rng: random.Random, px: int, split: str, kind: str) -> Tensor:
     """A random texture `[3, px, px]` in 0..1: a scalar field between two colours, or a crop of the real clip."""
-    kind = rng.choice(SURFACES if split == 'train' else TEST_SURFACES)
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
     if kind == 'real':
         frames = _real_frames()
@@ -171,14 +192,15 @@ def _distance(shape: str, rng: random.Random, px: int) -> Tensor:
     return radius - 0.6 - wobble
 
 
-def _sprite(rng: random.Random, px: int, split: str, shape: str, dark_scene: bool, rim: float = 0.12) -> Tensor:
-    """A textured shape `[4, px, px]` with a rim that stands out from the background."""
+def _sprite(rng: random.Random, px: int, split: str, shape: str, dark_scene: bool, rim: float = 0.12) -> _Sprite:
+    """A textured shape with a rim that stands out from the background."""
     distance = _distance(shape, rng, px)
-    texture = _texture(rng, px, split)
+    surface = _surface(rng, split)
+    texture = _texture(rng, px, split, surface)
     rim_colour = rng.uniform(0.8, 1.0) if dark_scene else rng.uniform(0.0, 0.2)
     edge = (distance * (px / 2) + 0.5 + rim * px / 2).clamp(0, 1)  # 0 inside, 1 on the rim; one pixel soft
     coverage = (0.5 - distance * (px / 2)).clamp(0, 1)
-    return torch.cat((texture + edge * (rim_colour - texture), coverage[None]))
+    return _Sprite(torch.cat((texture + edge * (rim_colour - texture), coverage[None])), shape, surface)
 
 
 # Scenes
@@ -195,18 +217,21 @@ def _progress(rng: random.Random, slack: float = 0.15) -> Progress:
     return progress
 
 
-def _scene(pair: int, seed: int, px: int, split: str) -> list[_Layer]:
-    """The layers, back to front, of the even action of a pair."""
+def _scene(pair: int, seed: int, px: int, split: str) -> _Scene:
+    """The scene of the even action of a pair."""
     rng = random.Random(f'{split}/{pair}/{seed}')
-    background = torch.cat((_texture(rng, px, split), torch.ones(1, px, px)))
-    dark_scene = background[:3].double().mean().item() < 0.5
+    surface = _surface(rng, split)
+    background = _texture(rng, px, split, surface)
+    dark_scene = background.double().mean().item() < 0.5
+    background = _Sprite(torch.cat((background, torch.ones(1, px, px))), 'background', surface)
     zoom, turn = rng.uniform(1.1, 1.6), rng.uniform(-0.4, 0.4)
-    layers = [_Layer(background, lambda t: _Pose(0, 0, zoom, zoom, turn), 'reflection')]
+    place = _Layer(background, lambda t: _Pose(0, 0, zoom, zoom, turn), 'reflection')
 
-    def sprite(shape: str, scale: float = 0.5, rim: float = 0.12) -> Tensor:
+    def sprite(shape: str, scale: float = 0.5, rim: float = 0.12) -> _Sprite:
         return _sprite(rng, max(int(px * scale), 12), split, shape, dark_scene, rim)
 
-    for _ in range(rng.randint(0, 3)):  # bystanders: they tell nothing of the action
+    bystanders = []
+    for _ in range(rng.randint(0, 3)):  # they tell nothing of the action
         size, angle = rng.uniform(0.1, 0.22), rng.uniform(0, math.tau)
         x, y = rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 0.9)
         drift = rng.choice((0, 0, rng.uniform(0, 0.2)))
@@ -215,9 +240,19 @@ def _scene(pair: int, seed: int, px: int, split: str) -> list[_Layer]:
         def bystander(t: float, x=x, y=y, dx=dx, dy=dy, size=size, angle=angle) -> _Pose:
             return _Pose(x + dx * (t - 0.5), y + dy * (t - 0.5), size, size, angle)
 
-        layers.append(_Layer(sprite(rng.choice(SHAPES), 0.3), bystander))
-    layers += _ACTORS[pair](rng, sprite, _progress(rng))
-    return layers
+        bystanders.append(_Layer(sprite(rng.choice(SHAPES), 0.3), bystander))
+    return _Scene(place, bystanders, _ACTORS[pair](rng, sprite, _progress(rng)))
+
+
+def _object(scene: _Scene) -> _Layer:
+    """What the action is about; of two that join, the larger one."""
+    return max((actor for actor in scene.actors if actor.sprite.shape not in PROPS), key=lambda a: a.pose(0.5).width)
+
+
+def _labels(scene: _Scene) -> dict[str, str]:
+    """What a scene shows."""
+    sprite = _object(scene).sprite
+    return {'object': sprite.shape, 'texture': sprite.surface, 'place': scene.place.sprite.surface}
 
 
 def _moves(rng: random.Random, sprite: _MakeSprite, progress: Progress, vertical: bool) -> list[_Layer]:
@@ -333,17 +368,19 @@ def _camera(rng: random.Random, shake: float) -> Callable[[float], tuple[float, 
 
 
 def _compose(
-        layers: list[_Layer],
+        scene: _Scene,
         times: list[float],
         camera: Callable[[float], tuple[float, float, float]],
         size: int,
+        window: tuple[float, float, float] = (1.0, 0.0, 0.0),
 ) -> Tensor:
-    """Paint the layers over each other: float `[T, 3, size, size]` in 0..1."""
-    x, y = _coordinates(size)
+    """Paint the layers over each other, seen in a window (half-extent, centre): uint8 `[T, 3, size, size]`."""
+    extent, left, top = window
+    x, y = (axis * extent + centre for axis, centre in zip(_coordinates(size), (left, top), strict=True))
     image = torch.zeros(len(times), 3, size, size)
     grid = torch.empty(len(times), size, size, 2)
     views = [camera(t) for t in times]
-    for sprite, pose_at, padding_mode in layers:
+    for sprite, pose_at, padding_mode in (scene.place, *scene.bystanders, *scene.actors):
         rows = []  # frame coordinates -> sprite coordinates: u = a x + b y + c, v = d x + e y + f
         for t, (shift_x, shift_y, roll) in zip(times, views, strict=True):
             pose = pose_at(t)
@@ -358,16 +395,45 @@ def _compose(
         a, b, c, d, e, f, alpha = torch.tensor(rows).T[..., None, None]  # each [T, 1, 1]
         torch.add(a * x, b * y + c, out=grid[..., 0])
         torch.add(d * x, e * y + f, out=grid[..., 1])
-        painted = F.grid_sample(sprite.expand(len(times), -1, -1, -1), grid, 'bilinear', padding_mode, False)
+        painted = F.grid_sample(sprite.pixels.expand(len(times), -1, -1, -1), grid, 'bilinear', padding_mode, False)
         coverage = painted[:, 3:] * alpha[:, None]
         # Plain products and sums: fused operations may round differently where threads split the tensor.
         image += (painted[:, :3] - image) * coverage
-    return image
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _shaken(pair: int, seed: int, camera_shake: float, split: str) -> Callable[[float], tuple[float, float, float]]:
+    """The camera of a clip."""
+    return _camera(random.Random(f'camera/{split}/{pair}/{seed}'), camera_shake)
 
 
 def paint(pair: int, seed: int, num_frames: int, size: int, camera_shake: float, split: str) -> Tensor:
     """Paints the even action of a pair: uint8 `[T, 3, size, size]`; arguments as for `render_action`."""
-    layers = _scene(pair, seed, size, split)
-    camera = _camera(random.Random(f'camera/{split}/{pair}/{seed}'), camera_shake)
     times = [(i + 0.5) / num_frames for i in range(num_frames)]
-    return (_compose(layers, times, camera, size) * 255).round().clamp(0, 255).to(torch.uint8)
+    return _compose(_scene(pair, seed, size, split), times, _shaken(pair, seed, camera_shake, split), size)
+
+
+def paint_frame(
+        pair: int,
+        seed: int,
+        time: float,
+        size: int,
+        camera_shake: float,
+        split: str,
+        zoom: float = 1.0,
+) -> tuple[Tensor, dict[str, str]]:
+    """Paints one moment, 0..1, of the even action of a pair: uint8 `[3, size, size]`, and what the scene shows.
+
+    A zoom above 1 moves in on the object, as far as all of it can be seen.
+    """
+    scene = _scene(pair, seed, round(size * zoom), split)
+    pose = _object(scene).pose(time)
+    extent = min(max(1 / zoom, 1.1 * pose.width), 1.0)
+    nearness = 1 - extent**2  # the closer, the nearer the object to the middle
+    window = (extent, pose.x * nearness, pose.y * nearness)
+    return _compose(scene, [time], _shaken(pair, seed, camera_shake, split), size, window)[0], _labels(scene)
+
+
+def describe(pair: int, seed: int, split: str) -> dict[str, str]:
+    """What the scene of a pair shows; it does not depend on the size in pixels, so that the smallest will do."""
+    return _labels(_scene(pair, seed, 16, split))

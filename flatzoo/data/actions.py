@@ -3,10 +3,12 @@
 Sixteen actions in eight pairs; one action of a pair is the other one played backwards. A clip of class `2p + 1` is made
 by reversing the frames of the clip that class `2p` has for the same seed, so the two classes hold exactly the same sets
 of frames: a model that ignores their order cannot beat chance between them, nor can one that sees a frame without its
-place in time. What is left to learn is motion. Needs torch alone to render; PyAV decodes the real clip that lends
-textures, once, and writes files.
+place in time. What is left to learn is motion. What a single frame does show (the shape and the texture of the object,
+the texture of the place) has labels too, from which an image model can be trained first. Needs torch alone to render;
+PyAV decodes the real clip that lends textures, once, and writes files.
 """
 import os
+import random
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +16,12 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ._scenes import SPLITS, paint
+from ._scenes import SCENE_CLASSES, SPLITS, describe, paint, paint_frame
 
-__all__ = ['ACTIONS', 'ActionClips', 'render_action', 'reversed_label', 'write_action', 'write_action_folder']
+__all__ = [
+    'ACTIONS', 'ActionClips', 'ActionFrames', 'render_action', 'reversed_label', 'scene_labels', 'write_action',
+    'write_action_folder',
+]
 
 ACTIONS: tuple[str, ...] = (
     'moves left', 'moves right',
@@ -50,6 +55,11 @@ def reversed_label(label: int | str) -> int:
         ValueError: If there is no such action.
     """
     return _label_index(label) ^ 1
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: give 'train' or 'test'")
 
 
 def _clip_seed(seed: int, index: int) -> int:
@@ -92,11 +102,30 @@ def render_action(
             f'cannot render {num_frames} frames of {size} pixels: give at least 1 frame of at least 16 pixels')
     if not 0 <= camera_shake <= 0.25:
         raise ValueError(f'camera_shake must be from 0 to 0.25 (share of the frame), got {camera_shake}')
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: give 'train' or 'test'")
+    _check_split(split)
     pair, backwards = divmod(index, 2)
     clip = paint(pair, seed, num_frames, size, camera_shake, split)
     return clip.flip(0) if backwards else clip
+
+
+def scene_labels(label: int | str, seed: int, split: str = 'train') -> dict[str, str]:
+    """What the frames of a clip show besides its action.
+
+    Args:
+        label: Label or name of the action; both actions of a pair show the same.
+        seed: See `render_action`.
+        split: See `render_action`.
+
+    Returns:
+        The shape of the acting object under 'object' (of two that join, the larger one), the kind of its texture under
+        'texture' and that of the background under 'place'; `ActionFrames.classes` holds all that there are.
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+    index = _label_index(label)
+    _check_split(split)
+    return describe(index // 2, seed, split)
 
 
 class ActionClips(Dataset):
@@ -128,8 +157,7 @@ class ActionClips(Dataset):
             camera_shake: float = 0.0,
             transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: give 'train' or 'test'")
+        _check_split(split)
         self.num_clips = num_clips
         self.num_frames = num_frames
         self.size = size
@@ -156,6 +184,58 @@ class ActionClips(Dataset):
         if self.transform is not None:
             clip = self.transform(clip)
         return clip.transpose(0, 1), label
+
+
+class ActionFrames(Dataset):
+    """Single frames as a map-style data set for image classifiers, the actions in turn, each at a random moment.
+
+    Args:
+        num_frames: Number of frames in the set, each of a scene of its own.
+        size: Height and width in pixels.
+        seed: Seed of the whole set; no other seed, and no `ActionClips` of the same seed, shares a scene with it.
+        split: 'train' or 'test', see `render_action`; two kinds of texture occur in 'test' only.
+        camera_shake: See `render_action`.
+        zoom: Greatest magnification, at least 1; each frame draws its own between 1 and this, and is then a part of
+            the picture around the object, as photographs of objects are.
+
+    Each item is the frame, uint8 `[3, size, size]`, and its labels by name as in `scene_labels`, each an index into the
+    names that `classes` holds under it. The object can be out of sight for a moment: nothing then tells its label.
+    """
+
+    classes = SCENE_CLASSES
+
+    def __init__(
+            self,
+            num_frames: int,
+            size: int = 64,
+            *,
+            seed: int = 0,
+            split: str = 'train',
+            camera_shake: float = 0.0,
+            zoom: float = 1.0,
+    ) -> None:
+        _check_split(split)
+        if not zoom >= 1:
+            raise ValueError(f'zoom must be at least 1, got {zoom}')
+        self.num_frames = num_frames
+        self.size = size
+        self.seed = seed
+        self.split = split
+        self.camera_shake = camera_shake
+        self.zoom = zoom
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, int]]:
+        if not 0 <= index < self.num_frames:
+            raise IndexError(f'frame {index} of {self.num_frames}')
+        seed = ~_clip_seed(self.seed, index)  # below 0, where no clip of a set is
+        rng = random.Random(f'frame/{self.split}/{seed}')
+        time, zoom = rng.random(), self.zoom ** rng.random()
+        pair = index % (len(ACTIONS) // 2)
+        frame, labels = paint_frame(pair, seed, time, self.size, self.camera_shake, self.split, zoom)
+        return frame, {name: self.classes[name].index(label) for name, label in labels.items()}
 
 
 def write_action(

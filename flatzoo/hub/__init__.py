@@ -1,1 +1,1 @@
-"""Weights and their cards."""
+"""Weights: where they come from, how they get here and to the Hub, and their cards."""

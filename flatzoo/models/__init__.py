@@ -1,5 +1,6 @@
 """Video models, registered with timm on import; one paper is one file."""
 from . import (
+    amflow as amflow,
     flatten as flatten,
     sifar as sifar,
     superimage as superimage,
@@ -8,4 +9,5 @@ from . import (
     videomae as videomae,
 )
 from ._base import VideoModel as VideoModel
+from ._download import HubError as HubError
 from ._registry import eval_protocol as eval_protocol, list_models as list_models

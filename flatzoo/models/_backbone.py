@@ -10,7 +10,7 @@ from timm.models import resolve_model_input_args
 from torch import nn
 
 __all__ = [
-    'check_image', 'check_windows', 'create_backbone', 'default_img_size', 'fit_windows', 'fitting_sizes',
+    'check_image', 'check_windows', 'create_backbone', 'default_img_size', 'fit_windows', 'fitting_sizes', 'image_cfg',
     'patch_size_of', 'resolve_stage_windows',
 ]
 
@@ -43,8 +43,13 @@ def create_backbone(
 
 def default_img_size(name: str) -> tuple[int, int]:
     """The image size `(height, width)` of a timm model's weights, the natural size of a frame for it."""
+    return tuple(image_cfg(name)['input_size'][-2:])
+
+
+def image_cfg(name: str) -> dict[str, Any]:
+    """The configuration of a timm model's weights."""
     _check_name(name)
-    return tuple(resolve_model_input_args(name)['pretrained_cfg']['input_size'][-2:])
+    return resolve_model_input_args(name)['pretrained_cfg']
 
 
 def _check_name(name: str) -> None:
@@ -77,7 +82,7 @@ def check_image(backbone: nn.Module, in_chans: int, image_size: tuple[int, int])
         return f'{image_size[0]}x{image_size[1]} pixels are no multiple of its patches of {patch[0]}x{patch[1]}'
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
-    meta = {key: tensor.detach().to('meta') for key, tensor in tensors.items()}
+    meta = {key: torch.empty_like(tensor, device='meta', requires_grad=False) for key, tensor in tensors.items()}
     training = backbone.training
     backbone.eval()
     try:

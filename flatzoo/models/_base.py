@@ -13,6 +13,7 @@ import torch
 from timm.models import load_pretrained, register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
+from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import Layout, SuperImage
 from flatzoo.layers.layout import LayoutSpec
 
@@ -20,7 +21,7 @@ from ._backbone import check_image, create_backbone, fit_windows, fitting_sizes,
 from ._checkpoint import account_for_keys, image_checkpoint, load_checkpoint, unwrap_checkpoint
 from ._registry import global_pool_of, update_model_input_size
 
-__all__ = ['VideoModel', 'checkpoint_filter_fn', 'prefixed']
+__all__ = ['VideoModel', 'channel_stats', 'checkpoint_filter_fn', 'prefixed']
 
 register_notrace_module(SuperImage)  # fx: it looks at shapes and dtypes
 
@@ -94,12 +95,13 @@ class VideoModel(nn.Module):
             raise ValueError(f'backbone={backbone!r} is a video model itself; name an image model.')
         cfg = self.backbone.pretrained_cfg
         self.super_image = SuperImage(
-            num_frames, layout, img_size, *_channel_stats(cfg, in_chans), device=device, dtype=dtype)
+            num_frames, layout, img_size, *channel_stats(cfg, in_chans), device=device, dtype=dtype)
         self.num_images: int = self.super_image.num_images
         fit_windows(
             self.backbone, _growth(self.super_image), self.img_size, backbone_args.get('window_size'),
             _multiple(self.super_image))
         self.head_trained = False  # until weights with a classifier of this size are loaded
+        self.saved_protocol: EvalProtocol | None = None  # that of a saved model; registered weights have theirs there
         self._pretrained_cfg: dict[str, Any] = {}
         self._args = dict(num_frames=num_frames, layout=str(self.layout))
         self._traits = dict(
@@ -193,7 +195,7 @@ class VideoModel(nn.Module):
         if labels is not None and len(labels) != self.num_classes:
             cfg = {key: value for key, value in cfg.items() if key not in ('label_names', 'label_descriptions')}
         self._pretrained_cfg = cfg
-        self.super_image.set_normalization(*_channel_stats(cfg, self.in_chans))
+        self.super_image.set_normalization(*channel_stats(cfg, self.in_chans))
 
     @property
     def _model_args(self) -> dict[str, Any]:
@@ -267,7 +269,7 @@ class VideoModel(nn.Module):
             ValueError: If the new super image does not fit the backbone, which then keeps its size.
         """
         old = self.super_image
-        mean_std = _channel_stats(self.pretrained_cfg or self.backbone.pretrained_cfg, self.in_chans)
+        mean_std = channel_stats(self.pretrained_cfg or self.backbone.pretrained_cfg, self.in_chans)
         new = SuperImage(
             num_frames or old.num_frames, old.layout if layout is None else layout, img_size or old.img_size, *mean_std,
             device=old.norm_scale.device, dtype=old.norm_scale.dtype,
@@ -486,7 +488,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoModel) -> dict[
     return model.filter_checkpoint(state_dict)
 
 
-def _channel_stats(cfg: dict[str, Any], in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_stats(cfg: dict[str, Any], in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel; other channel counts than the weights' get their average."""
     mean, std = (tuple(cfg.get(key) or default) for key, default in (('mean', (0.,)), ('std', (1.,))))
     if len(mean) != in_chans:

@@ -22,7 +22,7 @@ _OVERWRITE = {'copy_', 'zero_', 'fill_', 'constant_'}
 _HARMLESS = {
     'size', 'dim', 'numel', 'stride', 'is_floating_point', 'is_complex', 'requires_grad_', 'is_contiguous', '__len__',
     'element_size', 'shape', 'dtype', 'device', 'requires_grad', 'ndim', 'is_leaf', 'is_meta', 'grad', 'layout',
-    'grad_fn', '__hash__', 'is_sparse', 'is_quantized', 'is_nested',
+    'grad_fn', '__hash__', 'is_sparse', 'is_quantized', 'is_nested', 'empty_like',
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrained_cfg
 
 # these have no public name in timm
 from timm.models._features import FeatureGetterNet
@@ -19,7 +19,9 @@ from timm.models._input import _get_global_pool as global_pool_of, update_model_
 
 from flatzoo.data.protocol import EvalProtocol
 
+from ._config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from ._deferred import DeferredInit
+from ._download import check_file, fetch, fetch_weights, is_offline, split_name
 
 __all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models', 'register_protocol']
 
@@ -50,14 +52,36 @@ def register_protocol(name: str, protocol: EvalProtocol) -> None:
     _PROTOCOLS[name] = protocol
 
 
-def eval_protocol(name: str) -> EvalProtocol:
-    """The evaluation protocol of a model.
+def eval_protocol(model: Any) -> EvalProtocol:
+    """The evaluation protocol of a model: over which clips and crops its accuracy is measured.
 
     Args:
-        name: `architecture.tag`; an architecture alone, or a tag without a protocol, gets the default: one clip of
-            uniformly spaced frames, one centre crop.
+        model: A video model, whose weights decide; or a name: `architecture.tag`, `hf-hub:org/name` or
+            `local-dir:folder`. What has no protocol of its own, such as an architecture alone, gets the default: one
+            clip of uniformly spaced frames, one centre crop.
+
+    Raises:
+        HubError: If the `config.json` of a name on the Hub cannot be had.
+        ValueError: If it cannot be used.
     """
-    return _PROTOCOLS.get(name, EvalProtocol())
+    if not isinstance(model, str):
+        saved = getattr(model, 'saved_protocol', None)
+        if saved is not None:
+            return saved
+        cfg = model.pretrained_cfg
+        return _PROTOCOLS.get(f'{cfg.get("architecture")}.{cfg.get("tag")}', EvalProtocol())
+    source, place = parse_model_name(model)
+    if source is None:
+        return _PROTOCOLS.get(model, EvalProtocol())
+    if source == 'local-dir':
+        path = Path(place, CONFIG_FILE)
+    else:
+        repo_id, revision = split_name(place)
+        path = fetch(repo_id, CONFIG_FILE, revision)
+    config = read_config(path)
+    cfg = config.get('pretrained_cfg') or {}
+    registered = _PROTOCOLS.get(f'{config["architecture"]}.{cfg.get("tag")}', EvalProtocol())
+    return protocol_of_config(config, str(path)) or registered
 
 
 @functools.cache
@@ -95,24 +119,72 @@ def build_video_model(
         overlay.setdefault('hf_hub_id', None)  # which timm would prefer to the address that was asked for
     if kwargs.get('num_classes') and any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
         overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
+    cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
+    cache_dir = kwargs.get('cache_dir')
+    saved = saved_config(cfg, cache_dir)  # (config.json, its path) of a model that was saved or pushed
+    if saved is not None:
+        overlay.update(stats_of_config(saved[0]))
+    weights = None
+    if pretrained:
+        commit = saved[1].parent.name if saved and cfg.source == 'hf-hub' else None  # that of its config.json
+        weights = fetch_weights(cfg, cache_dir, commit)
+    if weights is not None:  # by our own loader, which accounts for every key and names the file that it cannot read
+        overlay.update(file=str(weights), source='', state_dict=None, custom_load=True)
     deferred = DeferredInit()
 
     def construct(**model_args: Any) -> Any:
+        if model_args.get('backbone_pretrained'):
+            _fetch_backbone(model_args.get('backbone'), cache_dir)
         with deferred if pretrained or model_args.get('backbone_pretrained') else contextlib.nullcontext():
             return model_cls(**model_args)
 
-    model = build_model_with_cfg(
-        construct,
-        variant,
-        pretrained,
-        pretrained_cfg_overlay=overlay,
-        pretrained_filter_fn=pretrained_filter_fn,
-        pretrained_strict=False,  # the filters account for every key, see _checkpoint.account_for_keys
-        feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
-        **kwargs,
-    )
+    try:
+        model = build_model_with_cfg(
+            construct,
+            variant,
+            pretrained,
+            pretrained_cfg_overlay=overlay,
+            pretrained_filter_fn=pretrained_filter_fn,
+            pretrained_strict=False,  # the filters account for every key, see _checkpoint.account_for_keys
+            feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
+            **kwargs,
+        )
+    except Exception:
+        if weights is not None:
+            check_file(weights)  # if the file is damaged, that is the reason
+        raise
     deferred.fill()
+    if weights is not None:
+        _restore_source(model, cfg)
+    if saved is not None and isinstance(model, model_cls):
+        model.saved_protocol = protocol_of_config(*saved)
+        if weights is not None and cfg.num_classes == model.num_classes > 0 and not model.head_trained:
+            raise ValueError(
+                f'{weights}: has no classifier of the {cfg.num_classes} classes that {saved[1]} states. Save the model '
+                'again, or give its real number of classes there.')
     return model
+
+
+def _fetch_backbone(name: str | None, cache_dir: Any) -> None:
+    """Gets the image weights of a timm model into the cache, where timm finds them: with a deadline, and checked."""
+    if name is None or is_offline():  # timm finds out at once
+        return
+    source, place = parse_model_name(name)
+    if source == 'hf-hub':
+        fetch(split_name(place)[0], CONFIG_FILE, split_name(place)[1], cache_dir=cache_dir)
+    elif source is None:
+        fetch_weights(timm.get_pretrained_cfg(name), cache_dir)
+
+
+def _restore_source(model: Any, cfg: Any) -> None:
+    """Lets a model say that its weights are from where it was told to take them, not from the cache."""
+    for told in (model.pretrained_cfg, model.default_cfg):
+        for key in ('source', 'file', 'custom_load'):
+            value = getattr(cfg, key)
+            if value is None:
+                told.pop(key, None)
+            else:
+                told[key] = value
 
 
 def has_own_weights(variant: str, pretrained_cfg: Any, pretrained_cfg_overlay: dict[str, Any] | None) -> bool:

@@ -1,0 +1,50 @@
+"""Arguments that several commands share."""
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flatzoo import VideoModel
+    from flatzoo.data.protocol import EvalProtocol
+
+__all__ = ['KeyValues', 'add_view_arguments', 'chosen_protocol', 'count']
+
+
+def count(text: str) -> int:
+    """Type of an argument that is a whole number of at least 1."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
+    return number
+
+
+class KeyValues(argparse.Action):
+    """timm's parser of KEY=VALUE arguments, with an error of argparse for what is none."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from timm.utils import ParseKwargs
+
+        wrong = [value for value in values if '=' not in value]
+        if wrong:
+            parser.error(f'{option_string}: {wrong[0]!r} is not of the form KEY=VALUE')
+        ParseKwargs(self.option_strings, self.dest)(parser, namespace, values, option_string)
+
+
+def add_view_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `chosen_protocol` reads."""
+    views = parser.add_argument_group('views', 'What a model sees of a video; its logits are averaged over the views.')
+    views.add_argument(
+        '--views', choices=('paper', 'fast'), default='paper',
+        help='paper: as the accuracy of the weights is measured; fast: one clip, centre crop (default: %(default)s)')
+    views.add_argument('--num-clips', type=count, metavar='N', help='clips per video')
+    views.add_argument('--num-crops', type=int, choices=(1, 3), help='crops per clip')
+
+
+def chosen_protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProtocol':
+    """The evaluation protocol of the model's weights, with what the arguments change."""
+    from flatzoo import eval_protocol
+    from flatzoo.data.protocol import EvalProtocol
+
+    protocol = eval_protocol(model) if args.views == 'paper' else EvalProtocol()
+    chosen = {'num_clips': args.num_clips, 'num_crops': args.num_crops}
+    return dataclasses.replace(protocol, **{key: value for key, value in chosen.items() if value is not None})

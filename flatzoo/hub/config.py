@@ -1,0 +1,69 @@
+"""The `config.json` of a video model that is saved: timm's, completed and checked before anything is written.
+
+What is added to timm's file, the block `video`, is described in `flatzoo/models/_config.py`, which also reads it.
+"""
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# timm's public save_for_hf also writes the weights, and refuses tied ones
+from timm.models._hub import save_config_for_hf
+
+from flatzoo.data.protocol import EvalProtocol
+from flatzoo.models import VideoModel, eval_protocol
+from flatzoo.models._base import channel_stats
+from flatzoo.models._config import check_config, video_block
+
+__all__ = ['model_config']
+
+
+def model_config(
+        model: VideoModel,
+        label_names: Sequence[str] | None = None,
+        protocol: EvalProtocol | None = None,
+) -> dict[str, Any]:
+    """The configuration from which timm and flatzoo rebuild a model, and transformers, too.
+
+    Args:
+        model: A video model that `timm.create_model` built.
+        label_names: Names of its classes; those of its weights if None.
+        protocol: How its accuracy is measured; the protocol of its weights if None.
+
+    Raises:
+        TypeError: If it is no video model.
+        ValueError: If it cannot be rebuilt, or class names and number of classes do not match.
+    """
+    if not isinstance(model, VideoModel):
+        raise TypeError(
+            f'Only video models of flatzoo can be saved here, got {type(model).__name__}. timm.models.save_for_hf '
+            'saves image models; of a compiled or parallel model give the one inside.')
+    if not model.pretrained_cfg.get('architecture'):
+        raise ValueError('The model was not built by timm.create_model(), so nobody could build it again.')
+    labels = model.pretrained_cfg.get('label_names') if label_names is None else label_names
+    if labels is not None:
+        labels = _checked_labels(labels, model.num_classes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'config.json')
+        save_config_for_hf(model, str(path), model_config={'label_names': labels} if labels else None)
+        config = json.loads(path.read_text(encoding='utf-8'))
+    # transformers passes the number of classes to timm itself, and fails if it comes twice
+    config.get('model_args', {}).pop('num_classes', None)
+    config['pretrained_cfg'].pop('label_names', None)  # once, at the top, is enough
+    mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
+    config['video'] = video_block(model, protocol or eval_protocol(model), *mean_std)
+    check_config(config, 'config.json')
+    return config
+
+
+def _checked_labels(labels: Any, num_classes: int) -> list[str]:
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    wrong = [label for label in labels if not isinstance(label, str) or not label.strip()]
+    if wrong:
+        raise ValueError(f'Class names must be strings with something in them, got {wrong[0]!r}.')
+    if len(labels) != num_classes:
+        raise ValueError(
+            f'The model has {num_classes} classes and got {len(labels)} class names. Give one name for each class, in '
+            'the order of the logits.')
+    return labels

@@ -1,0 +1,379 @@
+"""Official weight files into ours, and back, with every key accounted for.
+
+`convert` reads what the models' own filters read: SIFAR release files, UniFormer image weights, VideoMAE (names of
+transformers and of the official code), weights of the image backbones, and checkpoints of flatzoo. It writes a
+safetensors file under flatzoo's names, which says in its metadata what it holds and needs no further conversion.
+
+Nothing disappears silently: each tensor of the input is followed through the renaming, splitting, joining and resizing
+of the filters, so that the report names every key that did not arrive, with the reason, and every parameter that the
+file could not give. A key without a reason is an error, and so is a classifier of another number of classes.
+
+The way back (`to='official'`) exists where official code exists to read it: SIFAR on Swin Transformers, UniFormer (also
+the one inside `flatten_uniformer_*`) and VideoMAE (names of the official code). It writes safetensors, too, for flatzoo
+writes no pickle. What official code computes by itself (Swin's masks and index tables) is left to it: load the weights
+with `strict=False` there.
+"""
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from flatzoo.models._base import VideoModel
+from flatzoo.models._checkpoint import load_checkpoint
+from flatzoo.models.flatten import FlattenUniFormer
+from flatzoo.models.sifar import SifarSwin
+from flatzoo.models.uniformer import UniFormer, checkpoint_filter_fn as uniformer_filter
+from flatzoo.models.videomae import VideoMAE
+from flatzoo.version import __version__
+
+__all__ = ['Conversion', 'convert', 'convert_state_dict']
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion made of a checkpoint.
+
+    Attributes:
+        state_dict: The weights under their new names.
+        taken: Tensors of the input that are in the output.
+        resized: Names of the output whose tensor has another number of elements than the one that it was made of.
+        dropped: Tensors of the input that are not in the output, with the reason.
+        new: Parameters of the model that the input could not give, with what became of them.
+        beside: What lay beside the weights (optimizer, arguments, EMA, ...) and was not looked at.
+        metadata: What the header of the file says.
+    """
+    state_dict: dict[str, Tensor]
+    taken: list[str]
+    resized: list[str]
+    dropped: dict[str, str]
+    new: dict[str, str]
+    beside: list[str]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def report(self) -> str:
+        """What became of every key, for people."""
+        lines = [f'{len(self.taken)} tensors taken, {len(self.state_dict)} written']
+        groups = [('resized', name, '') for name in self.resized]
+        groups += [('dropped', name, reason) for name, reason in self.dropped.items()]
+        groups += [('new', name, reason) for name, reason in self.new.items()]
+        for title, reason in dict.fromkeys((title, reason) for title, _, reason in groups):
+            names = [name for group, name, why in groups if (group, why) == (title, reason)]
+            lines.append(f'{title}{reason and ": "}{reason} ({len(names)})')
+            lines += [f'    {name}' for name in names]
+        if self.beside:
+            lines.append(f'left beside the weights: {", ".join(self.beside)}')
+        return '\n'.join(lines)
+
+
+def convert(
+        source: str | os.PathLike,
+        target: str | os.PathLike,
+        model: str,
+        to: str = 'flatzoo',
+        num_classes: int | None = None,
+        **model_args: Any,
+) -> Conversion:
+    """Converts a weight file.
+
+    Args:
+        source: Weight file (safetensors, or PyTorch with tensors, plain containers and `argparse.Namespace`), or a
+            folder with `model.safetensors`.
+        target: Safetensors file to write; it appears whole or not at all.
+        model: Name of the model that the weights are for, with or without a tag.
+        to: `'flatzoo'`, or `'official'` for the names of the official code.
+        num_classes: Number of classes of the file's classifier, 0 to leave it out; that of the model if None.
+        **model_args: Further arguments of the model.
+
+    Returns:
+        The conversion, which is written.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no folder to write to.
+        ValueError: If the file cannot be read safely, the target is no safetensors file, there is no such model or
+            official code, or the classifier does not fit.
+        RuntimeError: If a key is missing or left over, naming it.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix != '.safetensors':
+        raise ValueError(f'{target}: only safetensors files are written; give it a name that ends in .safetensors.')
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f'{target.parent}: no such folder to write to.')
+    if source.is_dir():
+        source = source / 'model.safetensors'
+    conversion = convert_state_dict(load_checkpoint(source), model, to, num_classes, **model_args)
+    with source.open('rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    conversion = replace(
+        conversion, metadata=conversion.metadata | {'source': source.name, 'source_sha256': digest})
+    _write(target, conversion.state_dict, conversion.metadata)
+    return conversion
+
+
+def convert_state_dict(
+        checkpoint: dict[str, Any],
+        model: str,
+        to: str = 'flatzoo',
+        num_classes: int | None = None,
+        **model_args: Any,
+) -> Conversion:
+    """Converts a checkpoint in memory, see `convert`."""
+    if to not in ('flatzoo', 'official'):
+        raise ValueError(f"to={to!r} is neither 'flatzoo' nor 'official'.")
+    args = dict(model_args, **({} if num_classes is None else {'num_classes': num_classes}))
+    built = _build(model, device='meta', **args)
+    if to == 'official':
+        _check_official(model, built)
+    weights, beside = _weights_of(checkpoint)
+    with _Follow(weights) as follow:
+        converted = _filter(built, checkpoint)
+    wanted = built.state_dict()
+    state_dict = {key: tensor for key, tensor in converted.items() if key in wanted}
+    origins = {key: follow.origins(tensor) for key, tensor in state_dict.items()}
+    taken = [key for key in weights if any(key in keys for keys in origins.values())]
+    dropped = _reasons(weights, taken, built, model, num_classes)
+    _check_shapes(state_dict, wanted, model)
+
+    new = {key: 'not in the file, made by the filter' for key, keys in origins.items() if not keys}
+    classifier = _classifier_keys(built)
+    missing = [key for key in wanted if key not in state_dict]
+    new |= {key: 'classifier, not written: it starts fresh' for key in missing if key in classifier}
+    fresh = [key for key in missing if key not in classifier]
+    if fresh:
+        initial = _initial(model, fresh, **args)
+        state_dict |= initial
+        new |= {key: 'not in the file, as the model initialises it' for key in fresh}
+    resized = [
+        key for key, keys in origins.items()
+        if len(keys) == 1 and state_dict[key].numel() != weights[next(iter(keys))].numel()
+    ]
+    if to == 'official':
+        state_dict, lost = _to_official(built, state_dict)
+        dropped |= lost
+    metadata = {
+        'format': 'pt', 'flatzoo_version': __version__, 'architecture': model, 'names': to,
+        'model_args': json.dumps(args),
+    }
+    return Conversion(state_dict, taken, resized, dropped, new, beside, metadata)
+
+
+# Models
+
+
+def _build(name: str, **kwargs: Any) -> nn.Module:
+    try:
+        model = timm.create_model(name, pretrained=False, **kwargs)
+    except RuntimeError as error:
+        if 'Unknown model' not in str(error) and 'Invalid pretrained tag' not in str(error):
+            raise
+        raise ValueError(f"there is no model {name!r}; 'flatzoo list' shows the video models.") from error
+    if not isinstance(model, (VideoModel, UniFormer)):
+        raise ValueError(f"{name} is no model of flatzoo; 'flatzoo list' shows the video models.")
+    return model
+
+
+def _initial(name: str, keys: list[str], **kwargs: Any) -> dict[str, Tensor]:
+    """Parameters as the model initialises them, the same for every run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state_dict = _build(name, **kwargs).state_dict()
+    return {key: state_dict[key] for key in keys}
+
+
+def _filter(model: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The model's own conversion, which refuses keys that it does not know or misses."""
+    if isinstance(model, VideoModel):
+        return model.filter_checkpoint(checkpoint)
+    state_dict, wanted, head = uniformer_filter(checkpoint, model), model.state_dict(), _classifier_keys(model)
+    missing = [key for key in wanted if key not in state_dict and key not in head]
+    unexpected = [key for key in state_dict if key not in wanted and not key.startswith('head.fc.')]
+    if missing or unexpected:
+        raise RuntimeError(
+            f'These weights are not those of this UniFormer: missing are {missing[:5]}, not wanted {unexpected[:5]}. '
+            'Choose another uniformer_* model, or load others.')
+    return {  # as for video models, a classifier of another size goes
+        key: tensor for key, tensor in state_dict.items()
+        if key not in head or tensor.shape == wanted[key].shape
+    }
+
+
+def _classifier_keys(model: nn.Module) -> set[str]:
+    if isinstance(model, VideoModel):
+        return model.classifier_keys()
+    return {f'head.fc.{name}' for name, _ in model.get_classifier().named_parameters()}
+
+
+# Keys
+
+
+class _Follow(TorchFunctionMode):
+    """Follows tensors through operations: knows of each result from which entries of a state dict it was made."""
+
+    def __init__(self, weights: dict[str, Tensor]):
+        super().__init__()
+        self._known: dict[int, tuple[Tensor, set[str]]] = {}  # the tensor is held so that its id stays its own
+        for key, tensor in weights.items():
+            self._note(tensor, {key})
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not getattr(func, '__name__', '').endswith('_like'):  # zeros_like(x) is not made of x
+            keys = set().union(*(self.origins(tensor) for tensor in _tensors((args, kwargs))))
+            if keys:
+                for tensor in _tensors(result):
+                    self._note(tensor, keys)
+        return result
+
+    def _note(self, tensor: Tensor, keys: set[str]) -> None:
+        self._known[id(tensor)] = (tensor, self.origins(tensor) | keys)
+
+    def origins(self, tensor: Tensor) -> set[str]:
+        """Keys of the entries that a tensor was made of."""
+        return self._known[id(tensor)][1] if id(tensor) in self._known else set()
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (dict, list, tuple)):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _tensors(value)
+
+
+def _weights_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """The innermost state dict of a checkpoint, and the names of what lies beside it."""
+    beside = []
+    for wrapper in ('module', 'model', 'model_state', 'state_dict'):
+        if isinstance(checkpoint.get(wrapper), dict):
+            beside += [str(key) for key in checkpoint if key != wrapper]
+            checkpoint = checkpoint[wrapper]
+    return {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}, beside
+
+
+_CLASSIFIER = re.compile(r'(^|\.)(head|classifier|fc|side_head)(\.fc|\.l|\.\d+)*\.(weight|bias)$')
+# tensors that may be left out
+_EXPENDABLE = [(re.compile(pattern), reason) for pattern, reason in (
+    (r'(^|\.)(attn_mask|relative_position_index|relative_coords_table)$', 'buffer that the model computes itself'),
+    (r'num_batches_tracked$', 'counter of batch norm that the model does not keep'),
+    (r'^(module\.)?(decoder\.|encoder_to_decoder\.|mask_token$)', 'decoder of the pre-training'),
+    (r'^(module\.)?norm[1-4]\.', 'norm of a dense prediction model'),
+)]
+_MAE_NORM = re.compile(r'^(module\.)?(videomae\.layernorm|layernorm|encoder\.norm|norm)\.')
+
+
+def _reasons(
+        weights: dict[str, Tensor],
+        taken: list[str],
+        model: nn.Module,
+        name: str,
+        num_classes: int | None,
+) -> dict[str, str]:
+    """Why tensors of the input were left out.
+
+    Raises:
+        ValueError: If it is a classifier, which goes only if it was asked to.
+        RuntimeError: If there is no reason.
+    """
+    reasons, unexplained = {}, []
+    for key in weights:
+        if key in taken:
+            continue
+        reason = next((why for pattern, why in _EXPENDABLE if pattern.search(key)), None)
+        if reason is None and isinstance(model, VideoMAE) and _MAE_NORM.match(key):
+            reason = 'last norm of the pre-training, which mean pooling replaces by fc_norm'
+        if reason is None and _CLASSIFIER.search(key):
+            if model.num_classes:
+                classes = len(weights[key])
+                if classes == model.num_classes:
+                    raise RuntimeError(
+                        f'the classifier of the file ({key}) has the shape {list(weights[key].shape)}, {name} wants '
+                        'another one. Build the model with the arguments of the weights.')
+                raise ValueError(
+                    f'the classifier of the file ({key}) has {classes} classes, {name} '
+                    f'{"is asked for" if num_classes else "has"} {model.num_classes}. Give num_classes={classes} '
+                    '(--num-classes) to keep it, or 0 to leave it out and start with a fresh one.')
+            reason = 'classifier, as num_classes=0 asks'
+        if reason is None:
+            unexplained.append(key)
+        else:
+            reasons[key] = reason
+    if unexplained:
+        raise RuntimeError(
+            f'{len(unexplained)} keys of the file are not accounted for by {name}: {", ".join(unexplained[:5])}'
+            f'{", ..." if len(unexplained) > 5 else ""}. Choose the model that the weights are for.')
+    return reasons
+
+
+def _check_shapes(state_dict: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> None:
+    wrong = [
+        f'{key} {list(tensor.shape)} in place of {list(wanted[key].shape)}'
+        for key, tensor in state_dict.items() if tensor.shape != wanted[key].shape
+    ]
+    if wrong:
+        raise RuntimeError(
+            f'{len(wrong)} tensors do not have the shape that {name} wants: {"; ".join(wrong[:3])}. Build the model '
+            'with the arguments of the weights.')
+
+
+# The way back
+
+
+def _check_official(name: str, model: nn.Module) -> None:
+    if not isinstance(model, (SifarSwin, FlattenUniFormer, UniFormer, VideoMAE)):
+        raise ValueError(
+            f'{name} has no official code whose names could be written. Those that have: sifar_swin_*, uniformer_* and '
+            'flatten_uniformer_*, videomae_* and time_videomae_*.')
+
+
+def _to_official(model: nn.Module, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights under the names of the official code, and what it has no room for; tried by converting them back."""
+    official, lost = {}, {}
+    for key, tensor in state_dict.items():
+        name = key.removeprefix('backbone.')
+        if isinstance(model, SifarSwin):
+            name = name.removeprefix('patch_embed.') if name.endswith('frame_pos_embed') else name
+            name = re.sub(r'^layers\.(\d+)\.downsample\.', lambda m: f'layers.{int(m[1]) - 1}.downsample.', name)
+        elif isinstance(model, VideoMAE):
+            if name == 'patch_embed.proj.weight':  # [D, t * C, p, p] -> [D, C, t, p, p]
+                tensor = tensor.unflatten(1, (-1, model.in_chans)).transpose(1, 2)
+            elif name.endswith('attn.qkv.bias'):
+                query, _, value = tensor.chunk(3)
+                stem = name.removesuffix('qkv.bias')
+                official |= {f'{stem}q_bias': query, f'{stem}v_bias': value}
+                lost[f'{key} (keys)'] = 'bias of keys, which softmax does not see'
+                continue
+        else:
+            name = re.sub(r'^stages\.(\d)\.downsample\.(\d)', lambda m: f'patch_embed{int(m[1]) + 1}.proj.{m[2]}', name)
+            name = re.sub(r'^stages\.(\d)\.downsample\.', lambda m: f'patch_embed{int(m[1]) + 1}.', name)
+            name = re.sub(r'^stages\.(\d)\.blocks\.', lambda m: f'blocks{int(m[1]) + 1}.', name)
+            name = re.sub(r'\.ls([12])\.gamma$', r'.gamma_\1', name)
+        official[re.sub(r'^head\.fc\.', 'head.', name)] = tensor
+
+    for key, tensor in _filter(model, official).items():
+        if key.endswith('attn.qkv.bias') and isinstance(model, VideoMAE):
+            tensor, expected = (torch.cat([x.chunk(3)[0], x.chunk(3)[2]]) for x in (tensor, state_dict[key]))
+        else:
+            expected = state_dict[key]
+        if not torch.equal(tensor, expected):
+            raise RuntimeError(f'{key} does not come back from the official names as it was; nothing was written.')
+    return official, lost
+
+
+def _write(path: Path, state_dict: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a file under a temporary name and renames it."""
+    partial = path.with_name(f'{path.name}.partial')
+    copies = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state_dict.items()}
+    try:
+        save_file(copies, partial, metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,171 @@
+"""Models on their way in: from a repository of the Hub into the cache, checked, and into a folder or a model.
+
+`timm.create_model('hf-hub:org/name', pretrained=True)` goes the same way but for one thing: there timm asks for
+`config.json` before any code of ours runs, with the silent retries of `huggingface_hub` if there is no network.
+"""
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import safe_open
+
+from flatzoo.models import VideoModel
+from flatzoo.models._config import CONFIG_FILE, read_config
+from flatzoo.models._download import (
+    WEIGHT_FILES,
+    HubError,
+    check_file,
+    deadline,
+    explain,
+    fetch,
+    fetch_first,
+    is_offline,
+    split_name,
+    within,
+)
+from flatzoo.models._registry import is_video_model
+
+from .preprocessor import PREPROCESSOR_FILE
+
+__all__ = ['download', 'pull']
+
+CARD = 'README.md'
+
+
+def pull(
+        name: str,
+        *,
+        verify: bool = False,
+        token: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        **kwargs: Any,
+) -> VideoModel:
+    """Brings back a model that was pushed: weights, layout, windows, class names and evaluation protocol.
+
+        model = flatzoo.pull('org/name@v1')
+
+    Args:
+        name: `org/name`, or `org/name@revision` with a branch, tag or commit.
+        verify: Whether to check files that are in the cache already, too; new ones always are.
+        token: Access token; by default that of `hf auth login` or `HF_TOKEN`.
+        cache_dir: Folder of the cache; that of `huggingface_hub` if None.
+        **kwargs: Arguments for `timm.create_model`, such as `num_classes`.
+
+    Returns:
+        The model, in training mode as timm's are.
+
+    Raises:
+        HubError: If it cannot be had, or a file is damaged.
+        ValueError: If it cannot be built: it came from a newer flatzoo, has an unknown architecture, or its parts do
+            not match.
+    """
+    folder = download(name, verify=verify, token=token, cache_dir=cache_dir)
+    return timm.create_model(f'local-dir:{folder}', pretrained=True, **kwargs)
+
+
+def download(
+        name: str,
+        folder: str | os.PathLike | None = None,
+        *,
+        verify: bool = False,
+        token: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+) -> Path:
+    """Downloads the files of a model, checked: digests, configuration, and that the weights are those of the model.
+
+    Args:
+        name: `org/name`, or `org/name@revision`.
+        folder: Where to copy them, complete or not at all; they stay in the cache if None.
+        verify: Whether to check files that are in the cache already, too.
+        token: Access token.
+        cache_dir: Folder of the cache.
+
+    Returns:
+        The folder that has them, which `timm.create_model('local-dir:folder', pretrained=True)` takes.
+
+    Raises:
+        HubError, ValueError: As in `pull`.
+    """
+    repo_id, revision = split_name(name)
+    options = dict(token=token, cache_dir=cache_dir)
+    try:
+        config_path = fetch(repo_id, CONFIG_FILE, revision, **options)
+    except EntryNotFoundError as error:
+        raise HubError(f'{name} has no {CONFIG_FILE}: it is no model that flatzoo or timm saved. Check the name.') \
+            from error
+    config = read_config(config_path)
+    if not is_video_model(config['architecture']):
+        raise HubError(
+            f"{name} is an image model ({config['architecture']}): timm.create_model('hf-hub:{name}', pretrained=True) "
+            "loads it, and backbone= of 'superimage' takes it.")
+    commit = config_path.parent.name  # one commit for all files, whatever is pushed in the meantime
+    files = [config_path, fetch_first(repo_id, WEIGHT_FILES, commit, **options)]
+    for filename in (PREPROCESSOR_FILE, CARD):  # a model without them is a model
+        try:
+            files.append(fetch(repo_id, filename, commit, **options))
+        except EntryNotFoundError:
+            pass
+        except HubError as error:
+            if error.__cause__ is None and not is_offline():  # it is there, and damaged
+                raise
+    if verify:
+        for path in files:
+            _verify(path, repo_id, commit, token)
+    _check_weights(files[1], name)
+    return config_path.parent if folder is None else _copy(files, Path(folder))
+
+
+def _verify(path: Path, repo_id: str, commit: str, token: str | None) -> None:
+    """Compares a file of the cache with the digest in the cache, or, where that keeps none, with that of the Hub."""
+    what = f'{path.name} of {repo_id}@{commit[:8]}'
+    if check_file(path, what=what) is not None:
+        return
+    if is_offline():
+        raise HubError(f'{what} cannot be verified: the cache keeps no digests here, and HF_HUB_OFFLINE is set.')
+    url = hf_hub_url(repo_id, path.name, revision=commit)
+    try:
+        known = within(deadline(), lambda: get_hf_file_metadata(url, token=token, timeout=deadline()))
+    except Exception as error:  # noqa: BLE001 - the client raises its own, those of its HTTP library and OSError
+        raise HubError(explain(error, what, token)) from error
+    if check_file(path, known.etag, what) is None:
+        raise HubError(f'{what} cannot be verified: the Hub states no digest.')
+
+
+def _check_weights(path: Path, name: str) -> None:
+    """Compares the header of a weight file with a model without memory, so that what is pulled can be loaded.
+
+    Raises:
+        ValueError: If they do not match, or the file is damaged.
+    """
+    if path.suffix != '.safetensors':
+        return  # a pickle shows its keys only when it is loaded
+    model = timm.create_model(f'local-dir:{path.parent}', device='meta')
+    try:
+        with safe_open(path, 'pt') as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    except Exception as error:  # noqa: BLE001 - safetensors raises its own type, and OSError
+        check_file(path)
+        raise ValueError(f'{path}: is no safetensors file ({error}). Save and push the model again.') from error
+    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    wrong = [key for key, shape in wanted.items() if shapes.get(key) != shape]
+    if wrong:
+        raise ValueError(
+            f'{name}: its {path.name} is not that of its {CONFIG_FILE}: {wrong[0]} should be {list(wanted[wrong[0]])} '
+            f'and is {list(shapes[wrong[0]]) if wrong[0] in shapes else "missing"} (and {len(wrong) - 1} more). '
+            'Its owner has to save and push the model again.')
+
+
+def _copy(files: list[Path], folder: Path) -> Path:
+    """Copies files into a folder, each one complete or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.pulling-', dir=folder) as staging:
+        for file in files:
+            shutil.copyfile(file, Path(staging, file.name))
+        for file in reversed(files):  # the configuration last
+            os.replace(Path(staging, file.name), folder / file.name)
+    return folder

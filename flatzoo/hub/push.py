@@ -1,0 +1,297 @@
+"""Models on their way out: into a folder, or in one commit into a repository of the Hub.
+
+Both get the same files: `model.safetensors`, `config.json` (see `config.py`), `video_preprocessor_config.json` for
+transformers and `README.md`, the model's card. Nothing is written as a pickle. Files come into a folder complete or not
+at all; a repository shows all of a push or nothing.
+"""
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, get_token
+from safetensors import safe_open
+
+from flatzoo.data.protocol import EvalProtocol
+from flatzoo.models import VideoModel, eval_protocol
+from flatzoo.models._config import CONFIG_FILE
+from flatzoo.models._download import HubError, deadline, explain, is_offline, within
+from flatzoo.version import __version__
+
+from .config import model_config
+from .preprocessor import PREPROCESSOR_FILE, video_preprocessor_config
+
+__all__ = ['Push', 'open_checkpoint', 'push_to_hub', 'save_pretrained']
+
+WEIGHTS, CARD = 'model.safetensors', 'README.md'
+
+
+@dataclasses.dataclass(frozen=True)
+class Push:
+    """What went to the Hub, or would go.
+
+    Attributes:
+        repo_id: `org/name`.
+        revision: Branch.
+        tag: Tag of the commit, if one was asked for.
+        files: Size in bytes and sha256 of every file.
+        commit: The commit, None after a dry run.
+        url: Its page, None after a dry run.
+    """
+    repo_id: str
+    revision: str
+    tag: str | None
+    files: dict[str, tuple[int, str]]
+    commit: str | None = None
+    url: str | None = None
+
+
+def save_pretrained(
+        model: VideoModel,
+        folder: str | os.PathLike,
+        *,
+        label_names: Sequence[str] | None = None,
+        protocol: EvalProtocol | None = None,
+        card: str | None = None,
+) -> Path:
+    """Saves a model so that `timm.create_model('local-dir:folder', pretrained=True)` brings back the same one.
+
+    Args:
+        model: A video model that `timm.create_model` built.
+        folder: Where to; made if it is not there.
+        label_names: Names of the classes in the order of the logits; those of the model's weights if None.
+        protocol: How the accuracy is measured; the protocol of the model's weights if None.
+        card: Text of `README.md`; none is written if None.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TypeError: If it is no video model.
+        ValueError: If it cannot be rebuilt, or class names and number of classes do not match.
+        OSError: If the folder cannot be written; what was in it is untouched then.
+    """
+    config = model_config(model, label_names, protocol)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder) as staging:
+        # transformers wants to know the format; more than one entry would come in another order each time
+        safetensors.torch.save_file(_saveable(model.state_dict()), Path(staging, WEIGHTS), {'format': 'pt'})
+        _write_json(Path(staging, CONFIG_FILE), config)
+        _write_json(Path(staging, PREPROCESSOR_FILE), video_preprocessor_config(config['video']))
+        shutil.copymode(Path(staging, CONFIG_FILE), Path(staging, WEIGHTS))  # safetensors' are the owner's alone
+        if card is not None:
+            Path(staging, CARD).write_text(card, encoding='utf-8')
+        for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == CONFIG_FILE):
+            os.replace(file, folder / file.name)  # the configuration last: it is what makes a folder a model
+    return folder
+
+
+def push_to_hub(
+        model: VideoModel,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        tag: str | None = None,
+        commit_message: str | None = None,
+        dry_run: bool = False,
+        label_names: Sequence[str] | None = None,
+        protocol: EvalProtocol | None = None,
+        card: str | None = None,
+        token: str | None = None,
+) -> Push:
+    """Pushes a model to the Hub in one commit; makes the repository and the branch if they are not there.
+
+        flatzoo.push_to_hub(model, 'org/name', label_names=names, tag='v1')
+        model = timm.create_model('hf-hub:org/name@v1', pretrained=True)
+
+    Args:
+        model: A video model that `timm.create_model` built.
+        repo_id: `org/name`.
+        private: Whether a new repository is private. One that is there stays what it is.
+        revision: Branch, made from the main branch if it is not there; the main branch if None.
+        tag: Tag for the commit.
+        commit_message: Message of the commit.
+        dry_run: Whether to only say what would go. The Hub is not asked.
+        label_names: Names of the classes in the order of the logits; those of the model's weights if None.
+        protocol: How the accuracy is measured; the protocol of the model's weights if None.
+        card: Text of `README.md`. If None, that of the repository stays, and a repository without one gets a short one.
+        token: Access token; by default that of `hf auth login` or `HF_TOKEN`.
+
+    Returns:
+        What was pushed.
+
+    Raises:
+        TypeError, ValueError: As in `save_pretrained`.
+        HubError: If the Hub cannot be reached or refuses; nothing is visible on the branch then.
+    """
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo_id):
+        raise HubError(f"{repo_id!r} is no name for a repository. Give 'org/name'; a branch goes into revision=.")
+    branch = revision or 'main'
+    for name, value in (('revision', branch), ('tag', tag)):
+        if value is not None and not re.fullmatch(r'[\w][\w./-]*', value):
+            raise HubError(f'{name}={value!r} is no name for a branch or tag. Use letters, digits and . _ - /')
+    with tempfile.TemporaryDirectory() as folder:
+        text = card if card is not None else _card(model, repo_id, protocol)
+        save_pretrained(model, folder, label_names=label_names, protocol=protocol, card=text)
+        names = (WEIGHTS, CONFIG_FILE, PREPROCESSOR_FILE, CARD)
+        push = Push(repo_id, branch, tag, {name: _measure(Path(folder, name)) for name in names})
+        if dry_run:
+            return push
+        if is_offline():
+            raise HubError(f'{repo_id}: HF_HUB_OFFLINE forbids to push. Unset it.')
+        if token is None and get_token() is None:
+            raise HubError(
+                f"{repo_id}: pushing needs a token with write access. 'hf auth login' or HF_TOKEN gives one.")
+        try:
+            return _send(push, folder, private, commit_message or 'Push model with flatzoo', card is None, token)
+        except HubError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the client raises its own, those of its HTTP library and OSError
+            raise HubError(explain(error, repo_id, token, action='push')) from error
+
+
+def open_checkpoint(
+        path: str | os.PathLike,
+        model: str | None = None,
+        label_names: Sequence[str] | None = None,
+) -> tuple[VideoModel, str | None]:
+    """The model in a folder or a weight file, and its card if there is one beside it.
+
+    Args:
+        path: Folder that `save_pretrained`, a training run or timm's `save_for_hf` wrote, or a weight file.
+        model: Registered name of the model that a weight file belongs to.
+        label_names: Names of the classes of a weight file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the weights have no model, or another one.
+    """
+    path = Path(path)
+    folder = path.parent if path.name == WEIGHTS and model is None else path
+    if (folder / CONFIG_FILE).is_file() and model is None:
+        built = timm.create_model(f'local-dir:{folder}', pretrained=True)
+        readme = folder / CARD
+        return built, readme.read_text(encoding='utf-8') if readme.is_file() else None
+    if not path.exists():
+        raise FileNotFoundError(f'{path}: there is no such file or folder.')
+    if path.is_dir():
+        if model is None or not (path / WEIGHTS).is_file():
+            missing = WEIGHTS if (path / CONFIG_FILE).is_file() else CONFIG_FILE
+            raise ValueError(
+                f'{path}: holds no {missing}, so it is no folder that flatzoo saved. Give one that save_pretrained or '
+                'a training run wrote, or a weight file and the name of its model.')
+        path = path / WEIGHTS
+    if model is None:
+        raise ValueError(
+            f'{path}: a weight file does not say which model it is of. Give the name of a registered one with --model '
+            "('flatzoo list' shows all), or a folder that holds config.json, too.")
+    overlay: dict[str, Any] = {'file': str(path)}
+    if '.' not in model:
+        overlay['label_names'] = None  # as a file does not name its classes, only a tag that was said does
+    classes = _classes_in(path, model)
+    options = {} if classes is None else {'num_classes': classes}
+    built = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    if not isinstance(built, VideoModel):
+        raise ValueError(f"{model} is an image model. 'flatzoo list' shows the video models.")
+    if not built.head_trained:
+        raise ValueError(f'{path}: holds no classifier, so there is no trained model to push.')
+    return built, None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+def _saveable(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that safetensors takes: contiguous, and tied ones copied, so that they load like any others."""
+    seen: set[tuple[str, int]] = set()
+    tensors = {}
+    for name, tensor in state_dict.items():
+        storage = (str(tensor.device), tensor.untyped_storage().data_ptr())
+        tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format) if storage in seen \
+            else tensor.detach().contiguous()
+        seen.add(storage)
+    return tensors
+
+
+def _classes_in(path: Path, model: str) -> int | None:
+    """Number of classes that the classifier in a safetensors file has; None if that cannot be told."""
+    if path.suffix != '.safetensors':
+        return None
+    names = timm.create_model(model, device='meta').classifier_keys()
+    try:
+        with safe_open(path, 'pt') as file:
+            counts = {file.get_slice(name).get_shape()[0] for name in names if name in file.keys()}
+    except Exception:  # noqa: BLE001 - a file that is none is refused where it is loaded
+        return None
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _send(push: Push, folder: str, private: bool, message: str, keep_card: bool, token: str | None) -> Push:
+    """Makes repository and branch where they are missing, commits the files and tags the commit."""
+    api = HfApi(token=token, library_name='flatzoo', library_version=__version__)
+    repo_id = push.repo_id
+    # does the Hub answer, and take the token? this is asked with a deadline and without the client's retries
+    within(deadline(), api.whoami)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise HubError(
+            f'{repo_id} is there already and is public. Make it private in its settings, choose another name, or push '
+            'without private.')
+    refs = api.list_repo_refs(repo_id)
+    if push.tag in [ref.name for ref in refs.tags]:
+        raise HubError(f'{repo_id} has a tag {push.tag} already. Choose another, or delete it there first.')
+    if push.revision not in [ref.name for ref in refs.branches] and push.revision != 'main':
+        api.create_branch(repo_id, branch=push.revision, exist_ok=True)
+    names = list(push.files)
+    if keep_card and api.file_exists(repo_id, CARD, revision=push.revision):
+        names.remove(CARD)
+    commit = api.create_commit(
+        repo_id,
+        [CommitOperationAdd(name, os.path.join(folder, name)) for name in names],
+        commit_message=message,
+        revision=push.revision,
+    )
+    if push.tag is not None:
+        api.create_tag(repo_id, tag=push.tag, revision=commit.oid)
+    files = {name: push.files[name] for name in names}
+    return dataclasses.replace(push, files=files, commit=commit.oid, url=str(commit.commit_url))
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    with open(path, 'rb') as file:
+        return path.stat().st_size, hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _card(model: Any, repo_id: str, protocol: EvalProtocol | None) -> str:
+    """A short card: what the model is and how to use it. What only its trainer knows is asked for, not invented."""
+    cfg = getattr(model, 'pretrained_cfg', {})
+    data = ModelCardData(
+        license=cfg.get('license'), library_name='flatzoo', pipeline_tag='video-classification',
+        tags=['flatzoo', 'timm', 'video', 'action-recognition'])
+    entry_point = timm.model_entrypoint(cfg['architecture']) if cfg.get('architecture') else type(model)
+    summary = (inspect.getdoc(entry_point) or '').partition('\n')[0]
+    protocol = protocol or eval_protocol(model)
+    (height, width), layout = model.img_size, model.layout
+    paper = f'\nPaper: {cfg["paper_name"]}, {cfg.get("paper_ids")}.\n' if cfg.get('paper_name') else ''
+    return (
+        f'---\n{data.to_yaml()}\n---\n\n# {repo_id}\n\n`{cfg.get("architecture")}` of flatzoo: {summary}\n{paper}\n'
+        f"```python\nimport timm, flatzoo\n\nmodel = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()\n"
+        f'logits = model(clip)  # clip: (B, {model.in_chans}, {model.num_frames}, {height}, {width}), float normalised '
+        f'or uint8\n```\n\nOr, on video files: `flatzoo predict clip.mp4 --model hf-hub:{repo_id}`.\n\n'
+        f'## Evaluation\n\n{model.num_classes} classes; {model.num_frames} frames of {height}x{width} pixels, layout '
+        f'`{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s), '
+        'logits averaged.\n\n## Training data, accuracy and limits\n\nNot stated by whoever pushed this model.\n'
+    )

@@ -1,0 +1,76 @@
+"""Files of what is trained beside a frozen backbone: adapters without the weights that the Hub already has.
+
+A file is safetensors; its header says for which backbone it was trained, down to a digest of the weights, for adapters
+on another backbone run without an error and answer nonsense.
+"""
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+__all__ = ['read_adapter_file', 'weight_digest', 'write_adapter_file']
+
+_FORMAT = 'flatzoo_adapters_v1'
+_FIELDS = {'model', 'model_args', 'adapter_args', 'backbone', 'backbone_digest'}
+
+
+def weight_digest(module: nn.Module) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes of a module's state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f'{name} {tensor.dtype} {list(tensor.shape)}\n'.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return f'sha256:{digest.hexdigest()}'
+
+
+def write_adapter_file(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Writes the file under a temporary name and renames it, so that there is never half of one.
+
+    Args:
+        path: The file to write.
+        tensors: State dict.
+        header: What JSON can hold: `model`, `model_args`, `adapter_args`, `backbone` and `backbone_digest`.
+    """
+    path = Path(path)
+    partial = path.with_name(f'{path.name}.partial')
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(tensors, partial, metadata={_FORMAT: json.dumps(header)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_adapter_file(path: str | Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads an adapter file.
+
+    Args:
+        path: The file.
+        header_only: Whether to leave out the tensors.
+
+    Returns:
+        State dict and header.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or no adapter file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path}: no such adapter file.')
+    try:
+        with safe_open(path, 'pt') as file:
+            header = json.loads((file.metadata() or {}).get(_FORMAT, 'null'))
+            tensors = {} if header_only else {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f'{path}: is damaged or no safetensors file ({error}). Save the adapters again.') from error
+    if not isinstance(header, dict) or not header.keys() >= _FIELDS:
+        raise ValueError(
+            f'{path}: is no adapter file, or one of another version. Accepted is what save_adapters() wrote; weights '
+            'of a whole model are loaded by timm.create_model(checkpoint_path=).')
+    return tensors, header

@@ -1,0 +1,349 @@
+"""Weight files on their way to this machine: asked for with a deadline, checked before anything reads them.
+
+`huggingface_hub` downloads and caches; what it leaves open is done here. Its silent retries (half a minute where there
+is no network) are spared by one question with a deadline. Over plain HTTP it checks the length of a file alone, so a
+new file is compared with the digest that the Hub states, which is also the name of the file in the cache. And each of
+its errors becomes one sentence that says what to do.
+"""
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    get_token,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from flatzoo.version import __version__
+
+__all__ = [
+    'WEIGHT_FILES', 'HubError', 'check_file', 'deadline', 'explain', 'fetch', 'fetch_first', 'fetch_url',
+    'fetch_weights', 'is_offline', 'split_name', 'within',
+]
+
+WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')  # in the order in which they are looked for
+
+_logger = logging.getLogger(__name__)
+_CLIENT = dict(library_name='flatzoo', library_version=__version__)
+_COMMIT = re.compile('[0-9a-f]{40}')
+_NETWORK = ('httpx', 'httpx2', 'httpcore', 'httpcore2', 'requests', 'urllib3', 'urllib', 'http')  # and OSError
+
+
+class HubError(OSError):
+    """Why files cannot be had from the Hub, or sent to it; the text says what to do about it."""
+
+
+def is_offline() -> bool:
+    """Whether `HF_HUB_OFFLINE` forbids to ask the Hub."""
+    return constants.HF_HUB_OFFLINE
+
+
+def deadline() -> float:
+    """Seconds in which the Hub must answer a first question; `HF_HUB_ETAG_TIMEOUT` sets it."""
+    return constants.HF_HUB_ETAG_TIMEOUT
+
+
+def within(seconds: float, call: Callable[[], Any]) -> Any:
+    """The result of a call that must not take long; looking up a host's name has no time limit of its own.
+
+    Raises:
+        TimeoutError: If it takes longer; it is left alone then.
+        Exception: What the call raises.
+    """
+    outcome: list[tuple[bool, Any]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((True, call()))
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise TimeoutError(f'no answer within {seconds:g} s')
+    worked, value = outcome[0]
+    if worked:
+        return value
+    raise value
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """Repository and revision of `org/name`, `org/name@revision` or either with `hf-hub:` in front.
+
+    Raises:
+        HubError: If it is none of these.
+    """
+    repo_id, _, revision = name.removeprefix('hf-hub:').removeprefix('hf_hub:').partition('@')
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo_id) or ('@' in name and not revision):
+        raise HubError(f"{name!r} is no repository of the Hub. Give 'org/name' or 'org/name@revision'.")
+    return repo_id, revision or None
+
+
+def fetch(
+        repo_id: str,
+        filename: str,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+) -> Path:
+    """A file of a repository: from the cache if it is up to date there, else downloaded and checked.
+
+    Args:
+        repo_id: `org/name`.
+        filename: Path of the file in the repository.
+        revision: Branch, tag or commit; the main branch if None.
+        token: Access token; by default the one that `huggingface_hub` knows.
+        cache_dir: Folder of the cache; that of `huggingface_hub` if None.
+
+    Returns:
+        Path in the cache, in a folder that is named after the commit. Without network it is the copy of the last time.
+
+    Raises:
+        HubError: If it cannot be had, or what arrived is damaged; it is not kept then.
+        EntryNotFoundError: If the repository has no such file.
+    """
+    cached = _cached(repo_id, filename, revision, cache_dir)
+    if cached is not None and (is_offline() or _COMMIT.fullmatch(revision or '')):
+        return cached
+    what = f'{filename} of {repo_id}' + (f'@{revision}' if revision else '')
+    if is_offline():
+        raise HubError(
+            f'{what} is not in the cache ({cache_dir or constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids to ask '
+            'the Hub. Unset HF_HUB_OFFLINE, or pull the model where there is a network.')
+    try:
+        url = hf_hub_url(repo_id, filename, revision=revision)
+        known = within(deadline(), lambda: get_hf_file_metadata(url, token=token, timeout=deadline(), **_CLIENT))
+        new = _cached(repo_id, filename, known.commit_hash, cache_dir) is None
+        path = Path(hf_hub_download(
+            repo_id, filename, revision=revision, token=token, cache_dir=cache_dir, **_CLIENT))
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # the network went away in between
+            raise HubError(explain(error, what, token)) from error
+        raise
+    except Exception as error:  # noqa: BLE001 - the client raises its own, those of its HTTP library and OSError
+        if cached is not None and _may_pass(error):
+            _logger.warning(f'{constants.ENDPOINT} does not answer ({_brief(error)}): {what} is the cached copy.')
+            return cached
+        raise HubError(explain(error, what, token)) from error
+    if new:
+        check_file(path, known.etag, what)
+    return path
+
+
+def fetch_first(repo_id: str, filenames: Sequence[str], revision: str | None = None, **kwargs: Any) -> Path:
+    """The first of some files that a repository has, see `fetch`.
+
+    Raises:
+        HubError: Also if it has none of them.
+    """
+    for filename in filenames:
+        if is_offline() and filename != filenames[-1]:  # where the Hub cannot be asked what it has
+            if _cached(repo_id, filename, revision, kwargs.get('cache_dir')) is None:
+                continue
+        with contextlib.suppress(EntryNotFoundError):
+            return fetch(repo_id, filename, revision, **kwargs)
+    of = f'{repo_id}@{revision}' if revision else repo_id
+    raise HubError(
+        f'{of} has no {" and no ".join(filenames)}: it is no model that flatzoo or timm saved. Check the name.')
+
+
+def fetch_url(url: str, cache_dir: str | Path | None = None) -> Path:
+    """A file from an address, in torch's cache; its length is compared with what the server said.
+
+    Raises:
+        HubError: If it cannot be had, or arrived incomplete; it is not kept then.
+    """
+    folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir(), 'checkpoints')
+    path = folder / os.path.basename(urllib.parse.urlparse(url).path)
+    if path.exists():
+        return path
+    try:
+        size = within(deadline(), lambda: _content_length(url))
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=False)
+    except (OSError, ValueError) as error:
+        raise HubError(
+            f'{url} cannot be downloaded ({_brief(error)}). Check the network, or download it yourself and give the '
+            "file with pretrained_cfg_overlay=dict(file='...').") from error
+    if size is not None and path.stat().st_size != size:
+        got = path.stat().st_size
+        path.unlink()
+        raise HubError(f'{url} arrived incomplete: {got} of {size} bytes. It was not kept; try again.')
+    return path
+
+
+def fetch_weights(cfg: Any, cache_dir: str | Path | None = None, revision: str | None = None) -> Path | None:
+    """The file with the weights that timm would load for a configuration.
+
+    Args:
+        cfg: timm's `PretrainedCfg`.
+        cache_dir: Folder of the cache.
+        revision: Revision in place of the configuration's own.
+
+    Returns:
+        None if there is nothing to fetch: the weights are in memory or in a file, or there are none.
+
+    Raises:
+        HubError: If they cannot be had.
+    """
+    if cfg.source == 'local-dir':
+        files = (Path(cfg.file) / name for name in WEIGHT_FILES)
+        return next((file for file in files if file.is_file()), None)
+    if cfg.source != 'hf-hub' and (cfg.state_dict or cfg.file):
+        return None
+    if cfg.hf_hub_id:
+        repo_id, own_revision = split_name(cfg.hf_hub_id)
+        files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else WEIGHT_FILES
+        return fetch_first(repo_id, files, revision or own_revision, cache_dir=cache_dir)
+    return fetch_url(cfg.url, cache_dir) if cfg.url else None
+
+
+def check_file(path: Path, digest: str | None = None, what: str | None = None) -> str | None:
+    """Compares a file of the cache with the digest under which the Hub knows it, and removes it if they differ.
+
+    Args:
+        path: The file in the cache.
+        digest: The digest, sha256 or git's sha1; where the cache has links, it is the name of the file behind one.
+        what: What to call the file.
+
+    Returns:
+        Its digest, None if there is none to compare with.
+
+    Raises:
+        HubError: If they differ, with both.
+    """
+    path = Path(path)
+    link = os.readlink(path) if path.is_symlink() else ''
+    if os.path.basename(os.path.dirname(link)) == 'blobs':  # a link of the cache, not of somebody's own
+        digest = os.path.basename(link)
+    if digest is None or not re.fullmatch('[0-9a-f]{40}|[0-9a-f]{64}', digest):
+        return None
+    found = _digest(path, digest)
+    if found == digest:
+        return digest
+    size = path.stat().st_size
+    _remove(path)
+    raise HubError(
+        f'{what or path} is damaged: its {"sha256" if len(digest) == 64 else "git sha1"} should be {digest} and is '
+        f'{found} ({size} bytes). It was removed from the cache ({path}); download it again.')
+
+
+def explain(error: BaseException, what: str, token: str | bool | None = None, action: str = 'pull') -> str:
+    """What an error of the Hub's client means, in one sentence or two.
+
+    Args:
+        error: The exception.
+        what: What was asked for.
+        token: The token that was given, None if `huggingface_hub` chose one.
+        action: `'pull'` or `'push'`.
+    """
+    hub = constants.ENDPOINT
+    status = getattr(getattr(error, 'response', None), 'status_code', None)
+    has_token = bool(token) or token is None and get_token() is not None
+    login = "'hf auth login' or HF_TOKEN gives one"
+    if isinstance(error, HFValidationError):
+        return f'{what}: {_brief(error)}'
+    if isinstance(error, OfflineModeIsEnabled) or is_offline():
+        return f'{what}: HF_HUB_OFFLINE forbids to ask the Hub. Unset it.'
+    if isinstance(error, GatedRepoError):
+        return f'{what}: access must be granted first, on its page at {hub}; then use a token of yours.'
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f'{what}: there is no such repository at {hub}, or it is private and '
+            + ('your token does not open it.' if has_token else 'no token was given.')
+            + f' Check the name; a private repository needs the token of a member ({login}).')
+    if isinstance(error, RevisionNotFoundError):
+        return f'{what}: the repository has no such branch, tag or commit. Check the part after @.'
+    if isinstance(error, LocalEntryNotFoundError) or status is None and _is_network(error):
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        undone = ' Nothing of the push is visible.' if action == 'push' else ''
+        return (
+            f'{what}: {hub} cannot be reached ({_brief(cause)}).{undone} Check the network, the proxy and HF_ENDPOINT, '
+            'and try again.')
+    if status == 401:
+        return f'{what}: {hub} does not accept the token. Replace it: {login}.'
+    if status == 403:
+        return f'{what}: the token may not do this ({_brief(error)}). Use one of a member with write access: {login}.'
+    if status is not None and (status == 429 or status >= 500):
+        return f'{what}: {hub} answers with error {status}. Try again later.'
+    if sizes := re.search(r'should be of size (\d+) but has size (\d+)', str(error)):
+        return f'{what} arrived incomplete: {sizes[2]} of {sizes[1]} bytes. It was not kept; try again.'
+    return f'{what}: {_brief(error)}'
+
+
+def _cached(repo_id: str, filename: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
+    path = try_to_load_from_cache(repo_id, filename, cache_dir=cache_dir, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _is_network(error: BaseException) -> bool:
+    of_client = type(error).__module__.partition('.')[0] in _NETWORK
+    return of_client or isinstance(error, (ConnectionError, TimeoutError, urllib.error.URLError))
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether an error says nothing of the file: the Hub is not there, or not well."""
+    status = getattr(getattr(error, 'response', None), 'status_code', None)
+    return _is_network(error) if status is None else status == 429 or status >= 500
+
+
+def _brief(error: BaseException) -> str:
+    """An error in one line, without the addresses and request numbers of the Hub's client."""
+    text = getattr(error, 'server_message', None) or str(error).strip() or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ' '.join(lines[:2])
+
+
+def _content_length(url: str) -> int | None:
+    """Length that a server states; None if it does not, or does not take the question."""
+    try:
+        request = urllib.request.Request(url, method='HEAD', headers={'User-Agent': f'flatzoo/{__version__}'})
+        with urllib.request.urlopen(request, timeout=deadline()) as response:
+            length = response.headers.get('Content-Length')
+    except urllib.error.HTTPError as error:
+        if error.code in (403, 405, 501):
+            return None
+        raise
+    return int(length) if length else None
+
+
+def _digest(path: Path, like: str) -> str:
+    with open(path, 'rb') as file:
+        if len(like) == 64:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+        # a file in git is known by the digest of its length and content
+        return hashlib.sha1(b'blob %d\0' % path.stat().st_size + file.read()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Removes a file of the cache and the links that lead to it, so that the next download is a new one."""
+    while path.is_symlink():
+        target = path.parent / os.readlink(path)
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)
