@@ -328,7 +328,8 @@ class _PyAVSource:
             base = self._stream.time_base
             self.timestamps = [t * base.numerator / base.denominator for t in self._pts]
         else:
-            # Raw streams and some AVI carry no times, some writers leave all at 0: count the frames by decoding them and name them by number.
+            # Raw streams and some AVI carry no times, some writers leave all at 0: count the frames by decoding them
+            # and name them by number.
             self._can_seek = False
             self._number_frames = True
             self._open()
@@ -338,10 +339,7 @@ class _PyAVSource:
             self._keys, self._pts = [0], list(range(count))
             rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
             self.timestamps = [i / rate for i in range(count)]
-        if self._can_seek:
-            self._start_at(self._keys[0])  # opening anew would look into the file once more
-        else:
-            self._open()
+        self._open()
 
     def _demux(self) -> Iterator:
         """Packets of the video stream from the present position; a damaged container ends them."""
