@@ -251,6 +251,11 @@ def test_other_sizes():
     (dict(img_size=30), 'Frame sizes that fit: 28, 56'),
     (dict(flow='optical'), "'aligned', 'vanilla', 'none'"),
     (dict(temporal='gru'), "'tcn', 'lstm', 'transformer'"),
+    (dict(am_blocks=1), 'am_blocks=1 must be a list'),
+    (dict(tcn_dilations=2), 'tcn_dilations=2 must be a list'),
+    (dict(tcn_dilations=(1, 0)), r'tcn_dilations=\[1, 0\]: whole numbers of at least 1'),
+    (dict(bottleneck=0), 'bottleneck=0: whole numbers'),
+    (dict(lstm_depth=1.5), 'lstm_depth=1.5: whole numbers'),
     (dict(adapter='lora'), "'parallel', 'serial', 'hyper'"),
     (dict(fusion='max'), "'mean', 'linear', 'random'"),
     (dict(squeeze='never'), "'before', 'after'"),
@@ -448,6 +453,16 @@ def test_freezing():
     assert model.backbone.training and all(p.requires_grad for p in model.parameters())
 
 
+def test_freezing_after_a_backward_pass():
+    """Gradients from before do not move a frozen backbone."""
+    model = build(VIT).train()
+    model(random_clip(model)).sum().backward()
+    model.freeze_backbone()
+    before = weight_digest(model.backbone)
+    torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1).step()
+    assert weight_digest(model.backbone) == before and model.head.weight.grad is not None
+
+
 def test_a_frozen_backbone_keeps_less_for_the_backward_pass():
     def saved(**kwargs):
         model = build(dict(VIT, **kwargs)).train()
@@ -490,6 +505,8 @@ def twin_of(model, **kwargs):
 def test_adapter_files(trained, tmp_path):
     model, path = trained
     assert sorted(file.name for file in tmp_path.iterdir()) == ['adapters.safetensors']
+    (tmp_path / 'plain').touch()
+    assert path.stat().st_mode == (tmp_path / 'plain').stat().st_mode  # safetensors itself shuts others out
     twin = twin_of(model)
     clip = random_clip(model)
     assert (twin(clip) - model(clip)).abs().max() > 1e-3
@@ -547,6 +564,17 @@ def test_damaged_and_foreign_files(trained, tmp_path):
     safetensors.torch.save_file(model.state_dict(), foreign)
     with pytest.raises(ValueError, match='no adapter file'):
         model.load_adapters(foreign)
+    with pytest.raises(RuntimeError, match='adapters without their backbone.* amflow_from_adapters'):
+        build(VIT, pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
+
+
+def test_files_of_other_arguments_than_lists_and_in_new_folders(tmp_path):
+    model = build(dict(VIT, am_blocks=range(2), tcn_dilations=range(1, 3)))
+    path = tmp_path / 'runs' / 'mine' / 'adapters.safetensors'
+    model.save_adapters(path)
+    build(dict(VIT, am_blocks=(0, -2), tcn_dilations=[1, 2])).load_adapters(path)
+    save_for_hf(model, tmp_path / 'whole', safe_serialization=True)
+    assert timm.create_model(f'local-dir:{tmp_path}/whole').am_blocks == [0, 1]
 
 
 def test_a_failed_save_leaves_the_old_file(trained, monkeypatch):

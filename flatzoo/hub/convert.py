@@ -373,7 +373,10 @@ def _write(path: Path, state_dict: dict[str, Tensor], metadata: dict[str, str]) 
     partial = path.with_name(f'{path.name}.partial')
     copies = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state_dict.items()}
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # as of any new file; safetensors' are the owner's alone
         save_file(copies, partial, metadata)
+        partial.chmod(mode)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -30,7 +30,8 @@ __all__ = ['attention_map_flow', 'attention_received']
 _logger = logging.getLogger(__name__)
 
 IMPLEMENTATIONS = ('reference', 'chunked', 'triton')
-# Elements of one chunk of a map: on CPUs what stays in the cache (128 rows at N = 1024), elsewhere what fills a device.
+# Elements of a chunk of a map: on CPUs what stays in the cache of a core (128 rows at N = 1024), elsewhere what fills a
+# device.
 CHUNK_ELEMENTS = {'cpu': 2 ** 17, 'other': 2 ** 21}
 MAX_TRITON_HEAD_DIM = 128
 _HAS_TRITON = find_spec('triton') is not None
@@ -202,7 +203,9 @@ def _head_groups(q: Tensor) -> Iterator[tuple[int, slice]]:
 
 
 def _chunk_elements(x: Tensor) -> int:
-    return CHUNK_ELEMENTS['cpu' if x.device.type == 'cpu' else 'other']
+    if x.device.type != 'cpu':
+        return CHUNK_ELEMENTS['other']
+    return min(CHUNK_ELEMENTS['cpu'] * torch.get_num_threads(), CHUNK_ELEMENTS['other'])  # threads divide it
 
 
 def _rows(x: Tensor) -> int:

@@ -40,8 +40,12 @@ def write_adapter_file(path: str | Path, tensors: dict[str, Tensor], header: dic
     path = Path(path)
     partial = path.with_name(f'{path.name}.partial')
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # as of any new file; safetensors' are the owner's alone
         save_file(tensors, partial, metadata={_FORMAT: json.dumps(header)})
+        partial.chmod(mode)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

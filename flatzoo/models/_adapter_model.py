@@ -33,13 +33,16 @@ class AdapterModel(VideoModel):
     def freeze_backbone(self, freeze: bool = True) -> None:
         """Keeps the backbone as it is: no gradients, eval mode also in `train()`.
 
-        Optimisers of timm take what is left. Copies of the model remember it, saved weights do not.
+        Optimisers of timm take what is left, those of torch skip what has no gradient. Copies of the model remember it,
+        saved weights do not.
 
         Args:
             freeze: False to train the backbone, too.
         """
         self.frozen = freeze
         self.backbone.requires_grad_(not freeze)
+        if freeze:
+            self.backbone.zero_grad()  # an optimiser that has the backbone already would follow the last ones
         self.train(self.training)
 
     def train(self, mode: bool = True) -> 'AdapterModel':
@@ -54,11 +57,15 @@ class AdapterModel(VideoModel):
         """Takes weights of this class, or those of the image backbone, whose classifier is left out.
 
         Raises:
-            RuntimeError: If keys are left over or missing.
+            RuntimeError: If keys are left over or missing, or there are only adapters.
         """
         state_dict = unwrap_checkpoint(state_dict)
         if any(key.startswith('backbone.') for key in state_dict):
             return account_for_keys(self, state_dict)
+        if any(key.startswith('adapters.') for key in state_dict):
+            raise RuntimeError(
+                'These are adapters without their backbone, as save_adapters() writes them: build the model with '
+                'amflow_from_adapters(), or load them into one with load_adapters().')
         names = self.backbone.pretrained_cfg.get('classifier') or ()
         classifiers = prefixed((names,) if isinstance(names, str) else names)
         weights = {
@@ -76,7 +83,7 @@ class AdapterModel(VideoModel):
         """Saves all that is not the backbone, with what identifies the backbone.
 
         Args:
-            path: A safetensors file, written under a temporary name and renamed.
+            path: A safetensors file, written under a temporary name and renamed; its folder is made if there is none.
         """
         write_adapter_file(path, self._own_tensors(), dict(
             model=self.pretrained_cfg.get('architecture'), model_args=get_model_args(self),

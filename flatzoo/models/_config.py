@@ -102,10 +102,10 @@ def check_config(config: Any, where: str) -> None:
     """
     if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
         raise ValueError(f"{where}: names no 'architecture', so it is no configuration that timm or flatzoo wrote.")
-    video = config.get('video')
-    if video is not None and not isinstance(video, dict):
-        raise ValueError(f"{where}: 'video' must be an object, got {video!r}. Save the model again.")
-    video = video or {}
+    for key in ('video', 'model_args', 'pretrained_cfg'):
+        if not isinstance(config.get(key) or {}, dict):
+            raise ValueError(f'{where}: {key!r} must be an object, got {config[key]!r}. Save the model again.')
+    video = config.get('video') or {}
     writer = f'flatzoo {video["flatzoo_version"]}' if 'flatzoo_version' in video else 'another version'
     if not isinstance(video.get('format', 1), int) or video.get('format', 1) > FORMAT:
         raise ValueError(
@@ -153,8 +153,13 @@ def _check_classes(config: dict[str, Any], where: str) -> None:
     cfg, args = config.get('pretrained_cfg') or {}, config.get('model_args') or {}
     count = config.get('num_classes', cfg.get('num_classes'))
     labels = config.get('label_names', cfg.get('label_names'))
+    if labels is not None and not (
+            isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)):
+        raise ValueError(f"{where}: 'label_names' must be a list of strings. Save the model again.")
     if count is None:
         return
+    if not isinstance(count, int) or count < 0:
+        raise ValueError(f"{where}: 'num_classes' must be a number of classes, got {count!r}. Save the model again.")
     if labels is not None and len(labels) != count:
         raise ValueError(
             f"{where}: says num_classes {count} and has {len(labels)} 'label_names'. They must match: save the model "

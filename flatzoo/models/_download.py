@@ -161,10 +161,10 @@ def fetch_first(repo_id: str, filenames: Sequence[str], revision: str | None = N
     Raises:
         HubError: Also if it has none of them.
     """
+    if is_offline():  # the Hub cannot be asked what it has
+        cached = [name for name in filenames if _cached(repo_id, name, revision, kwargs.get('cache_dir'))]
+        return fetch(repo_id, (cached or filenames)[0], revision, **kwargs)
     for filename in filenames:
-        if is_offline() and filename != filenames[-1]:  # where the Hub cannot be asked what it has
-            if _cached(repo_id, filename, revision, kwargs.get('cache_dir')) is None:
-                continue
         with contextlib.suppress(EntryNotFoundError):
             return fetch(repo_id, filename, revision, **kwargs)
     of = f'{repo_id}@{revision}' if revision else repo_id
@@ -291,6 +291,8 @@ def explain(error: BaseException, what: str, token: str | bool | None = None, ac
         return f'{what}: the token may not do this ({_brief(error)}). Use one of a member with write access: {login}.'
     if status is not None and (status == 429 or status >= 500):
         return f'{what}: {hub} answers with error {status}. Try again later.'
+    if status == 404:  # without a word on what is missing, which every Hub says
+        return f'{what}: {hub} answers with error 404, as no Hub does. Check HF_ENDPOINT and the proxy.'
     if sizes := re.search(r'should be of size (\d+) but has size (\d+)', str(error)):
         return f'{what} arrived incomplete: {sizes[2]} of {sizes[1]} bytes. It was not kept; try again.'
     return f'{what}: {_brief(error)}'

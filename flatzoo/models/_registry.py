@@ -165,15 +165,20 @@ def build_video_model(
     return model
 
 
+def prefetch(cfg: Any, cache_dir: Any = None) -> None:
+    """Gets weights that timm itself will load into the cache, where it finds them: with a deadline, and checked."""
+    if not is_offline():  # timm finds out at once
+        fetch_weights(cfg, cache_dir)
+
+
 def _fetch_backbone(name: str | None, cache_dir: Any) -> None:
-    """Gets the image weights of a timm model into the cache, where timm finds them: with a deadline, and checked."""
-    if name is None or is_offline():  # timm finds out at once
+    if name is None or is_offline():
         return
     source, place = parse_model_name(name)
     if source == 'hf-hub':
         fetch(split_name(place)[0], CONFIG_FILE, split_name(place)[1], cache_dir=cache_dir)
     elif source is None:
-        fetch_weights(timm.get_pretrained_cfg(name), cache_dir)
+        prefetch(timm.get_pretrained_cfg(name), cache_dir)
 
 
 def _restore_source(model: Any, cfg: Any) -> None:

@@ -35,7 +35,7 @@ The widths of S and L are ours (the bottleneck is 5/6 of the backbone's width, a
     model.freeze_backbone()
     ...                                         # train
     model.save_adapters('mine.safetensors')     # all but the backbone
-    model = amflow_from_adapters('mine.safetensors')
+    model = flatzoo.models.amflow.amflow_from_adapters('mine.safetensors')
 
 `pretrained=True` brings the image weights of the backbone, DINOv2 or OpenAI's CLIP, both Apache-2.0; all else starts
 fresh. `backbone=` takes any other plain ViT, with its own weights and their licence (`model.pretrained_cfg['license']`:
@@ -96,6 +96,9 @@ class AMFlow(AdapterModel):
     features of the last frame are fused.
 
     Nothing is frozen until `freeze_backbone()`. Everything that is not under `backbone.` is what the method trains.
+
+    The flow has the precision of the queries and keys: in bfloat16, also under autocast, what changes attention by less
+    than half a percent is lost, and the aligning encoder, whose output is a difference, adds noise of that size.
 
     Args:
         backbone: Name of a timm model; see `flatzoo.models._block_runner` for those that are accepted.
@@ -189,12 +192,18 @@ class AMFlow(AdapterModel):
         self.flow, self.squeeze, self.serial, self.flow_grad = flow, squeeze, adapter == 'serial', flow_grad
         self.am_blocks = self._resolve_blocks(am_blocks)
         self.grad_checkpointing = False
-        self.adapter_args: dict[str, Any] = dict(  # what the numbers depend on, beside the backbone
-            chosen, am_blocks=self.am_blocks, bottleneck=bottleneck, aligner_dim=aligner_dim,
-            aligner_depth=aligner_depth, aligner_mlp_dim=aligner_mlp_dim, aligner_heads=aligner_heads, tcn_dim=tcn_dim,
-            tcn_kernel_size=tcn_kernel_size, tcn_dilations=list(tcn_dilations), lstm_dim=lstm_dim,
+        widths = dict(
+            bottleneck=bottleneck, aligner_dim=aligner_dim, aligner_depth=aligner_depth,
+            aligner_mlp_dim=aligner_mlp_dim, aligner_heads=aligner_heads, tcn_dim=tcn_dim,
+            tcn_kernel_size=tcn_kernel_size, tcn_dilations=_numbers('tcn_dilations', tcn_dilations), lstm_dim=lstm_dim,
             lstm_depth=lstm_depth, transformer_mlp_dim=transformer_mlp_dim, transformer_depth=transformer_depth,
             transformer_heads=transformer_heads, max_frames=max_frames)
+        for name, value in widths.items():
+            for number in value if isinstance(value, list) else [value]:
+                if not isinstance(number, int) or number < 1:
+                    raise ValueError(f'{name}={value!r}: whole numbers of at least 1 are accepted.')
+        # what the numbers depend on, beside the backbone
+        self.adapter_args: dict[str, Any] = dict(chosen, am_blocks=self.am_blocks, **widths)
 
         dd = dict(device=device, dtype=dtype)
         blocks = self.backbone.blocks
@@ -238,13 +247,13 @@ class AMFlow(AdapterModel):
         able = [i for i, block in enumerate(blocks) if self.runner.keeps_tokens(block)]
         if indices is None:
             return able
-        depth = len(blocks)
+        indices, depth = _numbers('am_blocks', indices), len(blocks)
         found = sorted({i + depth if i < 0 else i for i in indices if -depth <= i < depth})
         if len(found) != len(indices) or not found or not set(found) <= set(able):
             pooling = [i for i in range(depth) if i not in able]
             but = f', but {", ".join(map(str, pooling))}, which pool their tokens' if pooling else ''
             raise ValueError(
-                f'am_blocks={list(indices)} must name at least one block, each once; {self._backbone_name} has blocks '
+                f'am_blocks={indices} must name at least one block, each once; {self._backbone_name} has blocks '
                 f'0 to {depth - 1} (or -{depth} to -1){but}.')
         return found
 
@@ -308,6 +317,11 @@ class AMFlow(AdapterModel):
         return self.runner.grid_size(self.backbone, self.image_size, len(self.backbone.blocks) - 1)
 
     # The timm contract
+
+    @AdapterModel._model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        given = {key: list(args[key]) for key in ('am_blocks', 'tcn_dilations') if args.get(key) is not None}
+        AdapterModel._model_args.fset(self, {**args, **given})  # lists, since JSON holds no ranges
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -598,6 +612,13 @@ def amflow_from_adapters(path: str | Path, pretrained: bool = True, **kwargs: An
     model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
     model.load_adapters(path)
     return model
+
+
+def _numbers(name: str, values: Any) -> list[int]:
+    """A sequence of numbers as a list."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f'{name}={values!r} must be a list of whole numbers.')
+    return list(values)
 
 
 def _without_blocks(modules: nn.ModuleDict, depth: int) -> nn.ModuleDict:

@@ -54,10 +54,18 @@ from timm.layers import (
     to_2tuple,
     trunc_normal_,
 )
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from timm.models.swin_transformer import window_partition, window_reverse
+
+from ._registry import prefetch
 
 __all__ = ['UniFormer']
 
@@ -599,6 +607,9 @@ default_cfgs = generate_default_cfgs({
 
 
 def _create_uniformer(variant: str, pretrained: bool = False, **kwargs: Any) -> UniFormer:
+    if pretrained:
+        cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
+        prefetch(cfg, kwargs.get('cache_dir'))
     return build_model_with_cfg(
         UniFormer,
         variant,
