@@ -1,0 +1,281 @@
+"""From a list of videos to the clips that a model is trained and tested on, ready for a `DataLoader`.
+
+Only the frames that are sampled are decoded; they are cropped and resized a few at a time, so that a worker never holds
+a clip in full size; and they stay uint8, which the model normalises on its own device.
+"""
+import contextlib
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .decode import VideoError, VideoReader
+from .frame_folder import FrameFolder
+from .lists import Clip, VideoList
+from .protocol import EvalProtocol
+from .sampling import dense_indices, uniform_indices
+from .transforms import EvalTransform, Size, TrainTransform, resize
+
+__all__ = ['ClipDataset', 'clip_span', 'collate_clips', 'open_clip']
+
+AT_ONCE = 4  # frames that are held in full size
+
+
+class ClipDataset(Dataset):
+    """Clips of a `VideoList` as a map-style data set.
+
+    An item is a dictionary with `index`, `label` and `clip`: in training uint8 `[C, T, H, W]`; in evaluation all views
+    of the protocol, `[V, C, T, H, W]`, over which the logits are averaged. C is 3 (RGB) or 1 (depth). A file that
+    cannot be read raises nothing: its item has `error`, a line that names the file and says why, in place of `clip`.
+    `collate_clips` makes batches of such items.
+
+    All that is random in item i comes from (seed, epoch, i) alone, whatever the number and the order of workers; also
+    what a transform draws from the default generators of torch, numpy and Python. These are left as they were. One
+    thread at a time may read items of a process.
+
+    Args:
+        videos: The list.
+        num_frames: Frames per clip, T.
+        img_size: Height and width of the frames, or one number for a square.
+        train: Random clips for training; else the views of `protocol`.
+        transform: Called in training on the cropped clip, uint8 `[T, C, H, W]`.
+        sampling: Of training clips, `'uniform'` (`uniform_indices`) or `'dense'` (`dense_indices`).
+        stride: Step between the frames of a dense training clip.
+        protocol: Views in evaluation; one clip and its centre if None.
+        seed: Seed of the training clips.
+        crop: Called in training on a few frames at a time, uint8 `[n, C, H, W]` to `[n, C, h, w]`, each time from the
+            same state of torch's default generator, so that all frames get the same crop. `TrainTransform` with the
+            `flip` of the list if None.
+        backend: Decoder, see `VideoReader`.
+
+    Raises:
+        ValueError: An argument that is not accepted.
+    """
+
+    def __init__(
+            self,
+            videos: VideoList,
+            num_frames: int,
+            img_size: Size,
+            train: bool = True,
+            transform: Callable[[Tensor], Tensor] | None = None,
+            sampling: str = 'uniform',
+            stride: int | None = None,
+            protocol: EvalProtocol | None = None,
+            seed: int = 0,
+            *,
+            crop: Callable[[Tensor], Tensor] | None = None,
+            backend: str = 'auto',
+    ):
+        EvalProtocol(sampling=sampling, stride=stride)  # checks them
+        if not isinstance(num_frames, int) or num_frames < 1:
+            raise ValueError(f'num_frames must be an integer of at least 1, got {num_frames!r}')
+        if train and protocol is not None:
+            raise ValueError('a protocol is for evaluation; leave it out or give train=False')
+        if not train and (transform is not None or crop is not None):
+            raise ValueError('in evaluation the protocol says how frames are cropped; leave transform and crop out')
+        self.videos = videos
+        self.num_frames = num_frames
+        self.img_size = img_size
+        self.train = train
+        self.transform = transform
+        self.sampling = sampling
+        self.stride = stride
+        self.protocol = protocol or EvalProtocol()
+        self.seed = seed
+        self.crop = crop or TrainTransform(img_size, flip=videos.flip)
+        self.backend = backend
+        # In shared memory, so that workers that live on from epoch to epoch see it.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose clips are drawn."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws other clips; to be called before each epoch, also with persistent workers, but not during one."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f'clip {index} of {len(self)}')
+        clip = self.videos.clips[index]
+        item = {'index': index, 'label': clip.label}
+        if not self.train:
+            try:
+                return item | {'clip': self._views(clip)}
+            except VideoError as error:
+                return item | {'error': _one_line(error)}
+        with _seeded(self.seed, self.epoch, index):
+            try:
+                frames = self._train_frames(clip)  # [T, C, h, w]
+            except VideoError as error:
+                return item | {'error': _one_line(error)}
+            if self.transform is not None:
+                frames = self.transform(frames)
+            return item | {'clip': frames.transpose(0, 1).contiguous()}
+
+    def _train_frames(self, clip: Clip) -> Tensor:
+        with open_clip(clip, self.videos.depth, self.backend) as reader:
+            first, end = clip_span(clip, reader)
+            if self.sampling == 'dense':
+                rows = dense_indices(end - first, self.num_frames, self.stride, training=True)
+            else:
+                rows = uniform_indices(end - first, self.num_frames, training=True)
+            needed, places = rows[0].unique(return_inverse=True)
+            state = torch.get_rng_state()
+
+            def crop(frames: Tensor) -> Tensor:
+                torch.set_rng_state(state)
+                return self.crop(frames)
+
+            return _read(clip, reader, needed + first, crop)[places]
+
+    def _views(self, clip: Clip) -> Tensor:
+        """The views that `EvalProtocol.load_views` takes of a whole video file, here of any clip."""
+        crops = EvalTransform(self.img_size, self.protocol.num_crops, self.protocol.scale_up)
+        with open_clip(clip, self.videos.depth, self.backend) as reader:
+            first, end = clip_span(clip, reader)
+            rows = self.protocol.sample(end - first, self.num_frames)  # [num_clips, T]
+            needed, places = rows.unique(return_inverse=True)
+            frames = _read(clip, reader, needed + first, crops.resize)  # [N, C, h, w]
+        views = torch.stack([crops(frames[row]) for row in places], dim=1)  # [num_crops, num_clips, T, C, h, w]
+        return views.flatten(0, 1).transpose(1, 2).contiguous()
+
+
+def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of the items of a `ClipDataset`.
+
+    Returns:
+        `clip` (stacked), `label` and `index` (int64) of the items that could be read, and `broken`: (index, error) of
+        the others. `clip` is None if nothing could be read.
+    """
+    good = [item for item in items if 'clip' in item]
+    return {
+        'clip': torch.stack([item['clip'] for item in good]) if good else None,
+        'label': torch.tensor([item['label'] for item in good], dtype=torch.int64),
+        'index': torch.tensor([item['index'] for item in good], dtype=torch.int64),
+        'broken': [(item['index'], item['error']) for item in items if 'clip' not in item],
+    }
+
+
+@contextlib.contextmanager
+def open_clip(clip: Clip, depth: int | None = None, backend: str = 'auto') -> Iterator[VideoReader | FrameFolder]:
+    """Opens the file, the folder of frames or the member of a shard that a clip is in.
+
+    Args:
+        clip: The clip; `clip_span` says which frames of the reader are its own.
+        depth: `VideoList.depth`.
+        backend: Decoder, see `VideoReader`.
+
+    Yields:
+        A reader with `len()` and `get_frames(indices)`.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        path = clip.path if clip.member is None else stack.enter_context(_extracted(clip))
+        if os.path.isdir(path) or path.endswith('.zip'):
+            yield stack.enter_context(FrameFolder(path, depth, clip.name))
+        elif depth is not None:
+            raise VideoError(f'{clip.name}: depth maps come as a folder of images; this is a file.')
+        else:
+            try:
+                yield stack.enter_context(VideoReader(path, backend))
+            except VideoError as error:  # name the shard, not the temporary file
+                raise VideoError(str(error).replace(path, clip.name)) from None
+
+
+def clip_span(clip: Clip, reader: VideoReader | FrameFolder) -> tuple[int, int]:
+    """First frame of a clip and the one behind its last, counted in the frames of its file.
+
+    Raises:
+        VideoError: The clip lies behind the end of its file.
+    """
+    length = len(reader)
+    first, end = clip.start, length if clip.end is None else clip.end
+    if clip.unit == 'seconds' and (clip.start or clip.end is not None):
+        if not isinstance(reader, VideoReader):
+            raise VideoError(f'{clip.name}: a folder of frames has no times. Give start and end in frames.')
+        times = reader.timestamps
+        bounds = torch.tensor([clip.start, float('inf') if clip.end is None else clip.end], dtype=torch.float64)
+        first, end = torch.searchsorted(times - times[0], bounds).tolist()
+    first, end = int(first), min(int(end), length)
+    if first >= end:
+        raise VideoError(
+            f'{clip.name}: the clip from {clip.start} to {clip.end} ({clip.unit}) lies outside of the {length} frames '
+            'of the file. Correct the list or get the file again.')
+    return first, end
+
+
+def _read(clip: Clip, reader: VideoReader | FrameFolder, indices: Tensor, shrink: Callable[[Tensor], Tensor]) -> Tensor:
+    """Frames `[N, C, h, w]`; only a few are held in full size."""
+    parts = []
+    for part in indices.split(AT_ONCE):
+        frames = reader.get_frames(part)
+        try:
+            parts.append(shrink(frames))
+        except ValueError as error:  # frames of a shape that fits no crop
+            raise VideoError(f'{clip.name}: {error}') from None
+    return torch.cat([resize(part, parts[0].shape[-2:]) for part in parts])  # a stream may change its size on the way
+
+
+@contextlib.contextmanager
+def _extracted(clip: Clip) -> Iterator[str]:
+    """A temporary file with the bytes of the member of a shard, in memory where there is room."""
+    from .shards import read_member
+
+    data = read_member(clip)
+    suffix = os.path.splitext(clip.member[0])[1]
+    path = None
+    try:
+        try:
+            path = _write_temporary(data, suffix, '/dev/shm')
+        except OSError:
+            path = _write_temporary(data, suffix, None)
+        yield path
+    finally:
+        if path is not None:
+            os.unlink(path)
+
+
+def _write_temporary(data: bytes, suffix: str, folder: str | None) -> str:
+    with tempfile.NamedTemporaryFile(prefix='flatzoo-', suffix=suffix, dir=folder, delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:
+            os.unlink(file.name)
+            raise
+        return file.name
+
+
+@contextlib.contextmanager
+def _seeded(*key: int) -> Iterator[None]:
+    """Default generators of torch (CPU), numpy and Python in a state that follows from `key`, and back."""
+    seeds = np.random.SeedSequence([part & 0xFFFF_FFFF_FFFF_FFFF for part in key]).generate_state(3)
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.random.default_generator.manual_seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    random.seed(int(seeds[2]))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).splitlines())

@@ -1,0 +1,305 @@
+"""What a data set is to the rest of flatzoo: a list of labelled clips, read as its publisher lays it out.
+
+`read_videos('ucf101', root, 'train')` is all that a user needs; each publisher has a file in `flatzoo.data.readers`.
+"""
+import inspect
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+__all__ = ['Clip', 'DataError', 'NotThere', 'VideoList', 'class_key', 'parse_spec', 'read_videos', 'sided_classes']
+
+UNITS = ('frames', 'seconds')
+METRICS = ('top1', 'mean_class')
+MISSING = ('error', 'skip')
+SPLIT_NAMES = {
+    'train': ('train', 'training'),
+    'val': ('val', 'valid', 'validate', 'validation', 'eval'),
+    'test': ('test', 'testing'),
+}
+"""The names that folders and lists of splits have, by the name that flatzoo gives the split."""
+
+
+class DataError(ValueError):
+    """A data set that is not laid out as it should be; the message says what was looked for and what to do."""
+
+
+class NotThere(DataError):
+    """A split, or a list of it, that the folder of a data set does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One labelled example.
+
+    Attributes:
+        path: A video file, a folder with one image per frame, or a shard (with `member`), which may be a URL.
+        label: Index into the classes of the list.
+        start: Where the clip starts in the file, counted from 0.
+        end: Where it ends, itself excluded; None for the end of the file.
+        unit: `'frames'` or `'seconds'`, of `start` and `end`.
+        id: The publisher's name of the clip.
+        member: Of a shard, the place of the clip in it: (name, offset in bytes, size in bytes).
+    """
+
+    path: str
+    label: int
+    start: float = 0
+    end: float | None = None
+    unit: str = 'frames'
+    id: str = ''
+    member: tuple[str, int, int] | None = None
+
+    def __post_init__(self):
+        if self.unit not in UNITS:
+            raise ValueError(f"the unit of a clip must be 'frames' or 'seconds', got {self.unit!r}")
+        if self.start < 0 or (self.end is not None and self.end <= self.start):
+            raise DataError(
+                f'{self.name}: a clip from {self.start} to {self.end} ({self.unit}) holds nothing. Correct the list.')
+
+    @property
+    def name(self) -> str:
+        """The path, with the member of a shard behind it."""
+        return self.path if self.member is None else f'{self.path}/{self.member[0]}'
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """The clips of one split of a data set.
+
+    Attributes:
+        name: Name of the data set, with its fold or protocol.
+        clips: The clips.
+        classes: Name of each label, `class 0`, ... where the publisher gives none.
+        split: Name of the split.
+        flip: Whether mirrored clips keep their labels.
+        metric: How accuracy is reported: `'top1'`, or `'mean_class'` where the classes count alike.
+        depth: None for RGB; of depth maps, the reading (millimetres for Kinect) that becomes 255. 0 is "not measured".
+        note: What a user should know, such as why `flip` is off.
+        missing: Files that the publisher lists and that are not there, left out of `clips`.
+
+    Raises:
+        DataError: A label that no class has, two classes of one name, or an unknown metric.
+    """
+
+    name: str
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]
+    split: str = ''
+    flip: bool = True
+    metric: str = 'top1'
+    depth: int | None = None
+    note: str = ''
+    missing: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, 'clips', tuple(self.clips))
+        object.__setattr__(self, 'classes', tuple(self.classes))
+        if self.metric not in METRICS:
+            raise DataError(f'the metric must be one of {", ".join(METRICS)}, got {self.metric!r}')
+        if len(set(self.classes)) < len(self.classes):
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise DataError(f'{self.name}: classes of the same name: {some(twice)}. Give each class its own name.')
+        wrong = [clip for clip in self.clips if not 0 <= clip.label < len(self.classes)]
+        if wrong:
+            raise DataError(
+                f'{self.name}: {len(wrong)} of {len(self.clips)} clips have labels outside 0 to '
+                f'{len(self.classes) - 1}: {some(f"{clip.label} ({clip.name})" for clip in wrong)}. Labels count from '
+                '0; check the list of classes.')
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.name!r}, {self.split!r}, {len(self)} clips, {len(self.classes)} classes)'
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of a clip: 3 (RGB) or 1 (depth)."""
+        return 3 if self.depth is None else 1
+
+    def with_classes(self, names: Sequence[str]) -> 'VideoList':
+        """The same clips with their labels counted as a model counts its classes.
+
+        Names are compared without regard to case, spaces and punctuation (`class_key`). The model may know classes
+        that the list lacks. Labels without names (`class 7`) are left as they are.
+
+        Args:
+            names: Names of the model's classes, in the order of its logits.
+
+        Raises:
+            DataError: Clips of classes that the model does not know, or names that cannot be told apart.
+        """
+        if not self.named:
+            if len(self.classes) > len(names):
+                raise DataError(f'{self.name} has {len(self.classes)} classes, more than the {len(names)} of the model')
+            return replace(self, classes=tuple(names))
+        place = {class_key(name): label for label, name in enumerate(names)}
+        if len(place) < len(names):
+            raise DataError('the names of the model\'s classes differ in case, spaces or punctuation alone')
+        used = sorted({clip.label for clip in self.clips})
+        unknown = [self.classes[label] for label in used if class_key(self.classes[label]) not in place]
+        if unknown:
+            raise DataError(
+                f'{self.name}: {len(unknown)} of {len(used)} classes are unknown to the model: {some(unknown)}. The '
+                f'model knows {some(names)}. Choose a model that was trained on these classes.')
+        new = {label: place[class_key(self.classes[label])] for label in used}
+        return replace(self, clips=tuple(replace(c, label=new[c.label]) for c in self.clips), classes=tuple(names))
+
+    @property
+    def named(self) -> bool:
+        """Whether the classes have names of their own."""
+        return self.classes != unnamed(len(self.classes))
+
+
+def read_videos(spec: str, root: str | os.PathLike, split: str, *, missing: str = 'error', **options: Any) -> VideoList:
+    """Reads the list of clips of a data set from the folder as its publisher lays it out; opens no video.
+
+        read_videos('folder', 'videos/', 'train')
+        read_videos('ucf101:fold=2', 'UCF101/', 'test')
+        read_videos('ntu120', 'nturgb+d/', 'train', protocol='xset', modality='depth')
+
+    Args:
+        spec: Name of a layout, see `flatzoo.data.readers.READERS`, or `'auto'` to recognise it; options may follow as
+            in `'ucf101:fold=2,missing=skip'`.
+        root: Folder of the data set. For the generic lists also the list itself.
+        split: `'train'`, `'val'` or `'test'`. A data set with one evaluation split gives it under both names. Some
+            layouts know `'all'`.
+        missing: What to do about listed files that are not there: `'error'`, or `'skip'` to leave them out; they are
+            then named in `VideoList.missing`, and a warning counts them.
+        **options: Options of the layout, such as `fold`.
+
+    Raises:
+        DataError: An unknown layout, split or option, a folder that is not laid out so, or missing files.
+    """
+    from .readers import READERS, open_reader
+
+    name, spec_options = parse_spec(spec)
+    options = {**spec_options, **options}
+    missing = options.pop('missing', missing)
+    if missing not in MISSING:
+        raise DataError(f"missing must be 'error' or 'skip', got {missing!r}")
+    root = os.fspath(root)
+    if '://' not in root and not os.path.exists(root):
+        raise DataError(f'{root}: no such folder. Give the folder of the data set.')
+    if name == 'auto':
+        name = _recognise(root)
+    if name not in READERS:
+        raise DataError(f'unknown data set layout {name!r}; known are {", ".join(READERS)}, auto')
+    reader, fixed = open_reader(name)
+    known = [key for key in inspect.signature(reader.read).parameters if key not in ('root', 'split', *fixed)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise DataError(
+            f'{name} has no option {", ".join(map(repr, unknown))}; it has {", ".join([*known, "missing"])}')
+    folder = root if '://' in root else Path(root)
+    videos = reader.read(folder, _split_name(name, split, reader.SPLITS), **fixed, **options)
+    return _without_missing(videos, missing)
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Splits `'ucf101:fold=2'` into the name of a layout and its options.
+
+    Raises:
+        DataError: An option without a value.
+    """
+    name, _, text = spec.partition(':')
+    options = {}
+    for part in filter(None, text.split(',')):
+        key, equals, value = part.partition('=')
+        if not equals or not key.strip() or not value.strip():
+            raise DataError(f'cannot read {part!r} in {spec!r}: write options as NAME:KEY=VALUE,KEY=VALUE')
+        options[key.strip()] = value.strip()
+    return name.strip(), options
+
+
+def class_key(name: str) -> str:
+    """A class name without case, spaces and punctuation: `'Moves_Left'` and `'moves left'` are the same class."""
+    return ''.join(character for character in name.casefold() if character.isalnum())
+
+
+def sided_classes(classes: Iterable[str]) -> list[str]:
+    """Names that speak of a side (left, right, clockwise), which a mirrored clip would belie."""
+    side = re.compile(r'(?<![a-z])(left|right|(counter|anti)?clockwise)(?![a-z])', re.IGNORECASE)
+    return [name for name in classes if side.search(name)]
+
+
+def generic_list(name: str, split: str, clips: Sequence[Clip], classes: Sequence[str], **fields: Any) -> VideoList:
+    """A `VideoList` whose `flip` and `note` follow from the names of its classes."""
+    sided = sided_classes(classes)
+    note = ''
+    if sided:
+        note = f'no horizontal flip: labels have sides ({some(sided, 2)})'
+    elif tuple(classes) == unnamed(len(classes)):
+        note = 'the classes have no names; if labels have sides, switch the horizontal flip off'
+    return VideoList(name, tuple(clips), tuple(classes), split, not sided, note=note, **fields)
+
+
+def unnamed(count: int) -> tuple[str, ...]:
+    """Names for classes whose publisher gives none."""
+    return tuple(f'class {label}' for label in range(count))
+
+
+def some(names: Iterable[Any], count: int = 5) -> str:
+    """The first few of many, for a message."""
+    names = [str(name) for name in names]
+    rest = len(names) - count
+    return ', '.join(names[:count]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def _split_name(name: str, split: str, splits: tuple[str, ...]) -> str:
+    asked = next((own for own, names in SPLIT_NAMES.items() if split in names), split)
+    if asked in splits:
+        return asked
+    evaluation = [own for own in splits if own in ('val', 'test')]
+    if asked in ('val', 'test') and len(evaluation) == 1:
+        return evaluation[0]
+    raise NotThere(f'{name} has no split {split!r}; it has {", ".join(splits)}')
+
+
+def _recognise(root: str) -> str:
+    from .readers import READERS, open_reader
+
+    if '://' in root:
+        return 'wds'
+    for name in READERS:  # publishers first, generic layouts last
+        reader, fixed = open_reader(name)
+        if reader.matches(Path(root), **fixed):
+            return name
+    raise DataError(
+        f'{root}: no known layout. Looked for {", ".join(READERS)}. Put the videos of each class into a folder of its '
+        'own, or write a CSV file with the columns path and label.')
+
+
+def _without_missing(videos: VideoList, missing: str) -> VideoList:
+    """Finds what is not there by one listing per folder; a question per file would take minutes on a network."""
+    listings: dict[str, set[str]] = {}
+
+    def there(clip: Clip) -> bool:
+        if '://' in clip.path:
+            return True
+        folder, name = os.path.split(clip.path)
+        if folder not in listings:
+            try:
+                listings[folder] = set(os.listdir(folder or '.'))
+            except OSError:
+                listings[folder] = set()
+        return name in listings[folder]
+
+    if not videos.clips:
+        raise NotThere(f'{videos.name}: the split {videos.split} has no clips. Check the folder and its lists.')
+    present = tuple(filter(there, videos.clips))
+    if len(present) == len(videos):
+        return videos
+    gone = tuple(clip.path for clip in videos.clips if not there(clip))
+    text = f'{videos.name}, {videos.split}: {len(gone)} of {len(videos)} files are missing: {some(gone)}.'
+    if not present:
+        raise DataError(f'{text} Check that this is the folder of the data set.')
+    if missing == 'error':
+        raise DataError(f'{text} Get them, or go on without them by the option missing=skip.')
+    warnings.warn(f'{text} They are left out.', stacklevel=3)
+    return replace(videos, clips=present, missing=gone)

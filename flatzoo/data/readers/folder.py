@@ -1,0 +1,89 @@
+"""One folder per class: `root/CLASS/*.mp4`, or `root/train/CLASS/*.mp4` beside `root/val/` and `root/test/`.
+
+The classes are the names of the folders, sorted; where there is a train folder, those in it. A folder without splits
+has the split `all`; with `val_share=0.2` a fifth of each class, the same one in every run, is its split val.
+"""
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list, some
+from ._files import split_folder, subfolders, videos_below
+
+SPLITS = ('train', 'val', 'test', 'all')
+
+
+def matches(root: Path) -> bool:
+    """Whether the folders of `root`, or of its train or val folder, hold videos."""
+    return holds_classes(root, videos_below)
+
+
+def read(root: Path, split: str, val_share: float | None = None, seed: int = 0) -> VideoList:
+    """The videos of a folder; `val_share` in (0, 1) and `seed` divide one without split folders."""
+    return read_classes('folder', root, split, videos_below, val_share, seed)
+
+
+def holds_classes(root: Path, find: Callable[[Path], Iterable[str]]) -> bool:
+    """Whether any folder of a class holds what `find` looks for."""
+    if not root.is_dir():
+        return False
+    bases = [folder for folder in map(lambda own: split_folder(root, own), SPLIT_NAMES) if folder] or [root]
+    return any(next(iter(find(base / name)), None) for base in bases for name in subfolders(base))
+
+
+def read_classes(
+        layout: str,
+        root: Path,
+        split: str,
+        find: Callable[[Path], Iterable[str]],
+        val_share: float | None,
+        seed: int,
+) -> VideoList:
+    """The clips that `find` finds in the folder of each class."""
+    if not root.is_dir():
+        raise DataError(f'{root}: is a file. Give the folder that holds the folders of the classes.')
+    folders = {own: folder for own in SPLIT_NAMES if (folder := split_folder(root, own))}
+    if folders:
+        if split not in folders and split in ('val', 'test') and len(folders.keys() & {'val', 'test'}) == 1:
+            split = next(iter(folders.keys() & {'val', 'test'}))  # the one evaluation split that there is
+        if val_share is not None:
+            raise DataError(f'{root}: has folders of splits ({some(folders)}); leave val_share out')
+        if split not in folders and split != 'all':
+            raise NotThere(f'{root}: there is no folder for the split {split}, only for {some(folders)}.')
+        bases = list(folders.values()) if split == 'all' else [folders[split]]
+        classes = subfolders(folders.get('train', bases[0]))
+        unknown = sorted({name for base in bases for name in subfolders(base)} - set(classes))
+        if unknown:
+            raise DataError(
+                f'{root}: {split} has {len(unknown)} classes that train lacks: {some(unknown)}. Name the folders of a '
+                'class alike.')
+    else:
+        bases, classes = [root], subfolders(root)
+        if split != 'all' and val_share is None:
+            raise NotThere(
+                f'{root}: has no folders for its splits. Put the classes into train/ and val/, divide them with the '
+                "option val_share=0.2, or take everything as the split 'all'.")
+        if split == 'test':
+            raise NotThere(f'{root}: val_share divides into train and val; there is no test')
+    if not classes:
+        raise DataError(f'{root}: has no folders. Put the videos of each class into a folder of its own.')
+    share = None if split == 'all' or folders else _share(val_share)
+    clips = []
+    for label, name in enumerate(classes):
+        found = [path for base in bases if (base / name).is_dir() for path in find(base / name)]
+        if share is not None:
+            count = min(max(round(len(found) * share), 1), len(found))
+            held_out = set(random.Random(f'{seed}/{name}').sample(found, count))
+            found = [path for path in found if (path in held_out) == (split == 'val')]
+        clips += [Clip(path, label, id=Path(path).relative_to(root).as_posix()) for path in found]
+    return generic_list(layout, split, clips, classes)
+
+
+def _share(value: float | str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise DataError(f'val_share must be a number between 0 and 1, got {value!r}')
+    return share

@@ -1,0 +1,19 @@
+"""One folder per class, one folder of images per clip: `root/CLASS/CLIP/00001.jpg`, or with `train/` and `val/` above.
+
+Frames are sorted by the numbers in their names. Splits are those of the layout `folder`.
+"""
+from pathlib import Path
+
+from ..lists import VideoList
+from ._files import frame_folders_below
+from .folder import SPLITS as SPLITS, holds_classes, read_classes
+
+
+def matches(root: Path) -> bool:
+    """Whether the folders of the classes hold folders with images."""
+    return holds_classes(root, frame_folders_below)
+
+
+def read(root: Path, split: str, val_share: float | None = None, seed: int = 0) -> VideoList:
+    """The frame folders; `val_share` in (0, 1) and `seed` divide a root without split folders."""
+    return read_classes('frames', root, split, frame_folders_below, val_share, seed)

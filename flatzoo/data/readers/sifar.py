@@ -1,0 +1,53 @@
+"""The lists of the official SIFAR code and of its predecessors (github.com/IBM/sifar-pytorch, `video_dataset.py`).
+
+Known: `train.txt`, `val.txt`, `test.txt` in the root; a line is path, first frame, last frame and label, separated by
+blanks, or by `;` for Kinetics; frames count from 1, the last one is included; paths start at the root and are videos
+or folders of frames. Several labels in a line make that code train on several at once; they are refused here. It drops
+videos of fewer than 30 frames of Kinetics, also in its tests; here all are kept.
+
+Inferred: names of the classes come from `classes.txt` or `labels.txt`, one a line, where there is one.
+"""
+import re
+from pathlib import Path
+
+from ..lists import Clip, DataError, VideoList, generic_list, unnamed
+from ._files import bad_line, first_file, need_file, read_lines, to_int
+
+SPLITS = ('train', 'val', 'test')
+_LINE = re.compile(r'(?P<path>.+?)(?P<sep>[ ;\t])(?P<first>\d+)(?P=sep)(?P<last>\d+)(?P=sep)(?P<label>\d+)')
+
+
+def matches(root: Path) -> bool:
+    """Whether a list is there whose first line is one of SIFAR's."""
+    path = first_file(root, *(f'{split}.txt' for split in SPLITS)) if root.is_dir() else None
+    lines = read_lines(path) if path else []
+    return bool(lines) and _LINE.fullmatch(lines[0][1]) is not None
+
+
+def read(root: Path, split: str) -> VideoList:
+    """The clips of a list."""
+    path = need_file('the layout of SIFAR', root, f'{split}.txt')
+    clips = []
+    for number, line in read_lines(path):
+        match = _LINE.fullmatch(line)
+        if not match:
+            raise bad_line(path, number, f'should be "path first last label" (or with ;), it is {line!r}')
+        first, last = int(match['first']), int(match['last'])
+        if not 1 <= first <= last:
+            raise bad_line(path, number, f'frames {first} to {last} are none; they count from 1')
+        label = to_int(match['label'], path, number, 'the label')
+        clips.append(Clip(str(root / match['path']), label, first - 1, last, id=match['path']))
+    return generic_list('sifar', split, clips, class_names(root, clips))
+
+
+def class_names(root: Path, clips: list[Clip]) -> tuple[str, ...]:
+    """The names in `classes.txt` or `labels.txt`; without one, as many as the lists of all splits need."""
+    path = first_file(root, 'classes.txt', 'labels.txt')
+    if path is not None:
+        return tuple(line for _, line in read_lines(path))
+    labels = [clip.label for clip in clips]
+    for other in filter(Path.is_file, (root / f'{split}.txt' for split in SPLITS)):
+        labels += [int(match['label']) for _, line in read_lines(other) if (match := _LINE.fullmatch(line))]
+    if not labels:
+        raise DataError(f'{root}: the lists are empty')
+    return unnamed(max(labels) + 1)

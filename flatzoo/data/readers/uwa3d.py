@@ -1,0 +1,72 @@
+"""UWA3D Multiview Activity II (Rahmani et al., TPAMI 2016): 30 activities, 10 subjects, 4 views, Kinect v1.
+
+Known: names `aAA_sSS_vVV_eEE` of activity, subject, view and repetition; one folder of images per sample, such as
+`UWA3DII_RGB/UWA3D-RGB/a01_s01_v01_e00/001.jpg`; the protocol V12-3: training on the samples of two views, testing on
+those of a third one, and the mean over the twelve choices of views. Names of the activities: the paper's list.
+
+Inferred: the folders may lie at any depth of the root, and RGB may come as videos whose names start so. Depth lies
+below a folder with `depth` in its name, as in `UWA3DII_Depth_ROI/UWA3D-Depth/`, as PNG images of 16 bits (millimetres),
+of which 4000, as far as the camera sees, become 255; the MATLAB files of depth are not read. The names are taken to be
+in the order of the numbers.
+"""
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..lists import Clip, DataError, VideoList
+from ._files import choose, is_video
+
+SPLITS = ('train', 'test')
+MAX_DEPTH = 4000  # [mm]
+NAMES = (
+    'one hand waving', 'one hand punching', 'two hand waving', 'two hand punching', 'sitting down', 'standing up',
+    'vibrating', 'falling down', 'holding chest', 'holding head', 'holding back', 'walking', 'irregular walking',
+    'lying down', 'turning around', 'drinking', 'phone answering', 'bending', 'jumping jack', 'running', 'picking up',
+    'putting down', 'kicking', 'jumping', 'dancing', 'mopping floor', 'sneezing', 'sitting down (chair)', 'squatting',
+    'coughing',
+)  # fmt: skip
+_NAME = re.compile(r'a(\d{2})_s(\d{2})_v(\d{2})_e(\d{2})')
+
+
+def matches(root: Path) -> bool:
+    """Whether there are samples."""
+    return any(next(_samples(root, modality), None) for modality in ('rgb', 'depth'))
+
+
+def read(root: Path, split: str, protocol: str = 'V12-3', modality: str = 'rgb') -> VideoList:
+    """The samples of a protocol.
+
+    Args:
+        root: Folder of the data set.
+        split: `'train'` or `'test'`.
+        protocol: `'V12-3'` trains on views 1 and 2 and tests on view 3, and so on; `'V12-34'` tests on both others.
+        modality: `'rgb'` or `'depth'`.
+    """
+    modality = choose('modality', modality, ('rgb', 'depth'))
+    match = re.fullmatch(r'V([1-4]{2})-([1-4]{1,2})', protocol)
+    if not match or len(set(match[1] + match[2])) < len(match[1] + match[2]):
+        raise DataError(f'protocol must name two views and one or two others, such as V12-3, got {protocol!r}')
+    views = {int(view) for view in match[1 if split == 'train' else 2]}
+    clips = []
+    for name, path in _samples(root, modality):
+        activity, _, view, _ = map(int, _NAME.match(name).groups())
+        if not 1 <= activity <= len(NAMES):
+            raise DataError(f'{path}: there is no activity a{activity:02d}, they go to a{len(NAMES)}. Rename it.')
+        if view in views:
+            clips.append(Clip(path, activity - 1, id=name))
+    depth = MAX_DEPTH if modality == 'depth' else None
+    return VideoList(f'uwa3d {protocol} {modality}', clips, NAMES, split, depth=depth)
+
+
+def _samples(root: Path, modality: str) -> Iterator[tuple[str, str]]:
+    """Names and paths, sorted by name."""
+    found = {}
+    for here, folders, files in os.walk(root):
+        is_depth = 'depth' in os.path.relpath(here, root).lower()
+        for name in folders + [file for file in files if is_video(file)]:
+            match = _NAME.match(name)
+            if match and is_depth == (modality == 'depth'):
+                found.setdefault(match[0], os.path.join(here, name))
+        folders[:] = [name for name in folders if not _NAME.match(name)]
+    yield from sorted(found.items())

@@ -1,0 +1,43 @@
+"""WebDataset shards: tar files whose members are grouped into samples by their names.
+
+`flatzoo data pack` writes `SPLIT-000000.tar`, ... and `SPLIT.index.json`, which names the classes and says where in
+which shard each clip lies; with it the root may also be a URL (`https://`, `s3://`, `gs://`, `hf://`, ...), of which
+nothing but the clips is read. See `flatzoo.data.shards`.
+
+Shards of others, on disk, are indexed when they are opened: a sample is a video with a `.cls` (number, or name) or a
+`.json` with the key label; names of numbered classes stand in `classes.txt` or `labels.txt`. Their split is in the
+name of the file or of its folder (`train-000000.tar`, `train/000000.tar`).
+"""
+from pathlib import Path
+
+from ..lists import NotThere, VideoList, generic_list, unnamed
+from ._files import first_file, read_lines
+
+SPLITS = ('train', 'val', 'test', 'all')
+
+
+def matches(root: Path) -> bool:
+    """Whether there are shards."""
+    return root.is_dir() and first_file(root, '*.tar', '*/*.tar') is not None
+
+
+def read(root: Path | str, split: str) -> VideoList:
+    """The clips in the shards of a split."""
+    from .. import shards
+
+    if videos := shards.read_index(root, split):
+        return videos
+    if isinstance(root, str):
+        raise NotThere(
+            f'{root}: has no {split}.index.json. Shards that are not on disk need the index that flatzoo data pack '
+            'writes.')
+    files = shards.find_shards(root, split)
+    if not files:
+        raise NotThere(f'{root}: has no shards such as {split}-000000.tar or {split}/000000.tar.')
+    clips, names = shards.index_shards(files)
+    path = first_file(root, 'classes.txt', 'labels.txt')
+    if path is not None:
+        classes = tuple(line for _, line in read_lines(path))
+    else:
+        classes = names or unnamed(1 + max((clip.label for clip in clips), default=0))
+    return generic_list('wds', split, clips, classes)

@@ -1,0 +1,314 @@
+"""WebDataset shards: many clips in few large files, for disks and object stores that are slow with many small ones.
+
+A sample of a shard is the video as it is (or an uncompressed ZIP file of its frames, `.frames.zip`), its label
+(`.cls`) and the rest of what the list says about it (`.json`), so that any reader of WebDataset can use it. Beside the
+shards lies `SPLIT.index.json` with the place of every clip. Thereby shards are read like a folder, by index: order of
+the clips, resuming and exact evaluation are those of any other data set, and from an object store each clip costs one
+request for just its bytes.
+"""
+import io
+import json
+import os
+import random
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .decode import VideoError
+from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
+from .readers._files import is_image, is_video
+
+__all__ = ['find_shards', 'index_shards', 'pack', 'read_index', 'read_member']
+
+INDEX_VERSION = 1
+ATTEMPTS = 4  # at a request to an object store
+_FIELDS = ('name', 'classes', 'split', 'flip', 'metric', 'depth', 'note')
+
+
+def pack(
+        videos: VideoList,
+        folder: str | os.PathLike,
+        *,
+        max_clips: int = 1000,
+        max_bytes: int = 2 ** 30,
+        seed: int = 0,
+        progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[list[Path], list[str]]:
+    """Writes the clips of a list into shards; they appear when all is written, the index last.
+
+    Each clip takes its whole file along, also where it is a part of it. Training clips are shuffled, so that also who
+    reads the shards one after the other sees the classes mixed.
+
+    Args:
+        videos: The list; its split names the shards.
+        folder: Where to; made if it is not there.
+        max_clips: Clips in a shard at most.
+        max_bytes: Bytes of a shard, about, at most.
+        seed: Seed of the order of training clips.
+        progress: Wraps the clips, for example tqdm.
+
+    Returns:
+        The shards, and a line for every file that could not be read and was left out.
+
+    Raises:
+        DataError: There are shards of this split already, or no clip could be read.
+        ImportError: The package webdataset is not there.
+    """
+    try:
+        import webdataset
+    except ImportError as error:
+        raise ImportError("packing needs webdataset: pip install 'flatzoo[webdataset]'") from error
+    folder, split = Path(folder), videos.split or 'all'
+    if _index_path(folder, split).exists() or find_shards(folder, split):
+        raise DataError(f'{folder}: has shards of the split {split} already. Choose another folder or remove them.')
+    order = list(videos.clips)
+    if split == 'train':
+        random.Random(seed).shuffle(order)
+    partial = folder / f'.{split}.partial'
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
+    partial.mkdir(parents=True)
+    failed, packed = [], {}
+    pattern = f'{partial}/{split}-%06d.tar'.replace('%', '%%', str(partial).count('%'))
+    with webdataset.ShardWriter(pattern, maxcount=max_clips, maxsize=max_bytes, verbose=0) as writer:
+        for number, clip in enumerate(progress(order)):
+            try:
+                suffix, data = _payload(clip)
+            except (OSError, VideoError) as error:
+                failed.append(f'{clip.name}: {error}')
+                continue
+            key = f'{number:09d}'
+            packed[key] = clip
+            about = {'id': clip.id, 'label': videos.classes[clip.label], 'start': clip.start, 'end': clip.end}
+            writer.write({'__key__': key, suffix: data, 'cls': clip.label, 'json': about | {'unit': clip.unit}})
+    if not packed:
+        raise DataError(f'no clip of {videos.name} could be read: {some(failed)}')
+    clips = []
+    files = sorted(partial.glob('*.tar'))
+    for path in files:
+        for key, members in _samples(path):
+            clips.append(replace(packed[key], path=path.name, member=_payload_member(members)))
+    for path in files:
+        os.replace(path, folder / path.name)
+    _write_index(folder, replace(videos, clips=tuple(clips), split=split, missing=()))
+    partial.rmdir()
+    return [folder / path.name for path in files], failed
+
+
+def read_index(root: Path | str, split: str) -> VideoList | None:
+    """The list of the clips that `pack` wrote; None if there is no index.
+
+    Args:
+        root: Folder or URL of the shards.
+        split: Name of the split.
+
+    Raises:
+        DataError: The index cannot be read.
+    """
+    names = [split] + [other for other in ('val', 'test') if split in ('val', 'test') and other != split]
+    for name in names:
+        try:
+            if isinstance(root, str):
+                where = f'{root.rstrip("/")}/{name}.index.json'
+                data = json.loads(_fetch(where))
+            else:
+                where = _index_path(root, name)
+                data = json.loads(where.read_text(encoding='utf-8'))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise DataError(f'{where}: cannot be read ({error}). Check the address or pack again.') from None
+        if not isinstance(data, dict) or data.get('version') != INDEX_VERSION:
+            raise DataError(f'{where}: is no index of this version of flatzoo. Pack the shards again.')
+        base = root.rstrip('/') if isinstance(root, str) else str(root)
+        shards = [f'{base}/{shard}' for shard in data['shards']]
+        clips = [
+            Clip(shards[shard], label, start, end, unit, id_, (member, offset, size))
+            for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
+        ]
+        return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
+    return None
+
+
+def find_shards(folder: Path, split: str) -> list[Path]:
+    """The shards of a split in a folder, sorted; of `all`, every one."""
+    found = sorted([*folder.glob('*.tar'), *folder.glob('*/*.tar')])
+    if split == 'all':
+        return found
+    names = SPLIT_NAMES.get(split, (split,))
+    return [path for path in found if path.parent.name in names or path.stem.split('-')[0].split('_')[0] in names]
+
+
+def index_shards(files: Iterable[Path]) -> tuple[list[Clip], tuple[str, ...]]:
+    """The clips in shards on disk that have no index, and the names of their classes, none where labels are numbers.
+
+    Raises:
+        DataError: A file that is no tar file, or a sample without label.
+    """
+    entries = []
+    for path in files:
+        for key, members in _samples(path):
+            member = _payload_member(members)
+            if member is None:
+                continue
+            label = _label(path, key, members)
+            about = _json_member(path, members)
+            entries.append((path, member, label, about))
+    named = any(isinstance(label, str) for *_, label, _ in entries)
+    names = tuple(sorted({str(label) for *_, label, _ in entries})) if named else ()
+    label_of = {name: label for label, name in enumerate(names)}
+    clips = [
+        Clip(
+            str(path),
+            label_of[str(label)] if named else label,
+            about.get('start') or 0,
+            about.get('end'),
+            about.get('unit') or 'frames',
+            str(about.get('id') or member[0]),
+            member,
+        )
+        for path, member, label, about in entries
+    ]
+    return clips, names
+
+
+def read_member(clip: Clip) -> bytes:
+    """The bytes of a clip in a shard, on disk or behind a URL.
+
+    Raises:
+        VideoError: They cannot be had.
+    """
+    _, offset, size = clip.member
+    try:
+        if '://' in clip.path:
+            data = _fetch(clip.path, offset, size)
+        else:
+            with open(clip.path, 'rb') as file:
+                file.seek(offset)
+                data = file.read(size)
+    except OSError as error:
+        raise VideoError(f'{clip.name}: cannot be read ({error}). Check the shard.') from None
+    if len(data) != size:
+        raise VideoError(f'{clip.name}: the shard ends too early. Get it again.')
+    return data
+
+
+def _index_path(folder: Path, split: str) -> Path:
+    return folder / f'{split}.index.json'
+
+
+def _write_index(folder: Path, videos: VideoList) -> None:
+    shards = sorted({clip.path for clip in videos.clips})
+    number = {shard: i for i, shard in enumerate(shards)}
+    data = {'version': INDEX_VERSION, **{field: getattr(videos, field) for field in _FIELDS}, 'shards': shards}
+    data['clips'] = [
+        [number[c.path], *c.member, c.label, c.start, c.end, c.unit, c.id] for c in videos.clips
+    ]  # fmt: skip
+    path = _index_path(folder, videos.split)
+    partial = path.with_name(f'{path.name}.partial')
+    partial.write_text(json.dumps(data), encoding='utf-8')
+    os.replace(partial, path)
+
+
+def _payload(clip: Clip) -> tuple[str, bytes]:
+    """Suffix and bytes of what a clip lies in."""
+    if clip.member is not None:
+        return clip.member[0].partition('.')[2], read_member(clip)
+    if not os.path.isdir(clip.path):
+        return os.path.splitext(clip.path)[1].lower().lstrip('.') or 'mp4', Path(clip.path).read_bytes()
+    names = sorted(filter(is_image, os.listdir(clip.path)))
+    if not names:
+        raise VideoError('holds no images')
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_STORED) as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), Path(clip.path, name).read_bytes())
+    return 'frames.zip', buffer.getvalue()
+
+
+_Member = tuple[str, int, int]
+
+
+def _samples(path: Path) -> list[tuple[str, dict[str, _Member]]]:
+    """Samples of a shard: key, and by suffix the name, offset and size of each member."""
+    samples: dict[str, dict[str, _Member]] = {}
+    try:
+        with tarfile.open(path, 'r:') as archive:
+            for info in archive:
+                if info.isfile():
+                    folder, name = os.path.split(info.name)
+                    key, _, suffix = name.partition('.')
+                    members = samples.setdefault(os.path.join(folder, key), {})
+                    members[suffix.lower()] = (info.name, info.offset_data, info.size)
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f'{path}: is no readable, uncompressed tar file ({error}). Get it again.') from None
+    return list(samples.items())
+
+
+def _payload_member(members: dict[str, _Member]) -> _Member | None:
+    return next((m for suffix, m in members.items() if suffix == 'frames.zip' or is_video(f'x.{suffix}')), None)
+
+
+def _bytes(path: Path, member: _Member) -> bytes:
+    return read_member(Clip(str(path), 0, member=member))
+
+
+def _json_member(path: Path, members: dict[str, _Member]) -> dict[str, Any]:
+    try:
+        about = json.loads(_bytes(path, members['json'])) if 'json' in members else {}
+    except ValueError as error:
+        raise DataError(f'{path}/{members["json"][0]}: is not JSON ({error}). Write the shard again.') from None
+    return about if isinstance(about, dict) else {}
+
+
+def _label(path: Path, key: str, members: dict[str, _Member]) -> int | str:
+    if 'cls' in members:
+        text = _bytes(path, members['cls']).decode('utf-8', 'replace').strip()
+    else:
+        text = _json_member(path, members).get('label')
+    if text is None or text == '':
+        raise DataError(f'{path}: the sample {key} has no label, neither {key}.cls nor "label" in {key}.json.')
+    return int(text) if str(text).isdecimal() else str(text)
+
+
+def _fetch(url: str, offset: int | None = None, size: int = 0) -> bytes:
+    """Bytes behind a URL, all or a range; tried several times, as object stores fail now and then."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return (_fetch_http if url.startswith(('http://', 'https://')) else _fetch_other)(url, offset, size)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.5 * 2 ** attempt * (1 + random.Random(f'{url}{offset}{attempt}').random()))
+    raise AssertionError('not reached')
+
+
+def _fetch_http(url: str, offset: int | None, size: int) -> bytes:
+    headers = {} if offset is None else {'Range': f'bytes={offset}-{offset + size - 1}'}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+            if offset is not None and answer.status != 206:
+                raise VideoError(f'{url}: the server does not serve parts of files. Use another store.')
+            return answer.read()
+    except urllib.error.HTTPError as error:
+        if error.code in (404, 410):
+            raise FileNotFoundError(f'{url}: {error}') from None
+        raise
+
+
+def _fetch_other(url: str, offset: int | None, size: int) -> bytes:
+    import fsspec  # comes with huggingface_hub; s3:// and gs:// need s3fs and gcsfs besides
+
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise DataError(f'{url}: {error}') from None
+    return system.cat_file(path) if offset is None else system.cat_file(path, offset, offset + size)

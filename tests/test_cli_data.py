@@ -1,0 +1,119 @@
+"""`flatzoo data`: what it finds in a data set, and shards that it packs."""
+import json
+import shutil
+
+import pytest
+
+from flatzoo.cli import main
+from flatzoo.data.actions import ACTIONS, write_action, write_action_folder
+
+
+@pytest.fixture(scope='module')
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('good')
+    for seed, split in enumerate(('train', 'val')):
+        for label in (0, 1):
+            path = folder / split / f'action{label}' / 'a.mp4'
+            path.parent.mkdir(parents=True)
+            write_action(path, label, seed, size=16, num_frames=8)
+    return folder
+
+
+@pytest.fixture
+def bad(good, tmp_path):
+    folder = tmp_path / 'bad'
+    shutil.copytree(good, folder)
+    (folder / 'train/action0/broken.mp4').write_bytes(b'nothing')
+    write_action(folder / 'train/action1/short.mp4', 0, 5, size=16, num_frames=3)
+    shutil.copy(folder / 'train/action0/a.mp4', folder / 'val/action0/leak.mp4')
+    (folder / 'train/action2').mkdir()
+    write_action(folder / 'train/action2/a.mp4', 4, 0, size=16, num_frames=8)
+    return folder
+
+
+def run(capsys, *args):
+    code = main(['data', *map(str, args)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_nothing_wrong(good, capsys):
+    code, out, _ = run(capsys, 'check', 'auto', good)
+    assert (code, out) == (0, 'folder: train 2 clips, val 2 clips, 2 classes\nnothing is wrong\n')
+
+
+def test_all_that_is_wrong(bad, capsys):
+    code, out, _ = run(capsys, 'check', 'folder', bad, '--json', '--workers', 3)
+    report = json.loads(out)
+    assert code == 1
+    assert report['clips'] == {'train': 5, 'val': 3} and report['classes'] == 3
+    problems = report['problems']
+    assert [line.split(': ')[0] for line in problems['unreadable']] == [f'{bad}/train/action0/broken.mp4']
+    assert problems['short'] == [f'{bad}/train/action1/short.mp4: 3 frames']
+    assert problems['duplicates'] == [
+        [f'{bad}/train/action0/a.mp4 (train)', f'{bad}/val/action0/leak.mp4 (val)']]
+    assert problems['classes'] == ['val: 1 of 3 classes have no clip: action2']
+    assert problems['missing'] == []
+
+
+def test_report_as_text(bad, capsys):
+    code, out, err = run(capsys, 'check', 'folder', bad, '--num-frames', 3)
+    assert code == 1
+    assert 'cannot be read (1):' in out and 'the same clip more than once (1):' in out and 'classes (1):' in out
+    assert 'fewer than' not in out
+
+
+def test_one_split_of_several(bad, capsys):
+    code, out, _ = run(capsys, 'check', 'folder', bad, '--split', 'val', '--json')
+    assert json.loads(out)['clips'] == {'val': 3} and code == 1
+    code, _, err = run(capsys, 'check', 'folder', bad, '--split', 'train', '--split', 'dev')
+    assert code == 1 and "no split 'dev'" in err
+
+
+def test_missing_files_and_equal_parts(good, capsys):
+    rows = ['train/action0/a.mp4,x,0,4', 'train/action0/a.mp4,x,4,8', 'train/action0/a.mp4,x,4,8', 'gone.mp4,x,,']
+    path = good / 'list.csv'
+    path.write_text('\n'.join(['path,label,start,end', *rows]))
+    code, out, _ = run(capsys, 'check', 'csv', path, '--json', '--num-frames', 4)
+    problems = json.loads(out)['problems']
+    path.unlink()
+    assert code == 1
+    assert problems.pop('missing') == [f'{good}/gone.mp4']
+    assert problems.pop('duplicates') == [[f'{good}/train/action0/a.mp4 (all)'] * 2]
+    assert not any(problems.values())
+
+
+def test_classes_of_a_model(tmp_path, capsys):
+    write_action_folder(tmp_path, 1, size=16, num_frames=8)
+    assert len(list(tmp_path.iterdir())) == len(ACTIONS)
+    code, out, _ = run(capsys, 'check', 'folder', tmp_path, '--model', 'sifar_resnet10t')
+    assert code == 0 and 'note: no horizontal flip' in out
+    (tmp_path / 'moves_left').rename(tmp_path / 'dances')
+    code, out, _ = run(capsys, 'check', 'folder', tmp_path, '--model', 'sifar_resnet10t')
+    assert code == 1 and '1 of 16 classes are unknown to the model: dances' in out
+
+
+@pytest.mark.parametrize('args, message', [
+    (['folder', 'nowhere'], 'no such folder'),
+    (['kinetics', '.'], 'no list of the split train'),
+    (['folders', '.'], "unknown data set layout 'folders'"),
+    (['folder', '.', '--model', 'sifar_swin_b12'], 'name no classes'),
+    (['folder', '.', '--model', 'sifar_swim'], "there is no model 'sifar_swim'"),
+])
+def test_errors(tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, 'check', *args)
+    assert code == 1 and not out
+    assert err.startswith('flatzoo data: error: ') and message in err and 'Traceback' not in err
+
+
+def test_pack(bad, tmp_path, capsys):
+    pytest.importorskip('webdataset')
+    code, out, err = run(capsys, 'pack', 'folder', bad, tmp_path / 'shards', '--max-clips', 2)
+    assert code == 0 and out.startswith('train: 5 clips in 3 shards, ') and 'val: 3 clips in 2 shards' in out
+    code, out, _ = run(capsys, 'check', 'auto', tmp_path / 'shards', '--json')
+    report = json.loads(out)
+    assert code == 1 and report['clips'] == {'train': 5, 'val': 3}
+    assert [len(report['problems'][kind]) for kind in ('unreadable', 'short', 'duplicates', 'classes')] == [1] * 4
+    code, _, err = run(capsys, 'pack', 'folder', bad, tmp_path / 'shards')
+    assert code == 1 and 'has shards of the split train already' in err
