@@ -9,11 +9,17 @@ is then 1.
     flatzoo predict videos/ --model sifar_swin_b14.ibm_k400 --topk 3 --json > answers.json
     flatzoo predict clip.mp4 --model hf-hub:org/name
     flatzoo predict clip.mp4 --model sifar_swin_b12 --checkpoint mine.safetensors --num-classes 51
+
+--parquet answers very many files: Ray Data (pip install 'flatzoo[ray]') spreads them over processes, and
+over the machines of the cluster that RAY_ADDRESS names. Started again with the same arguments it goes on
+where it was cut off.
+
+    flatzoo predict --files-from million.txt --model hf-hub:org/name --parquet answers/ --processes 8
 """
 import argparse
 import collections
+import contextlib
 import csv
-import dataclasses
 import glob
 import io
 import json
@@ -24,7 +30,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import CommandError, write
-from ._model import load_model, protocol_of
+from ._arguments import add_view_arguments, chosen_protocol, count
+from ._model import load_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,47 +66,57 @@ class Prediction(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `flatzoo predict`."""
-    parser.add_argument('clips', nargs='+', metavar='CLIP', help='video file, folder or pattern')
+    parser.add_argument('clips', nargs='*', metavar='CLIP', help='video file, folder or pattern')
+    parser.add_argument(
+        '--files-from', metavar='FILE', help="text file with the path of a video in each line; '-' is standard input")
+    parser.set_defaults(usage_error=parser.error)
 
     model = parser.add_argument_group('model')
     model.add_argument(
         '--model', default=DEFAULT_MODEL, metavar='NAME',
         help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or local-dir:FOLDER (default: %(default)s)")
     model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
-    model.add_argument('--num-classes', type=_count, metavar='N', help='number of classes (default: that of the name)')
+    model.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
     model.add_argument(
         '--allow-untrained', action='store_true', help='answer, at random, even if the classifier was never trained')
     model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
 
-    views = parser.add_argument_group('views', 'What a model sees of a video; its logits are averaged over the views.')
-    views.add_argument(
-        '--views', choices=('paper', 'fast'), default='paper',
-        help='paper: as the accuracy of the weights is measured; fast: one clip, centre crop (default: %(default)s)')
-    views.add_argument('--num-clips', type=_count, metavar='N', help='clips per video')
-    views.add_argument('--num-crops', type=int, choices=(1, 3), help='crops per clip')
+    add_view_arguments(parser)
 
     work = parser.add_argument_group('work')
     work.add_argument(
-        '--batch-size', type=_count, default=8, metavar='N', help='views at a time (default: %(default)s)')
+        '--batch-size', type=count, default=8, metavar='N', help='views at a time (default: %(default)s)')
     work.add_argument(
-        '--workers', type=_count, default=min(8, os.cpu_count() or 1), metavar='N',
-        help='files that are decoded at the same time (default: %(default)s)')
+        '--workers', type=count, default=min(8, os.cpu_count() or 1), metavar='N',
+        help='files that are decoded at the same time, in each process (default: %(default)s)')
+    work.add_argument(
+        '--processes', type=count, metavar='N', help='of --parquet, each with a model (default: one, or one per GPU)')
 
     output = parser.add_argument_group('output')
-    output.add_argument('--topk', type=_count, default=5, metavar='K', help='classes per video (default: %(default)s)')
+    output.add_argument('--topk', type=count, default=5, metavar='K', help='classes per video (default: %(default)s)')
     form = output.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='print one JSON list with an object for every file')
     form.add_argument('--csv', action='store_true', help='print CSV with a row for every class of every file')
+    form.add_argument(
+        '--parquet', metavar='FOLDER', help='write Parquet files there, a row for every file, or go on with them')
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo predict`: 0 if every file was answered, 1 if not."""
+    if not args.clips and args.files_from is None:
+        args.usage_error('give a CLIP, or a list of them with --files-from')
     found = find_videos(args.clips)
+    if args.files_from is not None:
+        found += [(path, None) for path in _listed(args.files_from)]
     files = [path for path, error in found if error is None]
     answers: Iterator[tuple[str, list[Prediction] | Exception]] = iter(())
     if files:
         model = load_model(args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device)
-        protocol = _protocol(model, args)
+        protocol = chosen_protocol(model, args)
+        if args.parquet is not None:
+            from ._parquet import predict_to_parquet
+
+            return predict_to_parquet(found, model, protocol, args)
         answers = classify_files(model, files, protocol, args.topk, args.batch_size, args.workers)
     try:
         return _report(found, answers, 'json' if args.json else 'csv' if args.csv else 'text')
@@ -161,8 +178,10 @@ def classify_files(
     Yields:
         In the order of `paths`, the path and its predictions or, for a file that cannot be answered, the exception.
     """
+    from flatzoo import eval_protocol
+
     model.eval()
-    protocol = protocol or protocol_of(model)
+    protocol = protocol or eval_protocol(model)
 
     def load(path: str | os.PathLike) -> 'Tensor | Exception':
         try:
@@ -204,19 +223,12 @@ def find_videos(paths: Iterable[str]) -> list[tuple[str, str | None]]:
     return list(found.values())
 
 
-def _count(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
-    return number
-
-
-def _protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProtocol':
-    from flatzoo.data.protocol import EvalProtocol
-
-    protocol = protocol_of(model) if args.views == 'paper' else EvalProtocol()
-    chosen = {'num_clips': args.num_clips, 'num_crops': args.num_crops}
-    return dataclasses.replace(protocol, **{key: value for key, value in chosen.items() if value is not None})
+def _listed(path: str) -> list[str]:
+    try:
+        with contextlib.nullcontext(sys.stdin) if path == '-' else open(path, errors='surrogateescape') as file:
+            return [line for line in file.read().split('\n') if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f'--files-from {path} cannot be read ({error}).') from error
 
 
 def _videos_in(folder: str) -> Iterator[tuple[str, str | None]]:

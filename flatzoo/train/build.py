@@ -1,0 +1,249 @@
+"""From a recipe to what the loop needs: lists of clips, model, task, optimizer and schedule; mostly timm's."""
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from timm.models import parse_model_name
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask, TrainingTask
+from timm.task.distillation import DistillationTeacher
+from torch import Tensor, nn
+
+from flatzoo.data.clips import ClipDataset
+from flatzoo.data.lists import VideoList, read_videos
+from flatzoo.data.protocol import EvalProtocol
+from flatzoo.models import VideoModel, eval_protocol
+from flatzoo.models._adapter_model import AdapterModel
+from flatzoo.models._base import channel_stats
+
+from .augment import AutoAugment, ClipErasing, train_crop
+from .mixing import ClipMixup
+from .recipe import Recipe
+
+__all__ = [
+    'build_model', 'build_optimizer', 'build_schedule', 'build_task', 'freeze', 'mixing_of', 'normalised',
+    'protocol_of', 'read_lists', 'train_clips', 'validation_protocol',
+]
+
+
+def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
+    """The clips to train on and those to evaluate on, if any, with the same classes.
+
+    Raises:
+        DataError: A data set that is not laid out as the recipe says.
+    """
+    train = read_videos(recipe.spec, recipe.root, recipe.train_split)
+    if recipe.val_split == 'none':
+        return train, None
+    val = read_videos(recipe.spec, recipe.root, recipe.val_split)
+    return train, val if val.classes == train.classes else val.with_classes(train.classes)
+
+
+def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = None) -> VideoModel:
+    """The video model of a recipe, with a classifier for the classes of a list.
+
+    Args:
+        recipe: The recipe.
+        videos: The list.
+        pretrained: False for random weights, whatever the recipe says.
+
+    Raises:
+        ValueError: If there is no such model, or it does not take the arguments.
+    """
+    if not recipe.model:
+        raise ValueError("name the model, with --model or a --config that does; 'flatzoo list' shows all")
+    source, _ = parse_model_name(recipe.model)
+    options: dict[str, Any] = dict(recipe.model_kwargs or {})
+    options |= {
+        'num_classes': len(videos.classes), 'in_chans': videos.in_chans, 'num_frames': recipe.num_frames,
+        'img_size': recipe.img_size, 'layout': recipe.layout, 'drop_rate': recipe.drop}
+    options = {name: value for name, value in options.items() if value is not None}
+    # a saved model without its weights would be another one, unasked
+    options['pretrained'] = bool(recipe.pretrained or source or recipe.initial_checkpoint)
+    if recipe.initial_checkpoint:
+        options['pretrained_cfg_overlay'] = dict(file=recipe.initial_checkpoint)
+    if pretrained is False:
+        options = dict(options, pretrained=False, pretrained_cfg_overlay=None)
+    if recipe.drop_path is not None:
+        model = timm.create_model(recipe.model, drop_path_rate=recipe.drop_path, **options)
+    else:
+        try:
+            model = timm.create_model(recipe.model, drop_path_rate=0.1, **options)
+        except TypeError as error:  # a backbone without stochastic depth
+            if 'drop_path_rate' not in str(error):
+                raise
+            model = timm.create_model(recipe.model, **options)
+    if not isinstance(model, VideoModel):
+        raise ValueError(f"{recipe.model} is an image model. 'flatzoo list' shows the video models.")
+    return model
+
+
+def freeze(model: VideoModel) -> None:
+    """Leaves to be trained what is not the backbone: the classifier, and adapters if the model has some.
+
+    Raises:
+        ValueError: A model without a classifier.
+    """
+    if isinstance(model, AdapterModel):
+        model.freeze_backbone()
+        return
+    trained = model.classifier_keys()
+    if not trained:
+        raise ValueError('freeze_backbone would leave nothing to train: the model has no classifier of its own')
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+
+def protocol_of(recipe: Recipe, model: VideoModel) -> EvalProtocol:
+    """How the accuracy of the trained model is to be measured: as its weights say, but for what the recipe says."""
+    own = eval_protocol(model)
+    changes = {'num_clips': recipe.num_clips, 'num_crops': recipe.num_crops}
+    shown = validation_protocol(recipe)
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(own, sampling=shown.sampling, stride=shown.stride, **changes)
+
+
+def validation_protocol(recipe: Recipe) -> EvalProtocol:
+    """The protocol of the evaluation after each epoch: one clip and its centre, as in the official code of SIFAR."""
+    return EvalProtocol(sampling=recipe.sampling, stride=recipe.stride if recipe.sampling == 'dense' else None)
+
+
+def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel) -> ClipDataset:
+    """The data set to train on.
+
+    Raises:
+        ValueError: An augmentation that is unknown or does not fit.
+    """
+    flip = recipe.hflip if recipe.hflip is not None else 0.5 if videos.flip else 0.0
+    transform = None
+    if recipe.aa and not recipe.no_aug:
+        if videos.in_chans != 3:
+            raise ValueError(f'aa {recipe.aa} changes colours, and depth maps have none; leave it out')
+        transform = AutoAugment(recipe.aa, model.img_size, model.pretrained_cfg.get('mean', (0.5, 0.5, 0.5)))
+    if flip and not videos.flip:
+        warnings.warn(f'hflip {flip:g} mirrors clips of {videos.name} though: {videos.note}', stacklevel=2)
+    return ClipDataset(
+        videos, model.num_frames, model.img_size, train=True, transform=transform, sampling=recipe.sampling,
+        stride=recipe.stride, seed=recipe.seed,
+        crop=train_crop(model.img_size, flip, recipe.scale, recipe.ratio, recipe.no_aug))
+
+
+def normalised(model: VideoModel, clips: Tensor) -> Tensor:
+    """Uint8 clips `[B, C, T, H, W]` as the model itself would normalise them, for what must be done behind that."""
+    images = model.super_image
+    if clips.dtype != torch.uint8 or not images.normalizes:
+        return clips.float() if clips.dtype == torch.uint8 else clips
+    return clips.to(images.norm_scale.dtype).mul_(images.norm_scale[:, None]).add_(images.norm_shift[:, None])
+
+
+def mixing_of(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[ClipMixup | None, ClipErasing | None]:
+    """What is done to normalised batches: mixing and erasing, each None if it is off."""
+    mixup = erasing = None
+    if recipe.mixes:
+        mixup = ClipMixup(
+            mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, prob=recipe.mixup_prob,
+            switch_prob=recipe.mixup_switch_prob, mode=recipe.mixup_mode, label_smoothing=recipe.smoothing,
+            num_classes=num_classes)
+    if recipe.reprob and not recipe.no_aug:
+        erasing = ClipErasing(recipe.reprob, recipe.remode, recipe.recount, device)
+    return mixup, erasing
+
+
+class _ClipTeacher(DistillationTeacher):
+    """timm's teacher for clips: its statistics of the channels go along the first dimensions of `[B, C, T, H, W]`."""
+
+    def __init__(self, teacher: VideoModel, student: VideoModel):
+        super().__init__(teacher)
+        for name, model in (('own', teacher), ('student', student)):
+            mean, std = (torch.tensor(stats)[:, None, None, None] for stats in _stats(model))  # [C, 1, 1, 1]
+            self.register_buffer(f'{name}_mean', mean, persistent=False)
+            self.register_buffer(f'{name}_std', std, persistent=False)
+
+    def normalize_input(self, input: Tensor, *_: Tensor) -> Tensor:
+        """Clips that are normalised for the student, normalised for the teacher; which takes uint8 as they are."""
+        if input.dtype == torch.uint8:
+            return input
+        return (input * self.student_std + self.student_mean - self.own_mean) / self.own_std
+
+
+def _stats(model: VideoModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return channel_stats(model.pretrained_cfg, model.in_chans)
+
+
+def build_task(recipe: Recipe, model: VideoModel, videos: VideoList, device: torch.device) -> TrainingTask:
+    """What timm calls a task: model and loss, with a teacher if the recipe has one.
+
+    Raises:
+        ValueError: A teacher that does not fit.
+    """
+    criterion = dict(smoothing=recipe.smoothing, soft_targets=recipe.mixes)
+    if not recipe.kd_model_name:
+        return ClassificationTask(model, criterion_kwargs=criterion, device=device, verbose=False)
+    teacher = _teacher(recipe, model, videos).to(device)
+    make: Callable[..., TrainingTask] = FeatureDistillationTask
+    if recipe.kd_distill_type == 'logit':
+        make = functools.partial(LogitDistillationTask, temperature=recipe.kd_temperature)
+    return make(
+        model, teacher, criterion_kwargs=criterion, distill_loss_weight=recipe.distill_loss_weight,
+        task_loss_weight=recipe.task_loss_weight, device=device, verbose=False)
+
+
+def _teacher(recipe: Recipe, model: VideoModel, videos: VideoList) -> DistillationTeacher:
+    name = recipe.kd_model_name
+    options: dict[str, Any] = {}
+    if recipe.kd_checkpoint:
+        options = dict(
+            num_classes=len(videos.classes), pretrained_cfg_overlay=dict(file=recipe.kd_checkpoint, label_names=None))
+    teacher = timm.create_model(name, pretrained=True, **options)
+    if not isinstance(teacher, VideoModel):
+        raise ValueError(f'the teacher {name} is an image model; it must take clips, as the models of flatzoo do')
+    own = (teacher.num_classes, teacher.num_frames, teacher.in_chans)
+    wanted = (len(videos.classes), model.num_frames, model.in_chans)
+    if own != wanted or not teacher.head_trained:
+        raise ValueError(
+            f'the teacher {name} has {own[0]} classes, {own[1]} frames and {own[2]} channels'
+            f'{"" if teacher.head_trained else " and no trained classifier"}; the model learns {wanted[0]} classes '
+            f'from {wanted[1]} frames of {wanted[2]} channels. They must agree.')
+    labels = teacher.pretrained_cfg.get('label_names')
+    if labels is not None and videos.named and list(labels) != list(videos.classes):
+        raise ValueError(f'the teacher {name} knows other classes than {videos.name}, or in another order')
+    return _ClipTeacher(teacher.requires_grad_(False), model)
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimizer for all that is not frozen.
+
+    Raises:
+        ValueError: An optimizer that timm does not know.
+    """
+    options: dict[str, Any] = {}
+    if recipe.opt_eps is not None:
+        options['eps'] = recipe.opt_eps
+    if recipe.opt_betas is not None:
+        options['betas'] = recipe.opt_betas
+    return create_optimizer_v2(
+        model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+        layer_decay=recipe.layer_decay, **options)
+
+
+def build_schedule(
+        recipe: Recipe, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Callable[[int, int], None]:
+    """A function of (epoch, update) that sets the learning rate for an update; it has no state to be kept."""
+    schedule, _ = create_scheduler_v2(
+        optimizer, sched=recipe.sched, num_epochs=recipe.epochs, warmup_epochs=recipe.warmup,
+        warmup_lr=recipe.warmup_lr, min_lr=recipe.min_lr, decay_epochs=recipe.decay_epochs,
+        decay_rate=recipe.decay_rate, decay_milestones=list(recipe.decay_milestones),
+        step_on_epochs=not recipe.sched_on_updates, updates_per_epoch=updates_per_epoch)
+
+    def set_rate(epoch: int, update: int) -> None:
+        if schedule is not None and recipe.sched_on_updates:
+            schedule.step_update(update)
+        elif schedule is not None:
+            schedule.step(epoch)
+
+    return set_rate

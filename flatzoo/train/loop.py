@@ -1,0 +1,435 @@
+"""The training loop, on one device or in many processes; killed at any moment, it goes on as if it had not been.
+
+Nothing random in it has a state that lives from step to step: the order of the clips follows from (seed, epoch), a clip
+from (seed, epoch, index), and before each step all generators are set from (seed, step, process). A checkpoint thus
+holds weights, the optimizer's moments and a count of updates, and with the same versions on the same device a run that
+was resumed from it ends with the same bits as one that was not interrupted.
+"""
+import contextlib
+import importlib.util
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils import dispatch_clip_grad
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from flatzoo.data.clips import collate_clips
+from flatzoo.data.lists import some
+from flatzoo.data.protocol import EvalProtocol
+from flatzoo.models import VideoModel
+
+from . import build, checkpoint as files
+from .distributed import GlobalBatches, Processes, load_state, parallelise, state_of, whole_state
+from .evaluate import evaluate
+from .recipe import Recipe
+
+__all__ = ['Trainer', 'TrainingStopped', 'train']
+
+# options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
+_FREE = {
+    'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
+    'max_broken', 'batch_size', 'grad_accum_steps'}
+
+
+class TrainingStopped(RuntimeError):
+    """Why a run could not go on, and what is left of it."""
+
+
+def train(recipe: Recipe, report: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Trains a model from a recipe; its folder then holds the files that `checkpoint.py` describes.
+
+    Under torchrun every process calls this.
+
+    Args:
+        recipe: What to do.
+        report: Called with lines for the user; they go to standard error if None.
+
+    Returns:
+        The last row of `summary.csv`.
+
+    Raises:
+        TrainingStopped: If memory or a disk ran out, the loss became NaN, or too many clips could not be read.
+        ValueError: If the recipe does not fit the data, the model or the folder.
+    """
+    processes = Processes.start(recipe.device)
+    try:
+        return Trainer(recipe, processes, report).fit()
+    finally:
+        processes.stop()
+
+
+class Trainer:
+    """One run; `train` makes it and calls `fit`.
+
+    Attributes:
+        model: The video model.
+        history: A row per epoch, as in `summary.csv`.
+        broken: Reasons by index of the training clips that could not be read.
+        update: Updates that were made.
+    """
+
+    def __init__(self, recipe: Recipe, processes: Processes, report: Callable[[str], None] | None = None):
+        self.recipe, self.processes, self.folder = recipe, processes, recipe.folder
+        self.report = report or (lambda line: tqdm.write(line, file=sys.stderr))
+        self.history: list[dict[str, Any]] = []
+        self.broken: dict[int, str] = {}
+        self.named = 0  # of them
+        self.update = 0
+        saved = self._saved()
+
+        self.train_list, self.val_list = build.read_lists(recipe)
+        seed_all(recipe.seed)
+        self.model = build.build_model(recipe, self.train_list, pretrained=None if saved is None else False)
+        self.protocol = build.protocol_of(recipe, self.model)
+        if recipe.freeze_backbone:
+            build.freeze(self.model)
+        if recipe.grad_checkpointing:
+            self.model.set_grad_checkpointing(True)
+        device = processes.device
+        self.model.to(device)
+        self.mixup, self.erasing = build.mixing_of(recipe, len(self.train_list.classes), device)
+        self.task = build.build_task(recipe, self.model, self.train_list, device)
+        self.twin = None  # of a sharded model, a whole one to be evaluated and saved
+        if recipe.fsdp:
+            self.twin = build.build_model(recipe, self.train_list, pretrained=False).to(device)
+        self.module = self.task.get_trainable_module()  # the model, and what distillation adds; never a wrapper
+        if recipe.model_ema:
+            self.task.setup_ema(recipe.model_ema_decay, use_warmup=recipe.model_ema_warmup)
+        if recipe.torchcompile:
+            self.task.compile(backend=recipe.torchcompile)
+        parallelise(self.task, self.model, processes, recipe.fsdp)
+        self.optimizer = build.build_optimizer(recipe, self.module)
+        self.amp_dtype = getattr(torch, recipe.amp_dtype) if recipe.amp else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
+
+        clips = build.train_clips(recipe, self.train_list, self.model)
+        self.batches = GlobalBatches(len(clips), recipe.batch_size, recipe.grad_accum_steps, processes, recipe.seed)
+        self.loader = DataLoader(
+            clips, batch_sampler=self.batches, collate_fn=collate_clips, num_workers=recipe.workers,
+            persistent_workers=recipe.workers > 0, pin_memory=device.type == 'cuda')
+        self.set_rate = build.build_schedule(recipe, self.optimizer, self.batches.updates)
+        self.meters = torch.zeros(3, dtype=torch.float64, device=device)  # of the epoch: loss, right, clips
+        self.best: float | None = None
+        if saved is not None:
+            self._restore(saved)
+
+    # The run
+
+    def fit(self) -> dict[str, Any]:
+        """Trains to the end of the recipe; see `train`."""
+        if self.processes.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.remove_leftovers(self.folder)
+        with self._clear_ends():
+            if self.processes.first:
+                files.write_file(self.folder / files.ARGS, lambda file: file.write(self.recipe.to_yaml().encode()))
+            self._introduce()
+            total = self.recipe.epochs * self.batches.updates
+            with self._board() as board, tqdm(
+                    total=total, initial=self.update, unit='update', dynamic_ncols=True, leave=False,
+                    disable=None if self.processes.first else True) as bar:
+                for epoch in range(self.update // self.batches.updates, self.recipe.epochs):
+                    speed = self._train_epoch(epoch, bar)
+                    self._end_epoch(epoch, speed, board)
+        return self.history[-1]
+
+    def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
+        """Trains what is left of an epoch, and returns how fast that was."""
+        recipe, updates = self.recipe, self.batches.updates
+        bar.set_description(f'epoch {epoch + 1}/{recipe.epochs}')
+        first = self.update - epoch * updates
+        self.batches.set_epoch(epoch, first)
+        self.loader.dataset.set_epoch(epoch)
+        if self.mixup is not None and recipe.mixup_off_epoch:
+            self.mixup.mixup_enabled = epoch < recipe.mixup_off_epoch
+        self.task.train()
+        if recipe.freeze_backbone:
+            self.model.backbone.eval()  # else batch norms would go on changing
+        seen = begun = self.processes.sum(self.meters).tolist()
+        start = shown = time.monotonic()
+        waited = 0.0
+        batches = iter(self.loader)
+        for number in range(first, updates):
+            self.set_rate(epoch, self.update)
+            for step in range(recipe.grad_accum_steps):
+                asked = time.monotonic()
+                batch = next(batches)
+                waited += time.monotonic() - asked
+                for index, reason in batch['broken']:
+                    self.broken[index] = reason
+                seed_all(recipe.seed, self.update, step, self.processes.rank)
+                last = step == recipe.grad_accum_steps - 1
+                with contextlib.nullcontext() if last else self.task.no_sync():
+                    self._step(batch)
+            self._optimize()
+            self.update += 1
+            if recipe.model_ema:
+                self.task.update_ema(step=self.update)
+            end = number == updates - 1
+            recover = bool(recipe.recovery_interval) and self.update % recipe.recovery_interval == 0 and not end
+            if end or recover or self.update % recipe.log_interval == 0:
+                now, time_now = self._look(), time.monotonic()
+                loss, right, clips = (b - a for a, b in zip(seen, now))
+                bar.set_postfix_str(
+                    f'loss {loss / max(clips, 1):.3f}, acc {100 * right / max(clips, 1):.1f}, '
+                    f'{clips / (time_now - shown):.1f} clips/s', refresh=False)
+                seen, shown = now, time_now
+            if end or recover:
+                self._check_weights()
+            bar.update()
+            if recover:
+                self._save_last()
+        spent = time.monotonic() - start
+        return {'clips_per_second': (seen[2] - begun[2]) / spent, 'waiting': waited / spent}
+
+    def _step(self, batch: dict[str, Any]) -> None:
+        """Forward and backward of one batch."""
+        clips, labels, count = batch['clip'], batch['label'], len(batch['label'])
+        if clips is None:  # none could be read; other processes wait for gradients all the same, which will be 0
+            clips, labels = self._no_clip(), torch.zeros(1, dtype=torch.int64)
+        device = self.processes.device
+        clips, labels = clips.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        target = labels
+        if self.mixup is not None or self.erasing is not None:
+            clips = build.normalised(self.model, clips)
+        if self.erasing is not None:
+            clips = self.erasing(clips)
+        if self.mixup is not None:
+            clips, target = self.mixup(clips, labels)
+        with torch.autocast(device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            result = self.task(clips, target)
+        # each clip has the same weight, however many of its batch could be read
+        share = count / (self.recipe.batch_size * self.recipe.grad_accum_steps)
+        self.scaler.scale(result['loss'] * share).backward()
+        wanted = labels if target.ndim == 1 else target.argmax(1)
+        right = (result['output'].detach().argmax(1) == wanted).sum()
+        values = torch.stack([result['loss'].detach() * count, right, right.new_tensor(count)])
+        self.meters += values.double() if count else 0
+
+    def _optimize(self) -> None:
+        if self.recipe.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+            dispatch_clip_grad(trained, self.recipe.clip_grad, mode=self.recipe.clip_mode)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+    def _look(self) -> list[float]:
+        """What all processes have seen in this epoch; stops the run if it cannot go on."""
+        meters = self.processes.sum(self.meters).tolist()
+        if not math.isfinite(meters[0]):
+            raise TrainingStopped(
+                f'the loss is {meters[0]} at update {self.update} (learning rate '
+                f'{self.optimizer.param_groups[0]["lr"]:.2g}). Lower --lr, lengthen --warmup-epochs, clip gradients '
+                'with --clip-grad 1, or leave out --amp.')
+        for other in self.processes.gather(self.broken):
+            self.broken |= other
+        if len(self.broken) > self.named:
+            self._name_broken()
+        return meters
+
+    def _check_weights(self) -> None:
+        """Stops the run before weights are saved that are no numbers, which the loss shows only at the next update."""
+        local = (p.to_local() if hasattr(p, 'to_local') else p for p in self.module.parameters())  # FSDP2 has shards
+        wrong = torch.stack([~p.detach().isfinite().all() for p in local]).sum()
+        if self.processes.sum(wrong) > 0:
+            raise TrainingStopped(
+                f'update {self.update} made weights that are not finite, out of a loss that was. Clip gradients with '
+                '--clip-grad 1, lower --lr, or leave out --amp.')
+
+    def _name_broken(self) -> None:
+        """Says which clips could not be read, and stops the run if there are too many."""
+        reasons = [self.broken[index] for index in sorted(self.broken)]
+        share = len(reasons) / len(self.train_list)
+        self.named = len(reasons)
+        if self.processes.first:
+            files.write_file(
+                self.folder / files.BROKEN, lambda file: file.write(''.join(f'{r}\n' for r in reasons).encode()))
+            self.report(
+                f'{len(reasons)} of {len(self.train_list)} clips cannot be read and are skipped ({files.BROKEN} names '
+                f'all): {some(reasons)}')
+        if share > self.recipe.max_broken:
+            raise TrainingStopped(
+                f'{len(reasons)} of {len(self.train_list)} clips ({100 * share:.2g} %) cannot be read, more than '
+                f'--max-broken {self.recipe.max_broken:g} allows: {some(reasons)}. {self.folder / files.BROKEN} names '
+                "all; 'flatzoo data check' looks at the rest.")
+
+    def _end_epoch(self, epoch: int, speed: dict[str, float], board: Any) -> None:
+        """Evaluates, then writes the model if it is the best so far, the checkpoint and the summary."""
+        loss, right, clips = self.processes.sum(self.meters).tolist()
+        self.meters.zero_()
+        row = {
+            'epoch': epoch, 'train_loss': loss / max(clips, 1), 'train_top1': 100 * right / max(clips, 1),
+            **self._evaluate(), 'lr': max(group['lr'] for group in self.optimizer.param_groups), **speed,
+            'broken': len(self.broken)}
+        self.history.append(row)
+        value = None if self.val_list is None else row[f'eval_{self.val_list.metric}']
+        better = self.best is None or value is None or value > self.best
+        if better:
+            self.best = value
+            self._save_best()
+        self._save_last()
+        if not self.processes.first:
+            return
+        files.write_csv(self.folder / files.SUMMARY, self.history)
+        if board is not None:
+            for name, number in row.items():
+                board.add_scalar(name.replace('_', '/', 1), number, self.update)
+            board.flush()
+        shown = {name: row[name] for name in row if name.startswith(('train_', 'eval_')) and name != 'eval_broken'}
+        self.report(
+            f'epoch {epoch + 1}/{self.recipe.epochs}: '
+            + ', '.join(f'{name} {number:.4g}' for name, number in shown.items())
+            + f', {speed["clips_per_second"]:.1f} clips/s' + (' *' if better and value is not None else ''))
+
+    def _evaluate(self) -> dict[str, float]:
+        if self.val_list is None:
+            return {}
+        recipe = self.recipe
+        seed_all(recipe.seed, self.update, 0, self.processes.rank)  # for layouts that are random here, too
+        result = evaluate(
+            self._whole_model(), self.val_list, build.validation_protocol(recipe),
+            batch_size=recipe.validation_batch_size or recipe.batch_size, workers=recipe.workers,
+            amp_dtype=self.amp_dtype)
+        if result.broken and self.processes.first:
+            self.report(
+                f'{len(result.broken)} of {len(self.val_list)} clips of the evaluation have no answer and count as '
+                f'wrong: {some(reason for _, reason in result.broken)}')
+        row = {'eval_top1': result.top1, 'eval_top5': result.top5, 'eval_broken': len(result.broken)}
+        return row | ({'eval_mean_class': result.mean_class} if self.val_list.metric == 'mean_class' else {})
+
+    def _whole_model(self) -> VideoModel:
+        """The model to be evaluated and saved: the moving average if there is one, and never a shard."""
+        if self.twin is not None:
+            self.twin.load_state_dict(whole_state(self.model))
+            return self.twin
+        if self.recipe.model_ema:
+            return self.task.get_eval_model(module=self.task.trainable_module_ema.module)
+        return self.model
+
+    # What is kept
+
+    def _no_clip(self) -> Tensor:
+        return torch.zeros(1, self.model.in_chans, self.model.num_frames, *self.model.img_size, dtype=torch.uint8)
+
+    def _save_best(self) -> None:
+        model = self._whole_model()
+        if self.processes.first:
+            files.save_model(model, self.folder, self.train_list.classes, self.protocol)
+
+    def _save_last(self) -> None:
+        model, optimizer = state_of(self.module, self.optimizer, self.recipe.fsdp)
+        meters = self.processes.sum(self.meters)
+        if not self.processes.first:
+            return
+        files.save_last(self.folder / files.LAST, {
+            'recipe': self.recipe.to_dict(), 'global_batch': self.batches.global_batch,
+            'classes': list(self.train_list.classes), 'num_clips': len(self.train_list), 'update': self.update,
+            'model': model, 'optimizer': optimizer, 'scaler': self.scaler.state_dict(),
+            'ema': self.task.trainable_module_ema.module.state_dict() if self.recipe.model_ema else None,
+            'protocol': self.protocol.to_dict(), 'meters': meters.cpu(),
+            'history': self.history, 'best': self.best, 'broken': self.broken})
+
+    def _saved(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from."""
+        last = self.folder / files.LAST
+        if not last.exists():
+            return None
+        if self.recipe.resume is None:
+            raise ValueError(
+                f'{self.folder} holds a run already. Continue it with --resume auto, or give another --output.')
+        return files.load_last(last)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Goes back to where a checkpoint was written.
+
+        Raises:
+            ValueError: If the recipe or the data are others.
+        """
+        now = self.recipe.to_dict()
+        differ = [
+            f'{name} {now[name]} (was {value})' for name, value in saved['recipe'].items()
+            if name in now and name not in _FREE and value != now[name]]
+        for name, value in (
+                ('global_batch', self.batches.global_batch), ('classes', list(self.train_list.classes)),
+                ('num_clips', len(self.train_list))):
+            if saved[name] != value:
+                differ.append(f'{name} (now other)' if name == 'classes' else f'{name} {value} (was {saved[name]})')
+        if differ:
+            raise ValueError(
+                f'{self.folder} holds a run with other options: {", ".join(differ)}. Give the same ones '
+                f'(--config {self.folder / files.ARGS}), or another --output.')
+        load_state(self.module, self.optimizer, saved['model'], saved['optimizer'], self.recipe.fsdp)
+        self.scaler.load_state_dict(saved['scaler'])
+        if self.recipe.model_ema:
+            self.task.trainable_module_ema.module.load_state_dict(saved['ema'])
+        if self.processes.first:
+            self.meters.copy_(saved['meters'])  # those of all processes
+        self.update, self.history, self.best = saved['update'], saved['history'], saved['best']
+        self.protocol = EvalProtocol.from_dict(saved['protocol'])
+        self.broken = saved['broken']
+        self.named = len(self.broken)
+
+    @contextlib.contextmanager
+    def _clear_ends(self) -> Iterator[None]:
+        """Turns what ends a run before its time into one clear error."""
+        try:
+            yield
+        except TrainingStopped as error:
+            raise TrainingStopped(f'{error} {self._rest()}') from error.__cause__
+        except Exception as error:  # noqa: BLE001 - looked at, and passed on if it is none of these
+            if files.is_out_of_memory(error):
+                raise TrainingStopped(
+                    f'out of memory on {self.processes.device} at update {self.update} with {self.recipe.batch_size} '
+                    'clips per step. Halve --batch-size and double --grad-accum-steps, or use --grad-checkpointing or '
+                    f'--amp. {self._rest()}') from error
+            if files.is_full(error):
+                raise TrainingStopped(f'the disk of {self.folder} is full. Make room there. {self._rest()}') from error
+            raise
+
+    def _rest(self) -> str:
+        last = self.folder / files.LAST
+        if not last.exists():
+            return 'Nothing was saved yet.'
+        return f'The last good checkpoint is {last}; --resume auto goes on from it.'
+
+    def _introduce(self) -> None:
+        if not self.processes.first:
+            return
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        self.report(
+            f'{self.recipe.model}: {trained / 1e6:.2f} M parameters to train on {len(self.train_list)} clips of '
+            f'{self.train_list.name} ({len(self.train_list.classes)} classes), {self.batches.global_batch} clips per '
+            f'update, {self.batches.updates} updates per epoch, into {self.folder}')
+        if self.train_list.note:
+            self.report(f'note: {self.train_list.note}')
+        if self.update:
+            self.report(f'resumed after {self.update} updates')
+
+    @contextlib.contextmanager
+    def _board(self) -> Iterator[Any]:
+        """TensorBoard's writer if it is installed."""
+        if not self.processes.first or importlib.util.find_spec('tensorboard') is None:
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.folder), purge_step=self.update + 1) as writer:
+            yield writer
+
+
+def seed_all(*key: int) -> None:
+    """Sets the default generators of torch (all devices), numpy and Python to a state that follows from `key`."""
+    seeds = np.random.SeedSequence(key).generate_state(3)
+    torch.manual_seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    random.seed(int(seeds[2]))

@@ -1,0 +1,44 @@
+"""Mixup and CutMix of whole clips.
+
+timm's `Mixup` cuts along the last two dimensions of images `[B, C, H, W]`. On clips `[B, C, T, H, W]` it would run
+without complaint and cut frames and rows, with labels that are wrong. Here the frames are channels to it, so that
+every frame of a clip is mixed alike and the share of the labels is that of the pixels.
+"""
+import torch
+from timm.data import Mixup
+from timm.data.mixup import mixup_target
+from torch import Tensor
+
+__all__ = ['ClipMixup']
+
+
+class ClipMixup(Mixup):
+    """`timm.data.Mixup` for clips; takes its arguments.
+
+    Draws come from numpy's default generator.
+    """
+
+    def __call__(self, clips: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixes each clip of a batch with another.
+
+        Args:
+            clips: Normalised clips, floating point `[B, C, T, H, W]`; overwritten. Of an odd number, which broken files
+                lead to, the last one stays as it is.
+            target: Labels `[B]`.
+
+        Returns:
+            The clips, and the shares of the classes `[B, num_classes]`, smoothed.
+        """
+        if clips.ndim != 5 or not clips.is_floating_point():
+            raise ValueError(
+                f'clips must be floating point (normalised) [B, C, T, H, W], got {clips.dtype} {list(clips.shape)}')
+        even = len(clips) // 2 * 2
+        parts = []
+        if even:
+            # of contiguous clips these are views, [B, C * T, H, W]
+            images, mixed = super().__call__(clips[:even].flatten(1, 2), target[:even])
+            clips[:even] = images.view_as(clips[:even])
+            parts.append(mixed)
+        if even < len(clips):
+            parts.append(mixup_target(target[even:], self.num_classes, smoothing=self.label_smoothing))
+        return clips, torch.cat(parts)
