@@ -277,7 +277,7 @@ def test_choice(device, dtype, dim, triton, chosen, monkeypatch, caplog):
 
 TRITON_CASES = [  # partial blocks, groups of frames that are cut, masked head dims, several clips and heads
     (OPERATORS, dict(batch=1, frames=3, heads=1, tokens=37, dim=5), torch.float32),
-    (OPERATORS, dict(batch=2, frames=2, heads=2, tokens=5, dim=24), torch.float16),
+    (OPERATORS[1:], dict(batch=2, frames=2, heads=2, tokens=5, dim=24), torch.float16),
     (OPERATORS[:1], dict(batch=1, frames=4, heads=1, tokens=17, dim=65), torch.float32),
     (OPERATORS[:1], dict(batch=1, frames=2, heads=1, tokens=5, dim=80), torch.bfloat16),
 ]
@@ -293,7 +293,7 @@ def check_triton(device, cases):
             assert got[0].dtype == got[1].dtype == got[2].dtype == dtype
             close = dict(rtol=1e-5, atol=3e-6) if dtype == torch.float32 else dict(rtol=0.03, atol=0.02)
             torch.testing.assert_close(got, tuple(x.to(dtype) for x in exact), **close)
-    q, k = (x.to(device).expand(-1, 3, -1, -1, -1) for x in random_qk(1, 1, 1, 49, 3, torch.float32))
+    q, k = (x.to(device).expand(-1, 3, -1, -1, -1) for x in random_qk(1, 1, 1, 7, 3, torch.float32))
     flow, dq, dk = outputs_and_gradients(attention_map_flow, q, k, implementation='triton')
     assert (flow == 1).all() and (dq == 0).all() and (dk == 0).all()
 

@@ -47,6 +47,9 @@ def refused(capsys, *args):
     (dict(num_classes=4, label_names=list('abcd')), '.*'),  # the weights have 3
     (dict(video=dict(format=1, protocol=dict(sampling='random'))), "'protocol' cannot be used"),
     (dict(video=dict(format=1, protocol=dict(num_clips=3, audio=True))), "unknown keys .*'audio'"),
+    (dict(label_names='abc'), "'label_names' must be a list of strings"),
+    (dict(label_names=[0, 1, 2]), "'label_names' must be a list of strings"),
+    (dict(num_classes='3'), "'num_classes' must be a number of classes, got '3'"),
     (dict(video=[1]), "'video' must be an object"),
     (dict(video=dict(mean='bright')), "'mean' of 'video' must be a list"),
     (dict(model_args=dict(backbone='test_resnet', layout='2x2', img_size=32, num_frames=4, num_classes=5)), 'num_clas'),
@@ -64,6 +67,15 @@ def test_configurations(change, says, hub, tmp_path, capsys):
     for name in ('hf-hub:alice/odd', f'local-dir:{tmp_path / "run"}'):
         with pytest.raises((ValueError, RuntimeError), match='Unknown model' if 'architecture' in change else says):
             timm.create_model(name, pretrained=True)
+
+
+@pytest.mark.parametrize('key', ['model_args', 'pretrained_cfg'])
+def test_parts_that_are_no_objects(key, hub, tmp_path, capsys):
+    save_pretrained(small_model(), tmp_path)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    (tmp_path / 'config.json').write_text(json.dumps({**config, key: [1]}))
+    publish(tmp_path)
+    assert f"'{key}' must be an object, got [1]" in refused(capsys, 'alice/odd')
 
 
 def test_weights_of_another_model(hub, tmp_path, capsys):

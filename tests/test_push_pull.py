@@ -126,6 +126,8 @@ def test_revisions_and_tags(hub):
     assert same(second, flatzoo.pull('org/net')) and same(first, flatzoo.pull('org/net@v1'))
     with pytest.raises(flatzoo.HubError, match='has a tag v1 already'):
         push_to_hub(second, 'org/net', tag='v1')
+    with pytest.raises(flatzoo.HubError, match='v1 is a tag there, and only branches take commits'):
+        push_to_hub(second, 'org/net', revision='v1')
     assert len(huggingface_hub.HfApi().list_repo_commits('org/net')) == 3  # that one was not sent
 
 
@@ -276,6 +278,8 @@ def test_wrong_labels(labels, says, tmp_path):
 def test_what_is_no_video_model(tmp_path):
     with pytest.raises(TypeError, match='timm.models.save_for_hf'):
         save_pretrained(timm.create_model('test_resnet'), tmp_path)
+    with pytest.raises(TypeError, match='timm.models.save_for_hf'):
+        push_to_hub(timm.create_model('test_resnet'), 'alice/net', dry_run=True)
     with pytest.raises(ValueError, match='not built by timm.create_model'):
         save_pretrained(flatzoo.VideoModel('test_resnet', img_size=32), tmp_path)
 
@@ -310,11 +314,14 @@ def test_checkpoints(tmp_path):
 @pytest.mark.parametrize('path, model, says', [
     ('none', None, 'there is no such file'),
     ('empty', None, 'holds no config.json'),
+    ('empty', 'sifar_swin_tiny', 'holds no config.json'),
+    ('run', 'sifar_swin_tiny', 'its config.json says which model it is of; leave sifar_swin_tiny out'),
     ('bare.safetensors', None, '--model'),
     ('image.safetensors', 'sifar_swin_tiny', 'not those of'),
 ])
 def test_what_is_no_checkpoint(path, model, says, tmp_path):
     (tmp_path / 'empty').mkdir()
+    save_pretrained(small_model(), tmp_path / 'run')
     for name in ('bare', 'image'):
         safetensors.torch.save_file(timm.create_model('test_resnet').state_dict(), tmp_path / f'{name}.safetensors')
     with pytest.raises((OSError, RuntimeError, ValueError), match=says):
@@ -375,7 +382,7 @@ def test_with_the_settings_of_a_user(tmp_path):
         env = {**os.environ, **server.env(tmp_path / 'home'), 'OMP_NUM_THREADS': '1'}
         env['PYTHONPATH'] = str(Path(flatzoo.__file__).parents[1])
         process = subprocess.run(
-            [sys.executable, '-c', ROUND_TRIP, run, mine], env=env, capture_output=True, text=True, timeout=120)
+            [sys.executable, '-c', ROUND_TRIP, run, mine], env=env, capture_output=True, text=True, timeout=600)
         assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[0].startswith(f'{server.url}/alice/net/commit/')
     assert process.stdout.splitlines()[1] == str(mine)

@@ -162,7 +162,10 @@ def _check_weights(path: Path, name: str) -> None:
 
 def _copy(files: list[Path], folder: Path) -> Path:
     """Copies files into a folder, each one complete or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'{folder} cannot be made ({error.strerror}). Give another folder.') from error
     with tempfile.TemporaryDirectory(prefix='.pulling-', dir=folder) as staging:
         for file in files:
             shutil.copyfile(file, Path(staging, file.name))

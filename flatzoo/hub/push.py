@@ -143,8 +143,9 @@ def push_to_hub(
         if value is not None and not re.fullmatch(r'[\w][\w./-]*', value):
             raise HubError(f'{name}={value!r} is no name for a branch or tag. Use letters, digits and . _ - /')
     with tempfile.TemporaryDirectory() as folder:
-        text = card if card is not None else _card(model, repo_id, protocol)
-        save_pretrained(model, folder, label_names=label_names, protocol=protocol, card=text)
+        save_pretrained(model, folder, label_names=label_names, protocol=protocol, card=card)
+        if card is None:
+            Path(folder, CARD).write_text(_card(model, repo_id, protocol), encoding='utf-8')
         names = (WEIGHTS, CONFIG_FILE, PREPROCESSOR_FILE, CARD)
         push = Push(repo_id, branch, tag, {name: _measure(Path(folder, name)) for name in names})
         if dry_run:
@@ -165,14 +166,12 @@ def push_to_hub(
 def open_checkpoint(
         path: str | os.PathLike,
         model: str | None = None,
-        label_names: Sequence[str] | None = None,
 ) -> tuple[VideoModel, str | None]:
     """The model in a folder or a weight file, and its card if there is one beside it.
 
     Args:
         path: Folder that `save_pretrained`, a training run or timm's `save_for_hf` wrote, or a weight file.
         model: Registered name of the model that a weight file belongs to.
-        label_names: Names of the classes of a weight file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -180,19 +179,18 @@ def open_checkpoint(
     """
     path = Path(path)
     folder = path.parent if path.name == WEIGHTS and model is None else path
-    if (folder / CONFIG_FILE).is_file() and model is None:
+    if (folder / CONFIG_FILE).is_file():
+        if model is not None:
+            raise ValueError(f'{path}: its {CONFIG_FILE} says which model it is of; leave {model} out.')
         built = timm.create_model(f'local-dir:{folder}', pretrained=True)
         readme = folder / CARD
         return built, readme.read_text(encoding='utf-8') if readme.is_file() else None
     if not path.exists():
         raise FileNotFoundError(f'{path}: there is no such file or folder.')
     if path.is_dir():
-        if model is None or not (path / WEIGHTS).is_file():
-            missing = WEIGHTS if (path / CONFIG_FILE).is_file() else CONFIG_FILE
-            raise ValueError(
-                f'{path}: holds no {missing}, so it is no folder that flatzoo saved. Give one that save_pretrained or '
-                'a training run wrote, or a weight file and the name of its model.')
-        path = path / WEIGHTS
+        raise ValueError(
+            f'{path}: holds no {CONFIG_FILE}, so it is no folder that flatzoo saved. Give one that save_pretrained or '
+            'a training run wrote, or a weight file and the name of its model.')
     if model is None:
         raise ValueError(
             f'{path}: a weight file does not say which model it is of. Give the name of a registered one with --model '
@@ -253,6 +251,8 @@ def _send(push: Push, folder: str, private: bool, message: str, keep_card: bool,
     refs = api.list_repo_refs(repo_id)
     if push.tag in [ref.name for ref in refs.tags]:
         raise HubError(f'{repo_id} has a tag {push.tag} already. Choose another, or delete it there first.')
+    if push.revision in [ref.name for ref in refs.tags]:
+        raise HubError(f'{repo_id}: {push.revision} is a tag there, and only branches take commits. Choose another.')
     if push.revision not in [ref.name for ref in refs.branches] and push.revision != 'main':
         api.create_branch(repo_id, branch=push.revision, exist_ok=True)
     names = list(push.files)
@@ -275,19 +275,18 @@ def _measure(path: Path) -> tuple[int, str]:
         return path.stat().st_size, hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _card(model: Any, repo_id: str, protocol: EvalProtocol | None) -> str:
+def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str:
     """A short card: what the model is and how to use it. What only its trainer knows is asked for, not invented."""
-    cfg = getattr(model, 'pretrained_cfg', {})
+    cfg = model.pretrained_cfg
     data = ModelCardData(
         license=cfg.get('license'), library_name='flatzoo', pipeline_tag='video-classification',
         tags=['flatzoo', 'timm', 'video', 'action-recognition'])
-    entry_point = timm.model_entrypoint(cfg['architecture']) if cfg.get('architecture') else type(model)
-    summary = (inspect.getdoc(entry_point) or '').partition('\n')[0]
+    summary = (inspect.getdoc(timm.model_entrypoint(cfg['architecture'])) or '').partition('\n')[0]
     protocol = protocol or eval_protocol(model)
     (height, width), layout = model.img_size, model.layout
     paper = f'\nPaper: {cfg["paper_name"]}, {cfg.get("paper_ids")}.\n' if cfg.get('paper_name') else ''
     return (
-        f'---\n{data.to_yaml()}\n---\n\n# {repo_id}\n\n`{cfg.get("architecture")}` of flatzoo: {summary}\n{paper}\n'
+        f'---\n{data.to_yaml()}\n---\n\n# {repo_id}\n\n`{cfg["architecture"]}` of flatzoo: {summary}\n{paper}\n'
         f"```python\nimport timm, flatzoo\n\nmodel = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()\n"
         f'logits = model(clip)  # clip: (B, {model.in_chans}, {model.num_frames}, {height}, {width}), float normalised '
         f'or uint8\n```\n\nOr, on video files: `flatzoo predict clip.mp4 --model hf-hub:{repo_id}`.\n\n'
