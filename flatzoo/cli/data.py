@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import CommandError, write
+from ._arguments import count
 
 if TYPE_CHECKING:
     from flatzoo.data.lists import Clip, VideoList
@@ -72,15 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             '--split', action='append', metavar='NAME', help='train, val, test or all (default: those that there are)')
     check.add_argument('--model', metavar='NAME', help='compare the classes with those of the weights of this model')
     check.add_argument(
-        '--num-frames', type=_count, default=8, metavar='T', help='frames of a clip (default: %(default)s)')
+        '--num-frames', type=count, default=8, metavar='T', help='frames of a clip (default: %(default)s)')
     check.add_argument(
-        '--workers', type=_count, default=min(8, os.cpu_count() or 1), metavar='N',
+        '--workers', type=count, default=min(8, os.cpu_count() or 1), metavar='N',
         help='files that are opened at the same time (default: %(default)s)')
     check.add_argument('--json', action='store_true', help='print one JSON object')
     pack.add_argument(
-        '--max-clips', type=_count, default=1000, metavar='N', help='clips in a shard (default: %(default)s)')
+        '--max-clips', type=count, default=1000, metavar='N', help='clips in a shard (default: %(default)s)')
     pack.add_argument(
-        '--max-mb', type=_count, default=1024, metavar='MB', help='size of a shard, about (default: %(default)s)')
+        '--max-mb', type=count, default=1024, metavar='MB', help='size of a shard, about (default: %(default)s)')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -289,8 +290,8 @@ def _mismatches(lists: list['VideoList']) -> list[str]:
     everything = set().union(*used.values())
     for videos in lists:
         if empty := sorted((everything | set(videos.classes)) - used[videos.split]):
-            count = f'{len(empty)} of {len(videos.classes)} classes have no clip'
-            found.append(f'{videos.split}: {count}: {some(empty, 10)}')
+            found.append(
+                f'{videos.split}: {len(empty)} of {len(videos.classes)} classes have no clip: {some(empty, 10)}')
     return found
 
 
@@ -313,10 +314,3 @@ def _text(lists: list['VideoList'], report: DataReport, num_frames: int) -> str:
             if len(found) > SHOWN:
                 lines.append(f'  and {len(found) - SHOWN} more; --json names all')
     return '\n'.join(lines if report else [*lines, 'nothing is wrong'])
-
-
-def _count(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
-    return number

@@ -43,11 +43,6 @@ __all__ = ['Prediction', 'classify_file', 'classify_files', 'find_videos']
 
 DEFAULT_MODEL = 'sifar_resnet10t'
 MANY = 8  # files, from which on a progress bar is shown
-# Files that are tried when a folder is given; a file that is named itself is tried whatever its suffix.
-VIDEO_SUFFIXES = frozenset(
-    '.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .rm '
-    '.rmvb .ts .vob .webm .wmv .y4m'.split()
-)
 
 
 class Prediction(NamedTuple):
@@ -232,6 +227,8 @@ def _listed(path: str) -> list[str]:
 
 
 def _videos_in(folder: str) -> Iterator[tuple[str, str | None]]:
+    from flatzoo.data.readers._files import is_video
+
     visited = set()  # links to folders are followed, in circles too
     empty = True
     errors: list[OSError] = []
@@ -242,7 +239,7 @@ def _videos_in(folder: str) -> Iterator[tuple[str, str | None]]:
         visited.add(os.path.realpath(here))
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith('.'):
+            if is_video(name):
                 empty = False
                 yield os.path.join(here, name), None
     for error in errors:

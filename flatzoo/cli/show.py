@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import CommandError, write
-from ._arguments import KeyValues
+from ._arguments import KeyValues, count
 from ._model import load_model
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model', default=DEFAULT_MODEL, metavar='NAME',
         help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or local-dir:FOLDER (default: %(default)s)")
     parser.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
-    parser.add_argument('--num-classes', type=int, metavar='N', help='number of classes (default: that of the name)')
+    parser.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
     parser.add_argument(
         '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='further arguments of the model, such as num_frames=16')
