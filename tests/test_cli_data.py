@@ -56,6 +56,17 @@ def test_all_that_is_wrong(bad, capsys):
     assert problems['missing'] == []
 
 
+def test_a_class_of_val_that_train_lacks_is_a_finding_and_its_clips_are_opened(good, tmp_path, capsys):
+    folder = tmp_path / 'more'
+    shutil.copytree(good, folder)
+    (folder / 'val/Action1').mkdir()
+    (folder / 'val/Action1/broken.mp4').write_bytes(b'nothing')
+    code, out, err = run(capsys, 'check', 'folder', folder, '--json')
+    problems = json.loads(out)['problems']
+    assert code == 1 and len(problems['unreadable']) == 1
+    assert problems['classes'] == ['train: 1 of 2 classes have no clip: Action1']
+
+
 def test_report_as_text(bad, capsys):
     code, out, err = run(capsys, 'check', 'folder', bad, '--num-frames', 3)
     assert code == 1

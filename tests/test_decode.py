@@ -169,8 +169,21 @@ def test_key_frame_spacing_decides_about_seeking(tmp_path, monkeypatch):
     seek = decode._PyAVSource._start_at
     monkeypatch.setattr(decode._PyAVSource, '_start_at', lambda self, key: (seeks.append(key), seek(self, key)))
     with VideoReader(write_video(tmp_path / 'one_key.mp4', gop=250)) as video:
+        assert read_codes(video.get_frames([5])) == [5]
+        seeks.clear()  # one that brings it back from the end of the file is no harm
         assert read_codes(video.get_frames([5, 15, 25])) == [5, 15, 25]
         assert seeks == []
+
+
+@pytest.mark.parametrize(('name', 'times'), [('h264.mp4', 1), ('sound.mp4', 1), ('h264.mkv', 2)])
+def test_mp4_files_are_opened_once(files, monkeypatch, name, times):
+    """Opening looks into the file and decodes; in MP4 one can go back after the index."""
+    opened = []
+    open_file = decode._PyAVSource._open
+    monkeypatch.setattr(decode._PyAVSource, '_open', lambda self: (opened.append(self), open_file(self)))
+    with VideoReader(files[name]) as video:
+        assert read_codes(video.get_frames([12, 0, 29])) == [12, 0, 29]
+    assert len(opened) == times
 
 
 def test_variable_frame_rate(tmp_path):

@@ -1,7 +1,10 @@
 """Training from files to a run folder, on one process: what it writes, what it leaves alone, and how it ends badly."""
 import csv
 import dataclasses
+import errno
 import json
+import math
+import shutil
 
 import pytest
 import safetensors.torch
@@ -221,10 +224,10 @@ def after_first_epoch(monkeypatch, attribute, failing, target=loop.Trainer):
     monkeypatch.setattr(target, attribute, method)
 
 
-def stopped(root, folder, match):
+def stopped(root, folder, match, **options):
     """Runs into the end, and returns the state that is left."""
     with pytest.raises(TrainingStopped, match=match) as caught:
-        train(root, folder)
+        train(root, folder, **options)
     assert '--resume auto' in str(caught.value) and 'last.pt' in str(caught.value)
     state = torch.load(folder / 'last.pt', weights_only=True)
     assert state['update'] == 3 and all(tensor.isfinite().all() for tensor in state['model'].values())
@@ -294,7 +297,7 @@ def test_a_full_disk_ends_clearly_with_the_former_checkpoint(root, tmp_path, mon
     init = loop.Trainer.__init__
     monkeypatch.setattr(
         loop.Trainer, '__init__', lambda self, *args: (trainers.append(self), init(self, *args))[1])
-    stopped(root, tmp_path / 'run', 'the disk of .* is full. Make room')
+    stopped(root, tmp_path / 'run', 'the disk of .* is full, or takes.*Make room')
 
 
 def test_a_disk_that_is_full_when_the_best_model_comes_keeps_the_former_one(root, tmp_path, monkeypatch):
@@ -315,10 +318,44 @@ def test_a_run_is_not_overwritten_nor_continued_by_another(run, root):
     before = (folder / 'last.pt').read_bytes()
     with pytest.raises(ValueError, match='holds a run already'):
         train(root, folder)
-    with pytest.raises(ValueError, match=r'lr 0.5 \(was 0.001\)'):
-        train(root, folder, resume='auto', lr=0.5, seed=3, num_clips=2, num_crops=3)
+    with pytest.raises(ValueError, match=r'mixup 0.5 \(was 0.8\)'):
+        train(root, folder, resume='auto', mixup=0.5, lr=0.5, seed=3, num_clips=2, num_crops=3)
     row, lines = train(root, folder, resume='auto', seed=3, num_clips=2, num_crops=3)  # it is complete
     assert row['epoch'] == 1 and (folder / 'last.pt').read_bytes() == before
+
+
+@pytest.mark.parametrize('sched', ['cosine', 'none'])
+def test_what_helps_against_a_loss_that_is_no_number_can_be_changed_on_the_way(root, tmp_path, monkeypatch, sched):
+    folder, options = tmp_path / 'run', dict(PLAIN, epochs=3, sched=sched, warmup_epochs=0)
+    after_first_epoch(monkeypatch, '_step', lambda self, batch: self.meters.fill_(math.nan))
+    stopped(root, folder, 'the loss is nan.*Lower --lr', **options)
+    monkeypatch.undo()
+    _, lines = train(root, folder, resume='auto', **dict(options, lr=1e-5, min_lr=1e-5, clip_grad=1.0))
+    assert 'lr 1e-05 (was 0.001), clip_grad 1.0 (was None)' in next(line for line in lines if 'goes on with' in line)
+    assert [float(row['lr']) for row in rows_of(folder)][1:] == pytest.approx([1e-5, 1e-5])
+
+
+def test_a_class_of_the_evaluation_that_is_not_trained_is_refused(root, tmp_path):
+    shutil.copytree(root, tmp_path / 'clips')
+    one = sorted((tmp_path / 'clips/val').iterdir())[0]
+    one.rename(one.with_name('dances'))
+    with pytest.raises(ValueError, match='the classes of val are not those of train; name them alike.*dances'):
+        train(tmp_path / 'clips', tmp_path / 'run')
+
+
+@pytest.mark.parametrize('error', [
+    OSError(errno.ENOSPC, 'No space left on device'), OSError(errno.EFBIG, 'File too large'),
+    safetensors.SafetensorError('I/O error: File too large (os error 27)')])
+def test_errors_of_a_full_disk_are_told_from_others(error):
+    assert checkpoint.is_full(error) and not checkpoint.is_full(OSError(errno.EACCES, 'Permission denied'))
+
+
+def test_the_kept_options_alone_go_on_with_a_run(run, capsys):
+    folder, _, _ = run
+    assert main(['train', '--config', str(folder / 'args.yaml'), '--resume', 'auto']) == 0
+    assert 'resumed after 6 updates' in capsys.readouterr().err
+    assert main(['train', 'folder', '--model', 'superimage']) == 1
+    assert 'name the data set: flatzoo train SPEC ROOT' in capsys.readouterr().err
 
 
 def test_batches_larger_than_the_data_are_refused(root, tmp_path):

@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -18,15 +19,8 @@ from flatzoo.data.actions import ACTIONS, reversed_label, write_action_folder
 from flatzoo.data.lists import Clip, DataError, VideoList, read_videos
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.train import evaluate as evaluation_module
-from flatzoo.train.evaluate import (
-    COLUMNS,
-    Evaluation,
-    count_macs,
-    evaluate,
-    match_classes,
-    read_results,
-    write_results,
-)
+from flatzoo.train.evaluate import Evaluation, evaluate, match_classes
+from flatzoo.train.results import COLUMNS, count_macs, read_results, write_results
 from flatzoo.visualize.confusion import confusion_figure
 
 MODEL = 'sifar_resnet10t.actions16'
@@ -209,7 +203,7 @@ def evaluate_share(rank, world, file, model, videos, box):
         result = evaluate(model, videos[rank] if isinstance(videos, list) else videos, batch_size=2)
     except ValueError as error:
         result = str(error)
-    box.put((rank, result))
+    box.put((rank, pickle.dumps(result)))  # by value: a queue sends tensors as files, which end with this process
     box.close()
     box.join_thread()
     dist.destroy_process_group()
@@ -224,7 +218,7 @@ def on_processes(world, model, videos, tmp_path):
         for rank in range(world)]
     for worker in workers:
         worker.start()
-    results = dict(box.get(timeout=120) for _ in workers)
+    results = {rank: pickle.loads(result) for rank, result in (box.get(timeout=120) for _ in workers)}
     for worker in workers:
         worker.join()
     return [results[rank] for rank in range(world)]

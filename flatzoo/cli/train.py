@@ -7,7 +7,7 @@ preset or a YAML file, over which options of the command line go:
 
     flatzoo train folder videos/ --model sifar_swin_b12 --pretrained --output runs/mine
     flatzoo train ssv2 something/ --config sifar_ssv2 --batch-size 12 --amp
-    flatzoo train folder videos/ --config runs/mine/args.yaml --resume auto
+    flatzoo train --config runs/mine/args.yaml --resume auto
     torchrun --nproc-per-node 8 -m flatzoo train kinetics k400/ --config sifar_k400 --amp
     flatzoo predict clip.mp4 --model local-dir:runs/mine
     flatzoo push runs/mine org/name
@@ -31,8 +31,9 @@ __doc__ += f'    {", ".join(presets())}\n'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `flatzoo train`: the fields of `Recipe`."""
-    parser.add_argument('spec', metavar='SPEC', help='layout of the data set')
-    parser.add_argument('root', metavar='ROOT', help='folder of the data set')
+    for name, text in (('spec', 'layout of the data set'), ('root', 'folder of the data set')):
+        parser.add_argument(
+            name, metavar=name.upper(), nargs='?', default=argparse.SUPPRESS, help=f'{text} (default: of --config)')
     parser.add_argument('--config', metavar='NAME', help='preset, or YAML file with options')
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in dataclasses.fields(Recipe):
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     options = {name: value for name, value in vars(args).items() if name not in ('command', 'run', 'config')}
     try:
         recipe = load_recipe(args.config, **options)
+        if not recipe.root:
+            raise CommandError('name the data set: flatzoo train SPEC ROOT, or a --config that has its spec and root')
         if recipe.model and ':' not in recipe.model:
             check_registered(recipe.model)
         train(recipe, report=lambda line: write(line, sys.stderr))

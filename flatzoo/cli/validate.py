@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _validate(args: argparse.Namespace, device: str) -> int:
     from flatzoo.data.lists import DataError, read_videos
-    from flatzoo.train.evaluate import read_results, write_results
+    from flatzoo.train.results import read_results, write_results
 
     names = _names(args)
     if args.checkpoint and len(names) > 1:
@@ -228,7 +228,8 @@ def _measure(
     """The row of a model and what was counted; None if `rows` has it already."""
     import torch
 
-    from flatzoo.train.evaluate import evaluate, result_row, result_setting
+    from flatzoo.train.evaluate import evaluate
+    from flatzoo.train.results import result_row, result_setting
 
     protocol = chosen_protocol(model, args)
     checkpoint = None if args.checkpoint is None else os.path.abspath(args.checkpoint)
@@ -275,7 +276,7 @@ def _text(row: dict[str, Any], evaluation: 'Evaluation', metric: str, per_class:
 
 def _write_report(folder: Path, row: dict[str, Any], evaluation: 'Evaluation') -> None:
     """`NAME.classes.csv`, `NAME.confusion.csv` (pairs that occur) and `NAME.confusion.png`."""
-    from flatzoo.train.evaluate import write_results
+    from flatzoo.train.results import write_results
     from flatzoo.visualize.confusion import confusion_figure
 
     folder.mkdir(parents=True, exist_ok=True)

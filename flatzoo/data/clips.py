@@ -18,13 +18,11 @@ from torch.utils.data import Dataset
 from .decode import VideoError, VideoReader
 from .frame_folder import FrameFolder
 from .lists import Clip, VideoList
-from .protocol import EvalProtocol
+from .protocol import EvalProtocol, read_frames
 from .sampling import dense_indices, uniform_indices
-from .transforms import EvalTransform, Size, TrainTransform, resize
+from .transforms import Size, TrainTransform
 
 __all__ = ['ClipDataset', 'clip_span', 'collate_clips', 'open_clip']
-
-AT_ONCE = 4  # frames that are held in full size
 
 
 class ClipDataset(Dataset):
@@ -139,18 +137,13 @@ class ClipDataset(Dataset):
                 torch.set_rng_state(state)
                 return self.crop(frames)
 
-            return _read(clip, reader, needed + first, crop)[places]
+            return read_frames(reader, clip.name, needed + first, crop)[places]
 
     def _views(self, clip: Clip) -> Tensor:
         """The views that `EvalProtocol.load_views` takes of a whole video file, here of any clip."""
-        crops = EvalTransform(self.img_size, self.protocol.num_crops, self.protocol.scale_up)
         with open_clip(clip, self.videos.depth, self.backend) as reader:
-            first, end = clip_span(clip, reader)
-            rows = self.protocol.sample(end - first, self.num_frames)  # [num_clips, T]
-            needed, places = rows.unique(return_inverse=True)
-            frames = _read(clip, reader, needed + first, crops.resize)  # [N, C, h, w]
-        views = torch.stack([crops(frames[row]) for row in places], dim=1)  # [num_crops, num_clips, T, C, h, w]
-        return views.flatten(0, 1).transpose(1, 2).contiguous()
+            span = clip_span(clip, reader)
+            return self.protocol.read_views(reader, clip.name, span, self.num_frames, self.img_size).contiguous()
 
 
 def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -217,18 +210,6 @@ def clip_span(clip: Clip, reader: VideoReader | FrameFolder) -> tuple[int, int]:
             f'{clip.name}: the clip from {clip.start} to {clip.end} ({clip.unit}) lies outside of the {length} frames '
             'of the file. Correct the list or get the file again.')
     return first, end
-
-
-def _read(clip: Clip, reader: VideoReader | FrameFolder, indices: Tensor, shrink: Callable[[Tensor], Tensor]) -> Tensor:
-    """Frames `[N, C, h, w]`; only a few are held in full size."""
-    parts = []
-    for part in indices.split(AT_ONCE):
-        frames = reader.get_frames(part)
-        try:
-            parts.append(shrink(frames))
-        except ValueError as error:  # frames of a shape that fits no crop
-            raise VideoError(f'{clip.name}: {error}') from None
-    return torch.cat([resize(part, parts[0].shape[-2:]) for part in parts])  # a stream may change its size on the way
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ Whatever is wrong with a file is told by one exception, `VideoError`. A file is 
 header are checked against `MAX_PIXELS` and against the bytes that are there.
 """
 import bisect
+import math
 import os
 import re
 import stat
@@ -248,6 +249,7 @@ class _PyAVSource:
         self.path = path
         self._container = None
         self._can_seek = True
+        self._intact = True  # the container could be read to its end
         self._number_frames = False  # name frames by number instead of by time
         _check_mp4_claims(path)
         try:
@@ -339,7 +341,12 @@ class _PyAVSource:
             self._keys, self._pts = [0], list(range(count))
             rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
             self.timestamps = [i / rate for i in range(count)]
-        self._open()
+        if self._can_seek and self._intact and self._container.format.name.startswith('mov'):
+            # At the end of the file: any frame is sought, which costs less than opening. In damaged Matroska files
+            # seeks go elsewhere once all has been read.
+            self._fed_key = -math.inf
+        else:
+            self._open()
 
     def _demux(self) -> Iterator:
         """Packets of the video stream from the present position; a damaged container ends them."""
@@ -349,7 +356,7 @@ class _PyAVSource:
                 if packet.size:  # an empty packet is a repeated frame in AVI, and would end the decoder
                     yield packet
         except (av.error.FFmpegError, IndexError):
-            return  # IndexError: PyAV, at the end of a file that got new streams on the way
+            self._intact = False  # IndexError: PyAV, at the end of a file that got new streams on the way
 
     def _decode(self, key: int | None = None) -> Iterator[tuple[int, 'av.VideoFrame']]:  # noqa: F821
         """Yields (pts, frame) in presentation order, from the first packet or, after a seek, from key frame `key`."""

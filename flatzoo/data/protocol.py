@@ -14,7 +14,9 @@ from .decode import VideoError, VideoReader
 from .sampling import dense_indices, uniform_indices
 from .transforms import EvalTransform, Size, resize
 
-__all__ = ['EvalProtocol']
+__all__ = ['EvalProtocol', 'read_frames']
+
+AT_ONCE = 4  # frames that are held in full size
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,34 @@ class EvalProtocol:
             VideoError: the file cannot be read, or its frames do not fit the crops.
             ValueError: what the transform returns has another shape.
         """
-        crops = transform or EvalTransform(img_size, self.num_crops, self.scale_up)
         with VideoReader(path, backend) as video:
-            indices = self.sample(len(video), num_frames)  # [num_clips, T]
-            needed, rows = indices.unique(return_inverse=True)
-            try:
-                frames = _read(video, needed, None if transform else crops.resize)  # [N, C, H, W]
-            except VideoError:
-                raise
-            except ValueError as error:
-                raise VideoError(f'{os.fsdecode(path)}: {error}') from None
+            return self.read_views(video, os.fsdecode(path), (0, len(video)), num_frames, img_size, transform)
+
+    def read_views(
+            self,
+            reader: Any,
+            name: str,
+            span: tuple[int, int],
+            num_frames: int,
+            img_size: Size,
+            transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """`load_views` of a part of what is open already.
+
+        Args:
+            reader: What has `get_frames(indices)`, such as a `VideoReader` or a `FrameFolder`.
+            name: What messages call it.
+            span: The first frame of the part, and the one behind its last.
+            num_frames: See `load_views`, as for all that follows.
+            img_size: Size of a frame.
+            transform: In place of the crops.
+        """
+        crops = transform or EvalTransform(img_size, self.num_crops, self.scale_up)
+        needed, rows = self.sample(span[1] - span[0], num_frames).unique(return_inverse=True)  # rows: [num_clips, T]
+        if transform is None:
+            frames = read_frames(reader, name, needed + span[0], crops.resize)
+        else:
+            frames = reader.get_frames(needed + span[0])  # [N, C, H, W]
         clips = []
         for clip_rows in rows:
             clip = crops(frames[clip_rows])
@@ -132,11 +152,25 @@ class EvalProtocol:
         return views.transpose(1, 2)
 
 
-def _read(video: VideoReader, indices: Tensor, shrink: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """Frames `[N, C, h, w]`; with `shrink` only a few are held in full size, which bounds the memory."""
-    if shrink is None:
-        return video.get_frames(indices)
-    parts = [shrink(video.get_frames(part)) for part in indices.split(4)]
+def read_frames(reader: Any, name: str, indices: Tensor, shrink: Callable[[Tensor], Tensor]) -> Tensor:
+    """Frames `[N, C, h, w]` that `shrink` makes of those of a reader; only a few are held in full size.
+
+    Args:
+        reader: What has `get_frames(indices)`.
+        name: What messages call it.
+        indices: N frame indices.
+        shrink: From uint8 `[n, C, H, W]` to `[n, C, h, w]`.
+
+    Raises:
+        VideoError: The frames cannot be read, or `shrink` raised `ValueError` as they fit no crop.
+    """
+    parts = []
+    for part in indices.split(AT_ONCE):
+        frames = reader.get_frames(part)
+        try:
+            parts.append(shrink(frames))
+        except ValueError as error:
+            raise VideoError(f'{name}: {error}') from None
     return torch.cat([resize(part, parts[0].shape[-2:]) for part in parts])  # a stream may change its size on the way
 
 

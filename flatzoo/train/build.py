@@ -15,7 +15,7 @@ from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 
 from flatzoo.data.clips import ClipDataset
-from flatzoo.data.lists import VideoList, read_videos
+from flatzoo.data.lists import DataError, VideoList, read_videos
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models._adapter_model import AdapterModel
@@ -35,13 +35,21 @@ def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
     """The clips to train on and those to evaluate on, if any, with the same classes.
 
     Raises:
-        DataError: A data set that is not laid out as the recipe says.
+        DataError: A data set that is not laid out as the recipe says, or clips to evaluate on of classes that there
+            are no clips to train on of.
     """
     train = read_videos(recipe.spec, recipe.root, recipe.train_split)
     if recipe.val_split == 'none':
         return train, None
     val = read_videos(recipe.spec, recipe.root, recipe.val_split)
-    return train, val if val.classes == train.classes else val.with_classes(train.classes)
+    if val.classes == train.classes:
+        return train, val
+    try:
+        return train, val.with_classes(train.classes)
+    except DataError as error:
+        raise DataError(
+            f'the classes of {val.split} are not those of {train.split}; name them alike. {error}'
+        ) from None
 
 
 def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = None) -> VideoModel:

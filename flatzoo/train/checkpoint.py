@@ -121,10 +121,11 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk or a quota is full; safetensors says it in words alone."""
+    """Whether a disk or a quota is full, or a file too large for it; safetensors says it in words alone."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(
-        getattr(cause, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in str(cause)
-        or f'os error {errno.EDQUOT}' in str(cause) for cause in _causes(error))
+        getattr(cause, 'errno', None) in codes or 'No space left' in str(cause)
+        or any(f'os error {code})' in str(cause) for code in codes) for cause in _causes(error))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

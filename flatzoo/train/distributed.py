@@ -1,4 +1,5 @@
 """The processes of a run: one, or those that torchrun started; data-parallel copies (DDP) or shards (FSDP2)."""
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.utils.data import Sampler
 
-__all__ = ['GlobalBatches', 'Processes', 'load_state', 'parallelise', 'state_of', 'whole_state']
+__all__ = ['GlobalBatches', 'Processes', 'load_state', 'parallelise', 'seed_all', 'state_of', 'whole_state']
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,14 @@ class GlobalBatches(Sampler[list[int]]):
         for step in range(self.first_update * self.steps, self.updates * self.steps):
             start = step * width + self.processes.rank * self.batch_size
             yield order[start:start + self.batch_size].tolist()
+
+
+def seed_all(*key: int) -> None:
+    """Sets the default generators of torch (all devices), numpy and Python to a state that follows from `key`."""
+    seeds = np.random.SeedSequence(key).generate_state(3)
+    torch.manual_seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    random.seed(int(seeds[2]))
 
 
 def parallelise(task: TrainingTask, model: nn.Module, processes: Processes, fsdp: bool) -> None:

@@ -8,13 +8,11 @@ was resumed from it ends with the same bits as one that was not interrupted.
 import contextlib
 import importlib.util
 import math
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from timm.utils import dispatch_clip_grad
 from torch import Tensor
@@ -27,20 +25,12 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel
 
 from . import build, checkpoint as files
-from .distributed import GlobalBatches, Processes, load_state, parallelise, state_of, whole_state
+from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
+from .ends import TrainingStopped, clear_ends
 from .evaluate import evaluate
 from .recipe import Recipe
 
 __all__ = ['Trainer', 'TrainingStopped', 'train']
-
-# options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
-_FREE = {
-    'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
-    'max_broken', 'batch_size', 'grad_accum_steps'}
-
-
-class TrainingStopped(RuntimeError):
-    """Why a run could not go on, and what is left of it."""
 
 
 def train(recipe: Recipe, report: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -128,7 +118,7 @@ class Trainer:
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             files.remove_leftovers(self.folder)
-        with self._clear_ends():
+        with clear_ends(self):
             if self.processes.first:
                 files.write_file(self.folder / files.ARGS, lambda file: file.write(self.recipe.to_yaml().encode()))
             self._introduce()
@@ -355,10 +345,7 @@ class Trainer:
         Raises:
             ValueError: If the recipe or the data are others.
         """
-        now = self.recipe.to_dict()
-        differ = [
-            f'{name} {now[name]} (was {value})' for name, value in saved['recipe'].items()
-            if name in now and name not in _FREE and value != now[name]]
+        differ, remedies = self.recipe.changes(saved['recipe'])
         for name, value in (
                 ('global_batch', self.batches.global_batch), ('classes', list(self.train_list.classes)),
                 ('num_clips', len(self.train_list))):
@@ -368,8 +355,14 @@ class Trainer:
             raise ValueError(
                 f'{self.folder} holds a run with other options: {", ".join(differ)}. Give the same ones '
                 f'(--config {self.folder / files.ARGS}), or another --output.')
+        if remedies and self.processes.first:
+            self.report(f'goes on with other options: {", ".join(remedies)}')
+        rates = [group['lr'] for group in self.optimizer.param_groups]
         load_state(self.module, self.optimizer, saved['model'], saved['optimizer'], self.recipe.fsdp)
-        self.scaler.load_state_dict(saved['scaler'])
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group['lr'] = rate  # of this recipe; a schedule, if there is one, sets it before each update
+        if saved['scaler']:  # empty unless it was in use
+            self.scaler.load_state_dict(saved['scaler'])
         if self.recipe.model_ema:
             self.task.trainable_module_ema.module.load_state_dict(saved['ema'])
         if self.processes.first:
@@ -378,29 +371,6 @@ class Trainer:
         self.protocol = EvalProtocol.from_dict(saved['protocol'])
         self.broken = saved['broken']
         self.named = len(self.broken)
-
-    @contextlib.contextmanager
-    def _clear_ends(self) -> Iterator[None]:
-        """Turns what ends a run before its time into one clear error."""
-        try:
-            yield
-        except TrainingStopped as error:
-            raise TrainingStopped(f'{error} {self._rest()}') from error.__cause__
-        except Exception as error:  # noqa: BLE001 - looked at, and passed on if it is none of these
-            if files.is_out_of_memory(error):
-                raise TrainingStopped(
-                    f'out of memory on {self.processes.device} at update {self.update} with {self.recipe.batch_size} '
-                    'clips per step. Halve --batch-size and double --grad-accum-steps, or use --grad-checkpointing or '
-                    f'--amp. {self._rest()}') from error
-            if files.is_full(error):
-                raise TrainingStopped(f'the disk of {self.folder} is full. Make room there. {self._rest()}') from error
-            raise
-
-    def _rest(self) -> str:
-        last = self.folder / files.LAST
-        if not last.exists():
-            return 'Nothing was saved yet.'
-        return f'The last good checkpoint is {last}; --resume auto goes on from it.'
 
     def _introduce(self) -> None:
         if not self.processes.first:
@@ -425,11 +395,3 @@ class Trainer:
 
         with SummaryWriter(str(self.folder), purge_step=self.update + 1) as writer:
             yield writer
-
-
-def seed_all(*key: int) -> None:
-    """Sets the default generators of torch (all devices), numpy and Python to a state that follows from `key`."""
-    seeds = np.random.SeedSequence(key).generate_state(3)
-    torch.manual_seed(int(seeds[0]))
-    np.random.seed(int(seeds[1]))
-    random.seed(int(seeds[2]))

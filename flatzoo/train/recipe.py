@@ -18,6 +18,12 @@ __all__ = ['Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
 
 _PRESETS = Path(__file__).parent / 'presets'
 
+# options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
+_FREE = {
+    'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
+    'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing'}
+_REMEDIES = {'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype'}  # against a loss that is no number
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be followed; the message says which option, and what it takes."""
@@ -162,6 +168,22 @@ class Recipe:
     def folder(self) -> Path:
         """Folder of the run."""
         return Path(self.output or Path('runs', self.model.rpartition(':')[2].strip('/').replace('/', '--')))
+
+    def changes(self, former: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """What differs from the recipe of the run that is to go on.
+
+        Args:
+            former: That recipe, `to_dict`.
+
+        Returns:
+            A line for each option that may not change, and for each that may, but makes it another run.
+        """
+        now = self.to_dict()
+        lines = {
+            name: f'{name} {now[name]} (was {value})' for name, value in former.items()
+            if name in now and name not in _FREE and value != now[name]}
+        return ([line for name, line in lines.items() if name not in _REMEDIES],
+                [line for name, line in lines.items() if name in _REMEDIES])
 
     def to_dict(self) -> dict[str, Any]:
         """The options as a dictionary that YAML, JSON and a checkpoint can hold."""

@@ -1,6 +1,7 @@
 """One folder per class: `root/CLASS/*.mp4`, or `root/train/CLASS/*.mp4` beside `root/val/` and `root/test/`.
 
-The classes are the names of the folders, sorted; where there is a train folder, those in it. A folder without splits
+The classes are the names of the folders, sorted; where there is a train folder, those in it, and behind them those that
+the split alone has, which a model cannot know. A folder without splits
 has the split `all`; with `val_share=0.2` a fifth of each class, the same one in every run, is its split val.
 """
 import random
@@ -52,11 +53,7 @@ def read_classes(
             raise NotThere(f'{root}: there is no folder for the split {split}, only for {some(folders)}.')
         bases = list(folders.values()) if split == 'all' else [folders[split]]
         classes = subfolders(folders.get('train', bases[0]))
-        unknown = sorted({name for base in bases for name in subfolders(base)} - set(classes))
-        if unknown:
-            raise DataError(
-                f'{root}: {split} has {len(unknown)} classes that train lacks: {some(unknown)}. Name the folders of a '
-                'class alike.')
+        classes += sorted({name for base in bases for name in subfolders(base)} - set(classes))
     else:
         bases, classes = [root], subfolders(root)
         if split != 'all' and val_share is None:
