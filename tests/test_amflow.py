@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import flatzoo
+from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers.attention_flow import attention_map_flow
 from flatzoo.models._adapter_file import weight_digest
 from flatzoo.models.amflow import AMFlow, amflow_from_adapters
@@ -519,6 +520,17 @@ def test_adapter_files(trained, tmp_path):
     assert header['backbone_digest'] == weight_digest(model.backbone)
     longer = twin_of(model, num_frames=8)  # frames are free
     longer.load_adapters(path)
+
+
+def test_adapter_files_keep_names_and_protocol(trained):
+    model, path = trained
+    names, protocol = [f'action {i}' for i in range(NUM_CLASSES)], EvalProtocol(num_clips=2, num_crops=3)
+    model.pretrained_cfg = {**model.pretrained_cfg, 'label_names': names}
+    model.saved_protocol = protocol
+    model.save_adapters(path)
+    twin = twin_of(model)
+    twin.load_adapters(path)
+    assert twin.pretrained_cfg['label_names'] == names and flatzoo.eval_protocol(twin) == protocol
 
 
 @torch.no_grad()

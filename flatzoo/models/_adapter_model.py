@@ -8,9 +8,12 @@ import torch
 from timm.models import get_model_args
 from torch import Tensor
 
+from flatzoo.data.protocol import EvalProtocol
+
 from ._adapter_file import read_adapter_file, weight_digest, write_adapter_file
 from ._base import VideoModel, prefixed
 from ._checkpoint import account_for_keys, image_checkpoint, unwrap_checkpoint
+from ._registry import eval_protocol
 
 __all__ = ['AdapterModel']
 
@@ -80,14 +83,15 @@ class AdapterModel(VideoModel):
 
     @torch.jit.ignore
     def save_adapters(self, path: str | Path) -> None:
-        """Saves all that is not the backbone, with what identifies the backbone.
+        """Saves all that is not the backbone, with what identifies the backbone, class names and evaluation protocol.
 
         Args:
             path: A safetensors file, written under a temporary name and renamed; its folder is made if there is none.
         """
         write_adapter_file(path, self._own_tensors(), dict(
             model=self.pretrained_cfg.get('architecture'), model_args=get_model_args(self),
-            adapter_args=self.adapter_args, backbone=self._backbone_name, backbone_digest=weight_digest(self.backbone)))
+            adapter_args=self.adapter_args, backbone=self._backbone_name, backbone_digest=weight_digest(self.backbone),
+            label_names=self.pretrained_cfg.get('label_names'), protocol=eval_protocol(self).to_dict()))
 
     @torch.jit.ignore
     def load_adapters(self, path: str | Path) -> None:
@@ -120,7 +124,10 @@ class AdapterModel(VideoModel):
                 f'{path}: these adapters were trained on {self._backbone_name} with weights of '
                 f'{header["backbone_digest"]}, this model has weights of {digest}. Load those (pretrained=True if they '
                 'came from the Hub) and build the model with the same img_size, in_chans and dtype, which change them.')
+        protocol = EvalProtocol.from_dict(header['protocol']) if 'protocol' in header else None
         self.load_state_dict(tensors, strict=False)
+        self.saved_protocol = protocol
+        self.pretrained_cfg = {**self.pretrained_cfg, 'label_names': header.get('label_names')}
 
     def _own_tensors(self) -> dict[str, Tensor]:
         """The state dict without the backbone."""
