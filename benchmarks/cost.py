@@ -1,8 +1,8 @@
 """Parameters, multiply-adds and memory of every video model and of the UniFormer image models, counted on the meta
 device with eager attention.
 
-Nothing is computed and no weights are drawn. Multiply-adds are half the FLOPs of `torch.utils.flop_counter`, for one
-view; activations are the distinct tensors that autograd keeps for the backward pass of one clip, in float32.
+Nothing is computed and no weights are drawn. Multiply-adds are those of `flatzoo.hub.cost`, for one view; activations
+are the distinct tensors that autograd keeps for the backward pass of one clip, in float32.
 
     python benchmarks/cost.py --out benchmarks/results/cost.csv
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 import timm
 import timm.layers
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import flatzoo
+from flatzoo.hub.cost import count_forward
 
 
 def count(name: str, device: str = 'meta', fused: bool = False, **kwargs) -> dict:
@@ -33,9 +33,7 @@ def count(name: str, device: str = 'meta', fused: bool = False, **kwargs) -> dic
     img_size = getattr(model, 'img_size', None) or (224, 224)
     frames = (model.num_frames,) if hasattr(model, 'num_frames') else ()  # an image model has none
     clip = torch.empty(1, model.in_chans, *frames, *img_size, device=device).fill_(0.1)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model.eval()(clip)
+    macs = count_forward(model).macs
 
     own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
     saved = {}
@@ -56,7 +54,7 @@ def count(name: str, device: str = 'meta', fused: bool = False, **kwargs) -> dic
     return dict(
         model=name, num_frames=sum(frames), frame_height=img_size[0], frame_width=img_size[1],
         layout=str(getattr(model, 'layout', '')), in_chans=model.in_chans, num_classes=model.num_classes,
-        gmacs_per_view=round(counter.get_total_flops() / 2e9, 3),
+        gmacs_per_view=round(macs / 1e9, 3),
         params_m=round(params / 1e6, 3), trainable_m=trainable, weights_mb=round(4 * params / 1e6, 1),
         activations_mb=round(sum(size for _, size in saved.values()) / 1e6, 1),
     )

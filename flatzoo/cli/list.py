@@ -12,11 +12,11 @@ come from; 'MB' is the size of the download as its publisher states it, '-' wher
 """
 import argparse
 import json
-from collections.abc import Callable
 from typing import Any
 
 from . import CommandError, write
 from ._model import weights_name_classes
+from ._table import Columns, size_text, table_text
 
 __all__ = ['describe', 'list_names']
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write(json.dumps(rows, indent=2))
     else:
-        write(_table(rows, _WEIGHT_COLUMNS if args.pretrained else _MODEL_COLUMNS))
+        write(table_text(rows, _WEIGHT_COLUMNS if args.pretrained else _MODEL_COLUMNS))
     return 0
 
 
@@ -99,21 +99,19 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-# title -> cell of a row, and whether it is flush right
-_Columns = dict[str, tuple[Callable[[dict[str, Any]], Any], bool]]
-_SHAPE: _Columns = {
+_SHAPE: Columns = {
     'name': (lambda row: row['name'], False),
     'frames': (lambda row: row['num_frames'], True),
-    'size': (lambda row: _size(row['img_size']), True),
+    'size': (lambda row: size_text(row['img_size']), True),
 }
-_MODEL_COLUMNS: _Columns = _SHAPE | {
+_MODEL_COLUMNS: Columns = _SHAPE | {
     'layout': (lambda row: row['layout'], False),
     'params (M)': (lambda row: f'{row["params"] / 1e6:.1f}', True),
     'classes': (lambda row: row['classes'], True),
     'licence': (lambda row: row['licence'], False),
     'weights': (lambda row: _short(row['source']), False),
 }
-_WEIGHT_COLUMNS: _Columns = _SHAPE | {
+_WEIGHT_COLUMNS: Columns = _SHAPE | {
     'classes': (lambda row: row['classes'], True),
     'task': (lambda row: row['task'], False),
     'data': (lambda row: row['data'], False),
@@ -121,24 +119,6 @@ _WEIGHT_COLUMNS: _Columns = _SHAPE | {
     'MB': (lambda row: row['bytes'] and f'{row["bytes"] / 1e6:.3g}', True),
     'source': (lambda row: _short(row['source']), False),
 }
-
-
-def _table(rows: list[dict[str, Any]], columns: _Columns) -> str:
-    lines = [tuple(columns)] + [tuple(str(cell(row) or '-') for cell, _ in columns.values()) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    flush_right = [right for _, right in columns.values()]
-    return '\n'.join(
-        '  '.join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, flush_right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _size(size: list[int]) -> str:
-    height, width = size
-    return str(height) if height == width else f'{height}x{width}'
 
 
 def _short(source: str | None) -> str | None:

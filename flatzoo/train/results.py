@@ -1,22 +1,20 @@
 """The table of results of `flatzoo validate`: a row for every measurement, what it is about, and what it cost."""
 import csv
-import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from flatzoo.data.lists import VideoList
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.hub.cost import count_forward
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
 
     from .evaluate import Evaluation
 
-__all__ = ['COLUMNS', 'count_macs', 'read_results', 'result_row', 'result_setting', 'write_results']
+__all__ = ['COLUMNS', 'read_results', 'result_row', 'result_setting', 'write_results']
 
 COLUMNS = (
     # those of timm
@@ -27,21 +25,6 @@ COLUMNS = (
     'model_kwargs', 'seconds',
 )
 """Columns of the results: accuracies and errors in per cent, parameters in millions, multiply-adds in 10^9."""
-
-
-def count_macs(model: 'VideoModel') -> float:
-    """Multiply-adds of one view in 10^9: half of what `torch.utils.flop_counter` counts; nothing is computed for it."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    shapes = {
-        name: tensor.detach().to('meta')
-        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())}
-    clip = torch.empty(1, model.in_chans, model.num_frames, *model.img_size, device='meta')
-    model.eval()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        torch.func.functional_call(model, shapes, (clip,))
-    return counter.get_total_flops() / 2e9
 
 
 def result_setting(
@@ -89,7 +72,7 @@ def result_row(
         videos: The list.
         evaluation: What `evaluate` counted.
     """
-    gmacs = count_macs(model)
+    gmacs = count_forward(model).macs / 1e9
     views = int(setting['num_clips']) * int(setting['num_crops'])
     row = {
         **setting,
