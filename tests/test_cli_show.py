@@ -1,5 +1,4 @@
 """`flatzoo show`: the pictures that it writes, and that it says why when it writes none."""
-import math
 import sys
 
 import av
@@ -8,6 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -64,16 +64,26 @@ def refused(arguments, capsys):
     return err
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that the command saves."""
+    figure = pytest.importorskip('matplotlib.figure', reason="needs pip install 'flatzoo[show]'").Figure
+    figures, savefig = [], figure.savefig
+    monkeypatch.setattr(
+        figure, 'savefig', lambda self, *args, **kwargs: figures.append(self) or savefig(self, *args, **kwargs))
+    return figures
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.texts]
+
+
 # Pictures
 
 
-def test_flow_and_overlay_of_an_amflow_model(amflow, clip, tmp_path, capsys, monkeypatch):
-    figure = pytest.importorskip('matplotlib.figure', reason="needs pip install 'flatzoo[show]'")
-    drawn, savefig = [], figure.Figure.savefig
-    monkeypatch.setattr(figure.Figure, 'savefig', lambda self, *args, **kw: drawn.append(self) or savefig(
-        self, *args, **kw))
+def test_flow_and_overlay_of_an_amflow_model(amflow, clip, tmp_path, capsys, drawn):
     out = tmp_path / 'new' / 'folder'
-    assert main(['show', str(clip), *amflow, '--out', str(out)]) == 0
+    assert main(['show', str(clip), *amflow, '--only', 'flow', '--out', str(out)]) == 0
     written = [out / 'square.flow.png', out / 'square.flow_overlay.png']
     assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
     assert sorted(out.iterdir()) == written  # nothing half-written is left
@@ -90,30 +100,69 @@ def test_flow_and_overlay_of_an_amflow_model(amflow, clip, tmp_path, capsys, mon
     assert max(moved) > 0.05  # the colours of the flow, not the grey of a still clip
 
 
-def test_super_image_is_what_the_backbone_gets(clip, tmp_path, capsys):
-    assert main(['show', str(clip), *GRID, 'num_frames=7', '--out', str(tmp_path)]) == 0
+def test_all_pictures(clip, tmp_path, capsys, drawn):
+    pytest.importorskip('pytorch_grad_cam', reason="needs pip install 'flatzoo[show]'")
+    assert main(['show', str(clip), '--out', str(tmp_path), '--class', 'TURNS clockwise']) == 0
+    names = ['frames.png', 'super_image.png', 'cam.png', 'cam.gif', 'importance.png']
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [str(tmp_path / f'square.{name}') for name in names] and err == ''
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f'square.{name}' for name in names)
+    frames, images, cam, importance = drawn
+    assert texts(frames)[1] == 'sifar_resnet10t on square.mp4'
+    assert 'layout grid' in texts(images)[1] and '96 x 96 pixels' in texts(images)[0]
+    assert 'AblationCAM' in texts(cam)[1]
+    model = timm.create_model('sifar_resnet10t', pretrained=True).eval()
+    view = flatzoo.eval_protocol(model).load_views(clip, 8, model.img_size)
+    index = model.pretrained_cfg['label_names'].index('turns clockwise')
+    with torch.no_grad():
+        expected = f'turns clockwise  {model(view)[0].softmax(-1)[index]:.1%}'
+    assert texts(cam)[0] == texts(importance)[0] == expected
+
+
+def test_super_image_is_what_the_backbone_gets(clip, tmp_path, capsys, drawn):
+    options = [*GRID, 'num_frames=7', '--only', 'super_image', '--out', str(tmp_path)]
+    assert main(['show', str(clip), *options]) == 0
     path = tmp_path / 'square.super_image.png'
-    assert capsys.readouterr().out == f'{path}\n'
-    picture = pixels(path)
+    assert capsys.readouterr().out == f'{path}\n' and pixels(path).float().std() > 10
+    [ax] = drawn[0].axes
+    picture = torch.from_numpy(np.asarray(ax.images[0].get_array())).movedim(-1, 0)
     assert picture.shape == (3, 96, 96)
     cells = picture.unfold(1, 32, 32).unfold(2, 32, 32).flatten(1, 2)  # [3, 9, 32, 32]
     views = flatzoo.eval_protocol('superimage').load_views(clip, 7, 32)  # [1, 3, 7, 32, 32]
     assert (cells[:, :7].int() - views[0]).abs().max() <= 1  # rounded
     empty = cells[:, 7:].flatten(2)
     assert torch.equal(empty.amin(2), empty.amax(2))  # no frame: grey
+    assert sum(patch.get_hatch() is not None for patch in ax.patches) == 2
 
 
-def test_several_images_lie_side_by_side(clip, tmp_path):
-    assert main(['show', str(clip), *GRID, 'num_frames=4', 'layout=time:1', '--out', str(tmp_path)]) == 0
-    height, width = pixels(tmp_path / 'square.super_image.png').shape[1:]
-    assert math.isclose(width / height, 4, rel_tol=0.2)
+def test_several_images_lie_side_by_side(clip, tmp_path, drawn):
+    options = [*GRID, 'num_frames=4', 'layout=time:1', '--only', 'super_image,frames', '--out', str(tmp_path)]
+    assert main(['show', str(clip), *options]) == 0
+    assert [len(figure.axes) for figure in drawn] == [4, 4]
 
 
 def test_pictures_are_replaced(clip, tmp_path):
+    pytest.importorskip('matplotlib')
     path = tmp_path / 'square.super_image.png'
     path.write_bytes(b'old')
-    assert main(['show', str(clip), *GRID, '--out', str(tmp_path)]) == 0
+    assert main(['show', str(clip), *GRID, '--only', 'super_image', '--out', str(tmp_path)]) == 0
     assert pixels(path).shape[0] == 3 and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('num_classes, reason', [(0, 'no classifier'), (5, 'was never trained')])
+def test_what_a_model_cannot_show_is_left_out(num_classes, reason, clip, tmp_path, capsys):
+    """A head that was never trained has no answer to explain."""
+    pytest.importorskip('matplotlib')
+    save_file(timm.create_model('test_resnet').state_dict(), tmp_path / 'image.safetensors')
+    out = tmp_path / 'out'
+    options = [
+        '--model', 'superimage', '--checkpoint', tmp_path / 'image.safetensors', '--out', out,
+        '--model-kwargs', 'backbone=test_resnet', 'img_size=32', f'num_classes={num_classes}']
+    assert main(['show', str(clip), *map(str, options)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ['square.frames.png', 'square.super_image.png']
+    lines = [line for line in capsys.readouterr().err.splitlines() if 'left out' in line]
+    assert [line.partition(':')[0] for line in lines] == ['cam is left out', 'importance is left out']
+    assert all(reason in line for line in lines)
 
 
 # Refusals
@@ -126,25 +175,47 @@ def test_files_that_are_no_video(amflow, tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_written(clip, tmp_path, capsys):
+    pytest.importorskip('matplotlib')
     (tmp_path / 'file').write_text('')
+    options = [clip, *GRID, '--only', 'super_image', '--out']
     for out in (tmp_path / 'file', tmp_path / 'file' / 'below'):
-        assert f'{out}: cannot be written to (' in refused([clip, *GRID, '--out', out], capsys)
+        assert f'{out}: cannot be written to (' in refused([*options, out], capsys)
     (tmp_path / 'square.super_image.png').mkdir()  # where the picture should go
-    assert 'Choose another --out' in refused([clip, *GRID, '--out', tmp_path], capsys)
+    assert 'Choose another --out' in refused([*options, tmp_path], capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file', 'square.super_image.png']
 
 
 def test_a_model_without_flow(clip, tmp_path, capsys):
     options = save(tmp_path / 'model', **dict(AMFLOW, flow='none'))
-    assert "flow='none'" in refused([clip, *options, '--out', tmp_path / 'out'], capsys)
+    assert "flow='none'" in refused([clip, *options, '--only', 'flow', '--out', tmp_path / 'out'], capsys)
     assert not (tmp_path / 'out').exists()
+    grid = [clip, *GRID, '--only', 'frames,flow', '--out', tmp_path / 'out']
+    assert 'superimage is no AM Flow model and has no flow.' in refused(grid, capsys)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--class', 'turns clockwize'], "--class turns clockwize: accepted are names of classes and indices 0 to 15. "
+     'Similar names: turns clockwise'),
+    (['--class', '16'], 'indices 0 to 15.'),
+    (['--method', 'rollout', '--only', 'cam'], 'attention rollout takes plain transformers'),
+])
+def test_classes_and_methods_that_do_not_fit(clip, arguments, message, tmp_path, capsys):
+    pytest.importorskip('matplotlib')
+    assert message in refused([clip, '--out', tmp_path / 'out', *arguments], capsys)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_pictures_that_there_are_not(clip, capsys):
+    with pytest.raises(SystemExit):
+        main(['show', str(clip), '--only', 'frames,film'])
+    assert "'film' is none of frames, super_image, cam, importance, flow" in capsys.readouterr().err
 
 
 def test_without_matplotlib(amflow, clip, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     assert "pip install 'flatzoo[show]'" in refused([clip, *amflow, '--out', tmp_path / 'out'], capsys)
     assert not (tmp_path / 'out').exists()
-    assert main(['show', str(clip), *GRID, '--out', str(tmp_path)]) == 0  # needs none
 
 
 @pytest.mark.parametrize('options, message', [

@@ -1,0 +1,271 @@
+"""Where a model looks: class activation maps over super images, mapped back to the frames.
+
+- `ablation`: how much the score of the class falls without a channel. Ablation-CAM (Desai & Ramaswamy, WACV 2020), with
+  which SIFAR's Figure 5 is made. The head runs once per channel.
+- `gradcam`: the same from the slope of the score. Grad-CAM (Selvaraju et al., ICCV 2017). The head runs once, and back.
+- `rollout`: where attention comes from, whatever the class (Abnar & Zuidema, ACL 2020). Plain transformers only.
+
+Maps are those of the last features in front of the classifier, so that features are computed once. Where the classifier
+reads a class token, or the temporal units of AM Flow, that token has left the patches behind: there the maps are those
+that enter the last attention (`norm1` of the last block), and each channel costs a forward of the whole model, so that
+`gradcam` is the default.
+"""
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flatzoo.models._base import VideoModel
+from flatzoo.models.amflow import AMFlow
+from flatzoo.models.videomae import VideoMAE
+
+from ._model import check_classes, class_indices, one_by_one, resting, whole_cells
+from .rollout import attention_rollout
+
+__all__ = ['METHODS', 'class_activation_maps', 'default_method', 'frame_maps']
+
+METHODS = ('ablation', 'gradcam', 'rollout')
+MAX_CHANNELS = 64  # where each one costs a forward of the model
+BATCH_VALUES = 2 ** 24  # of the maps that are ablated at a time: 64 MiB
+
+
+def default_method(model: VideoModel) -> str:
+    """The method for a model: `ablation`, or `gradcam` where that is dear."""
+    return 'gradcam' if _reads_tokens(model) else 'ablation'
+
+
+def class_activation_maps(
+        model: VideoModel,
+        clip: Tensor,
+        method: str | None = None,
+        target: int | Sequence[int] | Tensor | None = None,
+        max_channels: int | None = None,
+) -> Tensor:
+    """Maps of the places that speak for a class, over the images that the backbone gets.
+
+    Activations count from the smallest value of their channel in the clip when it is ablated: 0 behind a ReLU, as in
+    the paper, while the features of transformers have both signs.
+
+    Args:
+        model: A video model with a classifier.
+        clip: `[B, C, T, H, W]`, float normalised or uint8.
+        method: One of `METHODS`; None for that of `default_method`.
+        target: The class: an index, one for every clip, or None for the most probable class of each. `rollout` is of no
+            class.
+        max_channels: Channels to ablate, those with the largest mean; by default all, or 64 where each one costs a
+            forward of the model.
+
+    Returns:
+        float32 `[B, K, h, w]`, 0...1, for the K images of `super_images` (each clip has its own scale, all its images
+        the same). See `frame_maps` for those of the frames.
+
+    Raises:
+        ImportError: If grad-cam is not installed (`pip install 'flatzoo[show]'`); `rollout` needs it not.
+        ValueError: If the method does not fit the model, or there is no such class.
+    """
+    method = default_method(model) if method is None else method
+    if method not in METHODS:
+        raise ValueError(f'method={method!r} is none of {", ".join(map(repr, METHODS))}.')
+    if method != 'rollout':
+        check_classes(model)
+    with resting(model):
+        clips = one_by_one(model, clip)
+        if method == 'rollout':
+            maps = [attention_rollout(model, one) for one in clips]
+        else:
+            targets = class_indices(model, clips, target)
+            maps = [_maps(model, *args, method, max_channels) for args in zip(clips, targets, strict=True)]
+    maps = torch.stack(maps)  # [B, K or tubelets, h, w]
+    return maps.repeat_interleave(model.super_image.num_images // maps.shape[1], dim=1)
+
+
+def frame_maps(model: VideoModel, maps: Tensor) -> Tensor:
+    """Maps over the images of clips, taken apart into those of the frames.
+
+    Where cells are no whole number of points, each point is first split into equal ones.
+
+    Args:
+        model: The video model, whose layout is followed.
+        maps: `[B, K, h, w]`.
+
+    Returns:
+        `[B, T, h', w']`. A frame that lies in several cells gets their mean.
+
+    Raises:
+        ValueError: If the layout leaves a frame out.
+    """
+    maps = whole_cells(maps, model.grid_size)
+    return model.super_image.inverse(maps.flatten(0, 1).unsqueeze(1)).squeeze(2)
+
+
+def _reads_tokens(model: VideoModel) -> bool:
+    """Whether the classifier reads what no longer depends on the last patches."""
+    return isinstance(model, AMFlow) or model.global_pool == 'token'
+
+
+class _End(nn.Module):
+    """The end of a model, from its maps to the logits, as grad-cam takes models; `tap` is the layer that it looks at.
+
+    Args:
+        tail: From maps `[n, D, h, w]`, those of a clip one above the other, to logits `[n, num_classes]`.
+        like: A tensor on the device of the model.
+    """
+
+    def __init__(self, tail: Callable[[Tensor], Tensor], like: Tensor):
+        super().__init__()
+        self.tap = nn.Identity()
+        self.tail = tail
+        self.place = nn.Parameter(like.new_empty(0, dtype=torch.float32), requires_grad=False)  # asked for its device
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.tail(self.tap(maps)).float()
+
+
+def _maps(model: VideoModel, clip: Tensor, target: int, method: str, max_channels: int | None) -> Tensor:
+    """Maps `[K, h, w]` of one clip `[1, C, T, H, W]`; of VideoMAE those of the tubelets."""
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.base_cam import BaseCAM
+    except ImportError as error:
+        raise ImportError("class activation maps need grad-cam: pip install 'flatzoo[show]'") from error
+
+    class AblationCAM(BaseCAM):
+        """Its own one takes 0 or -1e7 for ablated channels, which a norm behind them does not survive."""
+
+        def get_cam_weights(self, input_tensor, target_layers, targets, activations, grads):
+            return _ablation_weights(self.model, input_tensor, target, max_channels).cpu().numpy()
+
+    with _last_maps(model, clip) as (maps, tail), torch.enable_grad():  # [K, D, h, w]
+        stack = maps.float().transpose(0, 1).flatten(1, 2)[None]  # [1, D, K * h, w]
+        low = stack.amin((2, 3), keepdim=True) if method == 'ablation' else stack.new_zeros(())
+
+        def logits_of(x: Tensor) -> Tensor:
+            return tail((x + low).to(maps.dtype).unflatten(2, (len(maps), -1)).transpose(1, 2))
+
+        end = _End(logits_of, stack)
+        if method == 'ablation':
+            max_channels = max_channels or (MAX_CHANNELS if _reads_tokens(model) else stack.shape[1])
+            cam = AblationCAM(end, [end.tap], uses_gradients=False)
+        else:
+            cam = GradCAM(end, [end.tap])
+            cam.compute_input_gradient = True
+        places = stack[0, 0].numel()  # scales the scores far above the 1e-7 that grad-cam adds
+        found = cam(stack - low, [lambda logits: logits[target] * places])
+        cam.activations_and_grads.release()
+    return torch.from_numpy(found)[0].unflatten(0, (len(maps), -1))
+
+
+@torch.no_grad()
+def _ablation_weights(end: nn.Module, maps: Tensor, target: int, max_channels: int) -> Tensor:
+    """Fall of the score without each channel `[1, D]`, relative to the largest; 0 for those that were not tried."""
+    score = end(maps)[0, target]
+    weights = torch.zeros_like(maps[:, :, 0, 0])
+    tried = maps.mean((2, 3))[0].topk(min(max_channels, maps.shape[1])).indices
+    for channels in tried.split(max(1, min(MAX_CHANNELS, BATCH_VALUES // maps.numel()))):
+        without = maps.repeat(len(channels), 1, 1, 1)
+        without[torch.arange(len(channels)), channels] = 0
+        weights[0, channels] = score - end(without)[:, target]
+    return weights / weights.abs().max().clamp(min=1e-30)
+
+
+@contextlib.contextmanager
+def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+    """The last maps of a clip that the classifier depends on, and what makes logits of them.
+
+    Yields:
+        Maps `[K, D, h, w]`, and a function from changed ones of n clips, `[n, K, D, h, w]`, to logits
+        `[n, num_classes]`.
+
+    Raises:
+        ValueError: If the features of the backbone are no maps.
+    """
+    handle = None
+    if _reads_tokens(model):
+        blocks = getattr(model.backbone, 'blocks', None)
+        norm = getattr(blocks[-1], 'norm1', None) if blocks else None
+        if not isinstance(norm, nn.Module):
+            raise ValueError(
+                f'the classifier of {_name(model)} reads a class token, and it has no blocks[-1].norm1 to look at. '
+                "Build it with global_pool='avg' if it takes that, or look at the importance of frames.")
+        seen: list[Tensor] = []
+        handle = norm.register_forward_hook(lambda module, args, out: seen.pop() if seen else kept.append(out))
+        kept: list[Tensor] = []
+    try:
+        with torch.no_grad():
+            if handle is None:
+                features = model.forward_features(clip)
+            else:
+                model(clip)
+                features = kept.pop()
+        form = _MapForm(model, features)
+
+        def tail(maps: Tensor) -> Tensor:
+            changed = form.to_features(maps)
+            if handle is None:
+                return model.forward_head(changed)
+            seen.append(changed)
+            return model(clip.expand(len(maps), -1, -1, -1, -1))
+
+        yield form.maps, tail
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+class _MapForm:
+    """Takes features of one clip, in the form that the backbone has, to maps and back.
+
+    Args:
+        model: The video model.
+        features: `[K, D, h, w]`, `[K, h, w, D]` or tokens `[K, N, D]`, of VideoMAE `[1, N, D]`.
+
+    Attributes:
+        maps: `[K, D, h, w]`, of VideoMAE for K tubelets.
+
+    Raises:
+        ValueError: If features are of another form.
+    """
+
+    def __init__(self, model: VideoModel, features: Tensor):
+        self.features, self.kind = features, None
+        if isinstance(features, Tensor) and features.ndim == 4:
+            self.kind = 'NHWC' if str(model.output_fmt).endswith('NHWC') else 'NCHW'
+            self.maps = features.permute(0, 3, 1, 2) if self.kind == 'NHWC' else features
+        elif isinstance(features, Tensor) and features.ndim == 3:
+            images = model.backbone.patch_embed.num_frames // model.backbone.patch_embed.tubelet_size if isinstance(
+                model, VideoMAE) else 1
+            for prefix in (getattr(model.backbone, 'num_prefix_tokens', 0), 0):
+                grid = _grid((features.shape[1] - prefix) // images, model.image_size)
+                if grid is not None and prefix + images * math.prod(grid) == features.shape[1]:
+                    self.kind, self.prefix = 'tokens', prefix
+                    self.maps = features[:, prefix:].unflatten(1, (images, *grid)).flatten(0, 1).permute(0, 3, 1, 2)
+                    break
+        if self.kind is None:
+            shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f'the last features of {_name(model)} are no maps over its image ({shape}): no class activation maps. '
+                'The importance of frames can be had of any model.')
+
+    def to_features(self, maps: Tensor) -> Tensor:
+        """Maps of n clips, `[n, K, D, h, w]`, in the form of the features."""
+        if self.kind == 'NCHW':
+            return maps.flatten(0, 1)
+        rows = maps.flatten(0, 1).permute(0, 2, 3, 1)  # [n * K, h, w, D]
+        if self.kind == 'NHWC':
+            return rows
+        tokens = rows.reshape(len(maps) * len(self.features), -1, rows.shape[-1])
+        return torch.cat([self.features[:, :self.prefix].repeat(len(maps), 1, 1), tokens], dim=1)
+
+
+def _grid(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of so many tokens over an image, if they fill it evenly."""
+    height, width = image_size
+    rows = round(math.sqrt(count * height / width))
+    fits = rows > 0 and count % rows == 0 and rows * width == count // rows * height
+    return (rows, count // rows) if fits else None
+
+
+def _name(model: VideoModel) -> str:
+    return f'backbone={model._backbone_name!r}'

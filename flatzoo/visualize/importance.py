@@ -1,0 +1,55 @@
+"""How much each frame of a clip matters."""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flatzoo.models._base import VideoModel
+
+from ._model import check_classes, class_indices, one_by_one, resting
+
+__all__ = ['frame_importance']
+
+
+@torch.no_grad()
+def frame_importance(
+        model: VideoModel,
+        clip: Tensor,
+        target: int | Sequence[int] | Tensor | None = None,
+        batch_size: int = 8,
+) -> Tensor:
+    """How much the probability of a class falls when a frame is taken away.
+
+    One frame at a time is replaced by the frame before it (the first one by the second), so that what is left is a
+    video with a moment missing. A grey frame would do, too, but no training clip has one in its middle: the answer
+    would tell how much the model is startled. A frame that only repeats its neighbour has the importance 0.
+
+    Args:
+        model: A video model with a classifier.
+        clip: `[B, C, T, H, W]`, float normalised or uint8, T at least 2.
+        target: The class: an index, one for every clip, or None for the most probable class of each.
+        batch_size: Clips that the model sees at a time; there are T of them for each clip of the batch.
+
+    Returns:
+        float32 `[B, T]`, -1...1: the probability of the class less its probability without the frame. Frames above 0
+        speak for the class, those below 0 against it.
+
+    Raises:
+        ValueError: If the model has no classifier, or not this class, or the clip has one frame only.
+    """
+    check_classes(model)
+    num_frames = model.num_frames
+    if num_frames < 2:
+        raise ValueError('a clip of one frame has no neighbour to replace it with: its importance is not defined.')
+    kept = torch.arange(num_frames).repeat(num_frames, 1)  # [T, T], row t without frame t
+    kept.diagonal().copy_(torch.tensor([1, *range(num_frames - 1)]))
+    rows = []
+    with resting(model):
+        clips = one_by_one(model, clip)
+        logits = torch.cat([model(one) for one in clips]).float()
+        targets = class_indices(model, clips, logits.argmax(-1) if target is None else target)
+        for one, all_frames, index in zip(clips, logits, targets, strict=True):
+            without = torch.cat([
+                model(one[0][:, part].transpose(0, 1)) for part in kept.to(one.device).split(batch_size)]).float()
+            rows.append(all_frames.softmax(-1)[index] - without.softmax(-1)[:, index])
+    return torch.stack(rows).cpu()
