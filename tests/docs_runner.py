@@ -1,0 +1,208 @@
+"""Runs the code blocks of a page of the documentation, one after the other, as its reader would.
+
+    python docs_runner.py PAGE
+
+in an empty folder, with the environment of a test Hub. Python blocks share one namespace. The lines of sh blocks run in
+the same process where they begin with `flatzoo`, else in bash. What a reader has and a test has not is written into the
+page, out of sight, in front of the block that it concerns:
+
+    <!-- test: setup
+    clip = torch.randn(1, 3, 8, 64, 64)
+    -->
+    <!-- test: parse, it needs eight GPUs -->          the arguments are understood, and no more
+    <!-- test: skip, it asks for a password -->        nothing at all
+
+There is a real video, clip.mp4, and a data set of two classes, videos/. Models that would download hundreds of
+megabytes are small ones here, whose image weights lie on the test Hub; a run of training ends after an epoch.
+"""
+import contextlib
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LANGUAGES = ('python', 'sh', 'text', 'yaml', 'json')  # of which the first two run
+_SWIN = dict(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+_VIT = dict(embed_dim=32, depth=3, num_heads=2)
+SMALL = {
+    'sifar_swin_b12': dict(_SWIN, img_size=64),
+    'sifar_swin_b14': _SWIN,
+    'amflow_dinov2_b_tcn_lite': dict(_VIT, bottleneck=4),
+    'superimage': dict(depths=(1, 1, 1, 1), dims=(16, 16, 16, 16)),  # of the backbone below
+}
+"""Names that stand in the documentation -> what makes their models small."""
+_BACKBONE = 'convnext_tiny'
+
+
+@dataclass
+class Block:
+    """A piece of a page: `language` is that of the fence, or `setup`."""
+    language: str
+    code: str
+    line: int
+    marker: str = ''  # parse or skip
+    reason: str = ''
+
+
+def blocks(text: str) -> list[Block]:
+    """The code blocks of a page and what is said to tests, in their order.
+
+    Raises:
+        ValueError: For a fence without a known language, or a marker without a reason.
+    """
+    found, marker = [], ('', '')
+    pattern = r'^<!-- test: (\w+)(.*?)-->$|^( *)```([^\n]*)\n(.*?)^\3```$'
+    for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
+        word, rest, indent, language, code = match.groups()
+        line = text.count('\n', 0, match.start()) + 1
+        if word == 'setup':
+            found.append(Block('setup', rest, line))
+        elif word:
+            reason = rest.strip(' ,\n')
+            if word not in ('parse', 'skip') or not reason:
+                raise ValueError(f'line {line}: a marker is "setup", "parse, REASON" or "skip, REASON"')
+            marker = (word, reason)
+        elif language.startswith('{'):
+            continue  # a directive of the page, such as a figure
+        else:
+            if language not in LANGUAGES:
+                raise ValueError(f'line {line}: a fence has one of the languages {LANGUAGES}, not {language!r}')
+            code = re.sub(rf'^{indent}', '', code, flags=re.MULTILINE)
+            found.append(Block(language, code, line, *marker))
+            marker = ('', '')
+    return found
+
+
+def run_page(page: Path) -> int:
+    """Runs a page in the current folder; returns the number of blocks that ran.
+
+    Raises:
+        Exception: Whatever the first block that fails raises, with its line.
+    """
+    module = sys.modules['flatzoo.models._page'] = types.ModuleType('flatzoo.models._page')  # timm registers by module
+    namespace = module.__dict__
+    count = 0
+    for block in blocks(page.read_text()):
+        if block.marker == 'skip' or block.language not in ('python', 'sh', 'setup'):
+            continue
+        try:
+            if block.language == 'sh':
+                for line in commands(block.code):
+                    run_command(line, only_parse=block.marker == 'parse')
+            else:
+                code = compile('\n' * (block.line - (block.language == 'setup')) + block.code, page, 'exec')
+                if block.marker != 'parse':
+                    exec(code, namespace)
+        except BaseException as error:
+            error.add_note(f'{page}, block at line {block.line}')
+            raise
+        count += 1
+    return count
+
+
+def commands(code: str) -> list[str]:
+    """The commands of a sh block, without comments; `&&` and a backslash join lines as in a shell."""
+    code = re.sub(r'\\\n\s*', ' ', code)
+    lines = [re.sub(r'(^|\s)#.*', '', line).strip() for line in code.splitlines()]
+    return [part.strip() for line in lines if line for part in line.split('&&')]
+
+
+def run_command(line: str, only_parse: bool = False) -> None:
+    """Runs `flatzoo ...` in this process, anything else in bash.
+
+    Raises:
+        RuntimeError: If it ends with another code than 0.
+    """
+    from flatzoo import cli
+
+    line, _, target = line.partition(' > ')
+    words = shlex.split(line)
+    if words[:2] == ['pip', 'install']:
+        extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
+        asked = [name for word in words for name in re.findall(r'\[(.*)\]', word) for name in name.split(',')]
+        if unknown := set(asked) - set(extras):
+            raise RuntimeError(f'{line}: pyproject.toml has no extra {sorted(unknown)}')
+        return
+    if only_parse:
+        words = words[words.index('flatzoo') + 1:] if 'flatzoo' in words else None
+        if words is not None:
+            cli._parser().parse_args(words)
+        return
+    if words[:2] == ['flatzoo', 'train']:
+        words += ['--epochs', '1', '--warmup-epochs', '0']
+    if words[0] == 'flatzoo':
+        with contextlib.ExitStack() as stack:
+            if target:
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(target.strip(), 'w'))))
+            code = cli.main([os.path.expandvars(word) for word in words[1:]])
+    else:
+        code = subprocess.run(['bash', '-c', line + (f' > {target}' if target else '')]).returncode
+    if code:
+        raise RuntimeError(f'{line}: ended with {code}')
+
+
+def make_models_small() -> None:
+    """Puts a small model behind the names of `SMALL`, and its image weights on the Hub that the environment names."""
+    import safetensors.torch
+    import timm
+    from huggingface_hub import HfApi
+    from timm.models import _registry
+
+    api = HfApi()
+
+    def small(name, entry, pretrained=False, **kwargs):
+        if name != 'superimage' or kwargs.get('backbone') == _BACKBONE:
+            kwargs = {**SMALL[name], **kwargs}
+        overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
+        if pretrained and not overlay.keys() & {'file', 'hf_hub_id'} and not kwargs.get('pretrained_cfg'):
+            if not api.repo_exists(f'alice/{name}'):
+                upload(name, entry(**{key: value for key, value in kwargs.items() if key != 'num_classes'}))
+            kwargs['pretrained_cfg_overlay'] = {**overlay, 'hf_hub_id': f'alice/{name}'}
+        return entry(pretrained, **kwargs)
+
+    def upload(name, model):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, 'model.safetensors')
+            safetensors.torch.save_file(model.backbone.state_dict(), path)
+            api.create_repo(f'alice/{name}')
+            api.upload_file(path_or_fileobj=path, path_in_repo=path.name, repo_id=f'alice/{name}')
+
+    def wrap(name, entry):
+        @functools.wraps(entry)  # it is known by its module
+        def entry_point(*args, **kwargs):
+            return small(name, entry, *args, **kwargs)
+        return entry_point
+
+    for name in SMALL:
+        _registry._model_entrypoints[name] = wrap(name, timm.model_entrypoint(name))
+
+
+def main() -> None:
+    """Runs the page that the command line names."""
+    page = Path(sys.argv[1]).resolve()
+    import torch
+
+    import flatzoo  # noqa: F401 - registers the models
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    from train_runs import write_clips
+
+    write_clips('videos')
+    shutil.copytree(ROOT / 'flatzoo/data/assets', 'flatzoo/data/assets')
+    shutil.copy('flatzoo/data/assets/carphone.mp4', 'clip.mp4')
+    make_models_small()
+    print(run_page(page), 'blocks ran')
+
+
+if __name__ == '__main__':
+    main()

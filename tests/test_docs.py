@@ -1,0 +1,108 @@
+"""The documentation: every code block runs or says why not, links lead somewhere, Sphinx has nothing to say."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from docs_runner import Block, blocks, commands
+from hub_server import HubServer
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+CARDS = sorted((ROOT / 'model_cards').glob('*.md'))
+
+
+def _name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if '```' in page.read_text()], ids=_name)
+def test_the_code_runs(page, tmp_path):
+    if any('transformers' in block.code for block in blocks(page.read_text())):
+        pytest.importorskip('transformers')
+    (tmp_path / 'reader').mkdir()
+    with HubServer(tmp_path / 'served') as server:
+        env = {**os.environ, **server.env(tmp_path / 'home'), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
+        env['PYTHONPATH'] = os.pathsep.join((str(ROOT), str(ROOT / 'tests')))
+        process = subprocess.run(
+            [sys.executable, '-W', 'ignore', ROOT / 'tests/docs_runner.py', page], cwd=tmp_path / 'reader', env=env,
+            capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr[-6000:]
+    assert re.search(r'[1-9]\d* blocks ran', process.stdout)
+
+
+def test_how_a_page_is_read():
+    page = '''
+<!-- test: setup
+a = 1
+-->
+```python
+a += 1
+```
+<!-- test: parse, it needs
+two GPUs -->
+  ```sh
+  torchrun x \\
+      -m flatzoo y && z  # a word
+  ```
+'''
+    first, second, third = blocks(page)
+    assert first == Block('setup', '\na = 1\n', 2)
+    assert (second.language, second.code, second.marker) == ('python', 'a += 1\n', '')
+    assert (third.marker, third.reason) == ('parse', 'it needs\ntwo GPUs')
+    assert commands(third.code) == ['torchrun x -m flatzoo y', 'z']
+    for wrong in ('```\nx\n```', '```python3\nx\n```', '<!-- test: skip -->', '<!-- test: ignore, so -->'):
+        with pytest.raises(ValueError, match='line 1: a'):
+            blocks(wrong)
+
+
+def test_few_blocks_are_left_out():
+    """What a reader is told to type is what is tested."""
+    every = [block for page in PAGES for block in blocks(page.read_text()) if block.language in ('python', 'sh')]
+    assert sum(block.marker == '' for block in every) >= 0.85 * len(every)
+
+
+@pytest.mark.parametrize('page', [*PAGES, *CARDS[:1], *CARDS[-1:]], ids=_name)
+def test_links_lead_somewhere(page):
+    """Files and headings that a page links to exist; addresses of other hosts are left to `-m network`."""
+    text = re.sub(r'^( *)```.*?^\1```$', '', page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        if re.match(r'https?://', target):
+            continue
+        path, _, anchor = target.partition('#')
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f'{target}: there is no {file}'
+        assert not path or ROOT in file.parents or file == ROOT, f'{target} lies outside of the project'
+        if anchor:
+            headings = re.findall(r'^#+ (.+)$', file.read_text(), re.MULTILINE)
+            assert anchor in map(_anchor, headings), f'{target}: there is no such heading'
+
+
+def _anchor(heading):
+    """The name that GitHub and Sphinx give to a heading."""
+    return re.sub(r'[^\w\- ]', '', heading.replace('`', '').lower()).replace(' ', '-')
+
+
+def _sphinx(builder, folder):
+    pytest.importorskip('sphinx')
+    pytest.importorskip('furo')
+    pytest.importorskip('myst_parser')
+    return subprocess.run(
+        [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', builder, ROOT / 'docs', folder],
+        capture_output=True, text=True, cwd=ROOT)
+
+
+def test_sphinx_has_nothing_to_say(tmp_path):
+    process = _sphinx('html', tmp_path)
+    assert process.returncode == 0, process.stderr[-6000:]
+    assert (tmp_path / 'index.html').stat().st_size > 1000
+    page = (tmp_path / 'api/models.html').read_text()
+    assert 'VideoModel' in page and 'set_input_size' in page  # from docstrings
+
+
+@pytest.mark.network
+def test_addresses_of_other_hosts(tmp_path):
+    process = _sphinx('linkcheck', tmp_path)
+    assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-6000:]
