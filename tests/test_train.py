@@ -152,6 +152,21 @@ def test_a_frozen_backbone_stays_as_it_is_and_out_of_the_optimizer(root, tmp_pat
     assert {name for name in after if not torch.equal(after[name], before[name])} == head
 
 
+@pytest.mark.parametrize('way', ['grad_checkpointing', 'selective_checkpointing'])
+def test_recomputing_changes_nothing(root, tmp_path, way):
+    train(root, tmp_path / 'plain', epochs=1)
+    train(root, tmp_path / way, epochs=1, **{way: True})
+    a, b = weights(tmp_path / 'plain'), weights(tmp_path / way)
+    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_only_one_way_to_recompute(root, tmp_path):
+    with pytest.raises(ValueError, match='choose one'):
+        train(root, tmp_path / 'run', grad_checkpointing=True, selective_checkpointing=True)
+    with pytest.raises(ValueError, match='whole blocks'):
+        train(root, tmp_path / 'run', selective_checkpointing=True, **AMFLOW)
+
+
 def test_am_flow_leaves_a_small_file_of_what_it_trained(root, tmp_path):
     train(root, tmp_path / 'run', **AMFLOW)
     file = tmp_path / 'run' / 'adapters.safetensors'

@@ -338,8 +338,14 @@ class AMFlow(AdapterModel):
         return matcher
 
     @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block, with what hangs on it, in the backward pass to save memory; clips stay whole."""
+    def set_grad_checkpointing(self, enable: bool = True, selective: bool = False) -> None:
+        """Recomputes each block, with what hangs on it, in the backward pass to save memory; clips stay whole.
+
+        Raises:
+            ValueError: For `selective`: adapters sit inside of the blocks, which run whole or not at all.
+        """
+        if selective:
+            raise ValueError('AM Flow recomputes whole blocks: use set_grad_checkpointing() without selective=True.')
         super().set_grad_checkpointing(enable)
         self.grad_checkpointing = enable
 

@@ -107,6 +107,20 @@ def freeze(model: VideoModel) -> None:
         parameter.requires_grad_(name in trained)
 
 
+def set_recomputing(model: VideoModel, recipe: Recipe) -> None:
+    """Recomputes activations as the recipe says.
+
+    Raises:
+        ValueError: A model that cannot, or two ways at once.
+    """
+    if recipe.grad_checkpointing and recipe.selective_checkpointing:
+        raise ValueError('grad_checkpointing and selective_checkpointing are two ways: choose one')
+    if recipe.grad_checkpointing:
+        model.set_grad_checkpointing(True)
+    if recipe.selective_checkpointing:
+        model.set_grad_checkpointing(True, selective=True)
+
+
 def protocol_of(recipe: Recipe, model: VideoModel) -> EvalProtocol:
     """How the accuracy of the trained model is to be measured: as its weights say, but for what the recipe says."""
     own = eval_protocol(model)

@@ -81,8 +81,7 @@ class Trainer:
         self.protocol = build.protocol_of(recipe, self.model)
         if recipe.freeze_backbone:
             build.freeze(self.model)
-        if recipe.grad_checkpointing:
-            self.model.set_grad_checkpointing(True)
+        build.set_recomputing(self.model, recipe)
         device = processes.device
         self.model.to(device)
         self.mixup, self.erasing = build.mixing_of(recipe, len(self.train_list.classes), device)

@@ -21,7 +21,7 @@ _PRESETS = Path(__file__).parent / 'presets'
 # options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
 _FREE = {
     'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
-    'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing'}
+    'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing'}
 _REMEDIES = {'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype'}  # against a loss that is no number
 
 
@@ -60,6 +60,8 @@ class Recipe:
     freeze_backbone: bool = _option(
         False, 'model', 'train the classifier alone; of AM Flow, all that is not its backbone')
     grad_checkpointing: bool = _option(False, 'model', 'recompute activations in the backward pass, to save memory')
+    selective_checkpointing: bool = _option(
+        False, 'model', 'recompute all but matrix products: about half of the activations at about the same speed')
     torchcompile: str | None = _option(None, 'model', 'compile the model with this backend')
 
     # how a clip is cut out and changed

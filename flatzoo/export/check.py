@@ -1,0 +1,122 @@
+"""Whether an exported file answers as the model does, and how fast; what `flatzoo export` reports."""
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import flatzoo
+from flatzoo.models import VideoModel, eval_protocol
+from flatzoo.models._base import channel_stats
+
+__all__ = ['ExportError', 'Report', 'check_clips', 'largest_difference', 'speed_ratio']
+
+ASSETS = Path(flatzoo.__file__).parent / 'data' / 'assets'
+ROUNDS = 5
+
+
+class ExportError(RuntimeError):
+    """A model that a format cannot hold, or a file that does not answer as the model does."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was exported, and how the file compares with the model.
+
+    Attributes:
+        path: The file.
+        format: One of `FORMATS`.
+        input: `'uint8'` or `'float'`.
+        shape: `(C, T, H, W)` of a clip.
+        num_classes: Logits per clip.
+        size: Bytes of the file.
+        difference: The largest difference of a logit to the model's, over the largest logit of the batch.
+        tolerance: What it may be.
+        batches: What was compared, such as `'2 real clips'`, each in one batch.
+        speed: Clips per second of the file over those of the model, in turns, one clip at a time. On one CPU thread
+            (`torch.set_num_threads(1)`) of the time of the process, else of the clock's.
+        device: Where both ran.
+        threads: CPU threads of both.
+    """
+    path: Path
+    format: str
+    input: str
+    shape: tuple[int, int, int, int]
+    num_classes: int
+    size: int
+    difference: float
+    tolerance: float
+    batches: tuple[str, ...]
+    speed: float
+    device: str
+    threads: int
+
+    def __str__(self) -> str:
+        clip = ', '.join(map(str, self.shape))
+        where = self.device if self.device != 'cpu' else f'{self.threads} CPU thread{"s" * (self.threads > 1)}'
+        return (
+            f'{self.path}: {self.size / 1e6:.1f} MB, {self.format}, {self.input} clips (B, {clip}) -> logits '
+            f'(B, {self.num_classes})\n'
+            f'logits differ from the model\'s by at most {self.difference:.1e} of the largest (accepted: '
+            f'{self.tolerance:.0e}) on {", ".join(self.batches)}\n'
+            f'{self.speed:.2f} times the speed of the model, one clip at a time on {where}'
+        )
+
+
+def check_clips(model: VideoModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Batches of 3, 1 and 2 clips `[B, C, T, H, W]` for a model, with what they are: noise and real videos."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(
+        0, 256, (4, model.in_chans, model.num_frames, *model.img_size), generator=generator, dtype=torch.uint8)
+    protocol, videos = eval_protocol(model), sorted(ASSETS.glob('*.mp4'))
+    real = torch.cat([protocol.load_views(video, model.num_frames, model.img_size)[:1] for video in videos])
+    real = real[:, torch.arange(model.in_chans) % 3]  # depth and the like: as many channels as the model takes
+    batches = {'3 random clips': noise[:3], '1 random clip': noise[3:], f'{len(real)} real clips': real}
+    if dtype != torch.uint8:
+        mean, std = (torch.tensor(x).view(-1, 1, 1, 1) for x in channel_stats(model.pretrained_cfg, model.in_chans))
+        batches = {name: ((clips / 255 - mean) / std).to(dtype) for name, clips in batches.items()}
+    device = next(model.parameters()).device
+    return {name: clips.to(device) for name, clips in batches.items()}
+
+
+def largest_difference(
+        model: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], batches: dict[str, Tensor]) -> float:
+    """The largest difference of a logit over the largest logit of its batch; NaN if an answer has NaN.
+
+    Raises:
+        ExportError: If the file does not answer, or with another shape.
+    """
+    differences = []
+    for name, clips in batches.items():
+        with torch.no_grad():
+            expected = model(clips)
+        try:
+            logits = exported(clips).to(expected.device)
+        except Exception as error:  # noqa: BLE001 - each runtime has exceptions of its own
+            raise ExportError(f'the file fails on {name}: {" ".join(str(error).split())}') from error
+        if logits.shape != expected.shape:
+            raise ExportError(f'the file answers {name} with {list(logits.shape)}, not {list(expected.shape)}')
+        differences.append((logits - expected).abs().max() / expected.abs().max())
+    return torch.stack(differences).max().item()  # of torch, which keeps NaN
+
+
+def speed_ratio(
+        model: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], clip: Tensor) -> float:
+    """Median time of the model over that of the file for a clip `[1, C, T, H, W]`, in turns."""
+    # what other programs do hardly moves the time of a process, but threads that wait for each other spend it, too
+    clock = time.process_time if torch.get_num_threads() == 1 and not clip.is_cuda else time.perf_counter
+
+    def seconds(run: Callable[[Tensor], Tensor]) -> float:
+        start = clock()
+        with torch.no_grad():
+            run(clip)
+        if clip.is_cuda:
+            torch.cuda.synchronize(clip.device)
+        return clock() - start
+
+    rounds = [(seconds(model), seconds(exported)) for _ in range(ROUNDS + 1)][1:]  # the first one warms up
+    of_model, of_file = (statistics.median(times) for times in zip(*rounds))
+    return of_model / of_file

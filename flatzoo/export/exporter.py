@@ -1,0 +1,132 @@
+"""From a video model to a file that was compared with it."""
+import copy
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flatzoo.models import VideoModel, eval_protocol
+from flatzoo.models._base import channel_stats
+from flatzoo.models._config import video_block
+
+from .check import ExportError, Report, check_clips, largest_difference, speed_ratio
+from .formats import FORMATS, load, write
+
+__all__ = ['export']
+
+TOLERANCE = 1e-4
+ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
+DTYPES = {'uint8': torch.uint8, 'float': torch.float32}
+
+
+def export(
+        model: VideoModel,
+        path: str | Path,
+        format: str = 'torch-export',
+        input: str = 'uint8',
+        tolerance: float = TOLERANCE,
+) -> Report:
+    """Writes a model into a file that needs no flatzoo: clips `[B, C, T, H, W]` in, logits `[B, num_classes]` out.
+
+        report = flatzoo.export.export(model, 'model.onnx', format='onnx')
+        logits = flatzoo.export.load('model.onnx')(clip)
+
+    Layout and, for uint8 clips, normalisation are part of the file, as are class names, evaluation protocol, mean,
+    standard deviation and layout as JSON (`load(path).metadata`). The batch size is free, the size of frames is not.
+    The file appears under its name only after its logits were compared with the model's, on noise and on the two real
+    videos of the package, in batches of 1, 2 and 3.
+
+    Args:
+        model: A video model in float32. It is not changed; eval mode is exported whatever mode it is in.
+        path: The file. One that is there already is replaced.
+        format: `torch-export` (`torch.export.load`), `onnx` (any ONNX runtime; needs `pip install 'flatzoo[onnx]'`),
+            `torchscript` (`torch.jit.load`, C++) or `aoti` (AOTInductor: machine code for this kind of processor; needs
+            a C++ compiler). All but ONNX keep the device of the model.
+        input: `uint8` clips (0...255), normalised inside, or `float` clips, normalised outside.
+        tolerance: How far a logit may be from the model's, as part of the largest logit of the batch.
+
+    Raises:
+        TypeError: If it is no video model.
+        ValueError: For a format, input, dtype or layout that cannot be exported.
+        ModuleNotFoundError: If the packages of the extra `onnx` are missing.
+        OSError: If the file cannot be written.
+        ExportError: If the model cannot be written in this format, or the file does not answer as the model does.
+    """
+    _check_arguments(model, format, input)
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'{path}: there is no such folder.')
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model.set_grad_checkpointing(False)  # it would become part of the program
+    if format == 'onnx':
+        model.cpu()
+    batches = check_clips(model, DTYPES[input])
+    example, *_, real = batches.values()
+    partial = path.with_name(f'{path.name}.partial{FORMATS[format]}')  # exporters look at the suffix
+    try:
+        try:
+            write(model, example, partial, format, _metadata(model, example, input))
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - exporters raise anything
+            raise ExportError(f'{format} cannot hold this model: {_first_lines(error)}') from error
+        exported = load(partial)
+        difference = largest_difference(model, exported, batches)
+        if not difference <= tolerance:
+            raise ExportError(
+                f'{format}: the logits of the file differ from those of the model by {difference:.1e} of the largest '
+                f'logit, more than the {tolerance:.0e} that is accepted. Nothing was kept. Another format may do.')
+        speed = speed_ratio(model, exported, real[:1])
+        size = partial.stat().st_size
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Report(
+        path, format, input, tuple(example.shape[1:]), model.num_classes, size, difference, tolerance, tuple(batches),
+        speed, str(example.device), torch.get_num_threads())
+
+
+def _check_arguments(model: Any, format: str, input: str) -> None:
+    if not isinstance(model, VideoModel):
+        raise TypeError(f'Video models of flatzoo are exported, got {type(model).__name__}.')
+    if format not in FORMATS:
+        raise ValueError(f'format={format!r} is none of {", ".join(FORMATS)}.')
+    if input not in DTYPES:
+        raise ValueError(f'input={input!r} is none of {", ".join(DTYPES)}.')
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None] if format == 'onnx' else ()
+    if missing:
+        raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}: pip install 'flatzoo[onnx]'.")
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if dtypes != {torch.float32}:
+        raise ValueError(f'Models in float32 are exported, this one has {", ".join(map(str, dtypes))}: use float().')
+    if model.super_image.shuffles_in_eval:
+        raise ValueError(
+            f'Layout {str(model.layout)!r} draws a new order for every clip, so no two answers are the same. Export '
+            'the model with a layout that does so in training only.')
+
+
+def _metadata(model: VideoModel, example: torch.Tensor, input: str) -> dict[str, Any]:
+    """What the file says of itself."""
+    mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
+    cfg = model.pretrained_cfg
+    return {
+        'architecture': cfg.get('architecture'),
+        'tag': cfg.get('tag'),
+        'num_classes': model.num_classes,
+        'label_names': cfg.get('label_names'),
+        'license': cfg.get('license'),
+        'input': {
+            'dtype': str(example.dtype).removeprefix('torch.'),
+            'shape': ['batch', *example.shape[1:]],
+            'range': '0...255' if input == 'uint8' else 'normalised: (x / 255 - mean) / std',
+            'device': str(example.device),
+        },
+        **video_block(model, eval_protocol(model), *mean_std),
+        'torch_version': torch.__version__,
+    }
+
+
+def _first_lines(error: Exception) -> str:
+    return ' '.join(str(error).split())[:500] or type(error).__name__

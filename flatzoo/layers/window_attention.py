@@ -1,0 +1,131 @@
+"""Attention in windows with relative position bias, in the memory of its inputs: for timm's `WindowAttention`.
+
+timm keeps the attention maps of all windows for the backward pass, which are more numbers than all else in a block
+with windows of 12 x 12 tokens. Here they are computed again from queries and keys, a few windows at a time, so that
+they stay in the cache and never lie in memory together. On CUDA, PyTorch's fused kernel does that; it gets one mask for
+the windows of an image, which all images share, in place of a mask per window of the batch (timm's: 764 MB for 32 super
+images of 576 x 576 pixels in half precision).
+"""
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import WindowAttention
+from torch import Tensor
+
+__all__ = ['attend_in_windows', 'window_attention_forward']
+
+CHUNK = 2 ** 18  # attention scores at a time: 1 MB in float32, about a core's cache
+
+
+def window_attention_forward(attn: WindowAttention, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What `WindowAttention.forward` computes (Swin, section 3.2), in less memory.
+
+    Args:
+        attn: The module; without dropout of attention maps, else it runs as it is.
+        x: Windows of tokens `[B * W, N, C]`, image by image.
+        mask: `[W, N, N]`, added to the scores; None if windows are not shifted.
+
+    Returns:
+        `[B * W, N, C]`.
+    """
+    if attn.training and attn.attn_drop.p > 0:
+        return type(attn).forward(attn, x, mask)
+    qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1))  # [B * W, N, 3, heads, d]
+    bias = attn._get_rel_pos_bias()[0]  # [heads, N, N]
+    attend = _attend_fused if x.is_cuda else attend_in_windows
+    return attn.proj_drop(attn.proj(attend(qkv, bias, mask, attn.scale).flatten(-2)))
+
+
+def _attend_fused(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """`attend_in_windows` by PyTorch's kernel: the windows of an image stand beside the heads, with one mask each."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B * W, heads, N, d] each
+    if mask is not None:
+        bias = (bias + mask.unsqueeze(1)).flatten(0, 1)  # [W * heads, N, N]
+        q, k, v = (t.reshape(-1, *bias.shape[:2], t.shape[-1]) for t in (q, k, v))  # [B, W * heads, N, d]
+    bias = bias.to(q.dtype).unsqueeze(0).expand(len(q), -1, -1, -1)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return x.reshape(len(qkv), -1, *x.shape[-2:]).transpose(1, 2)
+
+
+@torch.library.custom_op('flatzoo::attend_in_windows', mutates_args=())
+def attend_in_windows(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """`softmax(scale * q k^T + bias + mask) v`, whose backward pass needs nothing but the arguments.
+
+    Args:
+        qkv: `[B * W, N, 3, heads, d]`.
+        bias: `[heads, N, N]`.
+        mask: `[W, N, N]`, without gradient.
+        scale: Factor of the scores.
+
+    Returns:
+        `[B * W, N, heads, d]`.
+    """
+    out = torch.empty_like(qkv[:, :, 0], memory_format=torch.contiguous_format)
+    for windows in _chunks(qkv):
+        _, _, v, attention = _attention_maps(qkv, bias, mask, scale, windows)
+        out[windows] = (attention.to(v.dtype) @ v).transpose(1, 2)
+    return out
+
+
+@attend_in_windows.register_fake
+def _(qkv, bias, mask, scale):
+    return torch.empty_like(qkv[:, :, 0], memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op('flatzoo::attend_in_windows_backward', mutates_args=())
+def _backward(
+        grad: Tensor,
+        qkv: Tensor,
+        bias: Tensor,
+        mask: Tensor | None,
+        scale: float,
+) -> tuple[Tensor, Tensor]:
+    grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    grad_bias = torch.zeros_like(bias, dtype=torch.float32 if bias.dtype.itemsize < 4 else None)
+    for windows in _chunks(qkv):
+        q, k, v, attention = _attention_maps(qkv, bias, mask, scale, windows)
+        grad_out = grad[windows].transpose(1, 2).contiguous()  # [w, heads, N, d]
+        grad_q, grad_k, grad_v = grad_qkv[windows].permute(2, 0, 3, 1, 4)
+        grad_v.copy_(attention.to(v.dtype).transpose(-2, -1) @ grad_out)
+        grad_attention = (grad_out @ v.transpose(-2, -1)).to(attention.dtype)
+        grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, attention.dtype)
+        grad_bias += grad_scores.sum(0)
+        grad_scores = grad_scores.to(q.dtype)
+        grad_q.copy_(grad_scores @ k).mul_(scale)
+        grad_k.copy_(grad_scores.transpose(-2, -1) @ q)  # q has the scale
+    return grad_qkv, grad_bias.to(bias.dtype)
+
+
+@_backward.register_fake
+def _(grad, qkv, bias, mask, scale):
+    return torch.empty_like(qkv, memory_format=torch.contiguous_format), torch.empty_like(bias)
+
+
+def _keep(ctx, inputs, output):
+    qkv, bias, mask, ctx.scale = inputs
+    ctx.save_for_backward(qkv, bias, mask)
+
+
+def _differentiate(ctx, grad):
+    return *_backward(grad, *ctx.saved_tensors, ctx.scale), None, None
+
+
+attend_in_windows.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _chunks(qkv: Tensor) -> list[slice]:
+    """Which windows to attend in together."""
+    count, tokens, _, heads, _ = qkv.shape
+    step = max(1, CHUNK // (heads * tokens ** 2))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _attention_maps(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float, windows: slice) -> tuple[Tensor, ...]:
+    """Scaled queries, keys, values `[w, heads, N, d]` and attention maps `[w, heads, N, N]` of a few windows."""
+    q, k, v = qkv[windows].permute(2, 0, 3, 1, 4).contiguous()
+    q = q.mul_(scale)
+    scores = q @ k.transpose(-2, -1)
+    scores = scores.add_(bias) if scores.dtype == bias.dtype else scores + bias  # float32 under autocast, as timm's
+    if mask is not None:
+        positions = torch.arange(windows.start, windows.stop, device=mask.device) % len(mask)
+        scores += mask[positions].unsqueeze(1)
+    return q, k, v, scores.softmax(-1)

@@ -1,0 +1,94 @@
+"""Training in less memory at the same speed: blocks keep what matrix products give, and compute the rest again.
+
+Of the numbers that a transformer block keeps for its backward pass, more than half come from operations that cost next
+to nothing: norms, activations, copies, attention maps. `torch.utils.checkpoint` computes them again, with selective
+checkpointing so that no matrix product of a linear layer and no convolution runs twice.
+"""
+import functools
+from types import MethodType
+
+import torch
+from timm.layers import LayerScale
+from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
+from timm.models.vision_transformer import Block
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from flatzoo.layers.window_attention import window_attention_forward
+
+__all__ = ['recompute_activations']
+
+_aten = torch.ops.aten
+_PRODUCTS = (_aten.mm.default, _aten.addmm.default)
+_KEPT = {
+    *_PRODUCTS, _aten.convolution.default, torch.ops.flatzoo.attend_in_windows.default,
+    _aten._scaled_dot_product_flash_attention.default, _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_efficient_attention.default, _aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+def recompute_activations(model: nn.Module, enable: bool = True) -> int:
+    """Lets the blocks of a model keep only their input and the results of matrix products, convolutions and attention.
+
+    Gradients are the same but for rounding, random numbers are repeated, and parameters keep their names. The
+    windows of Swin are attended in by `window_attention_forward`. Copies of the model behave alike.
+
+    Args:
+        model: Any model with blocks (modules whose class is called `...Block`), such as Swin, ViT, ConvNeXt. Blocks
+            with batch norm stay as they are, since their running statistics would be updated twice.
+        enable: False brings back the modules as they were.
+
+    Returns:
+        How many blocks recompute; 0 if the model has none that can.
+    """
+    blocks = _blocks(model)
+    for block in blocks:
+        changed = {block: _forward}
+        changed |= {m: window_attention_forward for m in block.modules() if type(m) is WindowAttention}
+        for module, forward in changed.items():
+            module.__dict__.pop('forward', None)
+            if enable:
+                module.forward = MethodType(forward, module)
+    return len(blocks) if enable else 0
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The outermost blocks that can run twice."""
+    if type(module).__name__.endswith('Block'):
+        return [] if any(isinstance(m, _BatchNorm) for m in module.modules()) else [module]
+    return [block for child in module.children() for block in _blocks(child)]
+
+
+def _forward(block: nn.Module, *args, **kwargs):
+    run = functools.partial(type(block).forward, block)
+    if not torch.is_grad_enabled():
+        return run(*args, **kwargs)
+    contexts = _contexts_of_sum if _ends_in_sum(block) else _contexts
+    return checkpoint(run, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def _ends_in_sum(block: nn.Module) -> bool:
+    """Whether the result of the MLP is only added to the residual stream, so that no gradient needs it."""
+    if type(block) not in (SwinTransformerBlock, Block) or any(isinstance(m, LayerScale) for m in block.modules()):
+        return False
+    random = (getattr(m, 'drop_prob', 0.) or getattr(m, 'p', 0.) for m in (block.drop_path2, *block.mlp.modules()))
+    return not (block.training and any(random))  # masks come behind the result, so it would be computed for them
+
+
+def _policy(context, op, *args, **kwargs) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _policy_of_sum(context, op, *args, **kwargs) -> CheckpointPolicy:
+    if op in _PRODUCTS and args[-1].shape[0] > 2 * args[-1].shape[1]:  # the MLP's second layer, which never runs again
+        return CheckpointPolicy.PREFER_RECOMPUTE
+    return _policy(context, op)
+
+
+def _contexts():
+    return create_selective_checkpoint_contexts(_policy)
+
+
+def _contexts_of_sum():
+    return create_selective_checkpoint_contexts(_policy_of_sum)
