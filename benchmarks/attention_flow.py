@@ -1,4 +1,4 @@
-"""Time and memory of the operators of AM Flow against scaled_dot_product_attention on the same queries and keys.
+"""Time and memory of the operators of AM Flow against attention on the same queries and keys, and a whole ViT-B block.
 
 12 heads of 64 channels, one clip; 257 tokens are 224 pixels in patches of 14, 1370 are 518 pixels. Variants take turns
 in every round and medians are given, as ratios to attention. On CPUs time is that of the process, which other programs
@@ -22,17 +22,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from flatzoo.layers.attention_flow import attention_map_flow, attention_received
 
 HEADS, DIM = 12, 64
+BLOCK = 'block of ViT-B'
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """What the frozen block computes anyway."""
     return scaled_dot_product_attention(*(x.flatten(0, 1) for x in (q, k, v)))
+
+
+def vit_block(device: str, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A block of ViT-B, beside whose attention the flow is computed, on as many frames and tokens."""
+    block = Block(HEADS * DIM, HEADS, qkv_bias=True, device=device, dtype=dtype).requires_grad_(False)
+    return lambda q, k, v: block((q + k).flatten(0, 1).transpose(1, 2).flatten(2))
 
 
 def flex_flow(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -50,7 +58,7 @@ def flex_flow(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return columns.exp().unflatten(0, (q.shape[0], -1))
 
 
-def variants(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+def variants(device: str, dtype: torch.dtype) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     """What is compared, by name; the first is the yardstick."""
     def flow(implementation: str):
         return lambda q, k, v: attention_map_flow(q, k, implementation=implementation)
@@ -64,6 +72,7 @@ def variants(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor
         'flow, chunked': flow('chunked'),
         'received, naive': received('reference'),
         'received, chunked': received('chunked'),
+        BLOCK: vit_block(device, dtype),
     }
     if device == 'cuda':
         of |= {
@@ -124,13 +133,15 @@ def peak_bytes(run: Callable, device: str) -> int:
     return max(event['args']['Total Allocated'] for event in events) - before
 
 
-def measure(tokens: int, frames: int, rounds: int, device: str, dtype: torch.dtype) -> list[dict]:
+def measure(
+        tokens: int, frames: int, rounds: int, device: str, dtype: torch.dtype, with_backward: bool = True,
+) -> list[dict]:
     """Rows of one size: median seconds and peak bytes of every variant, forward and with backward."""
     inputs = [  # as backbones cut them out of one tensor
         x.unflatten(0, (1, frames)) for x in
         torch.randn(frames, tokens, 3, HEADS, DIM, device=device, dtype=dtype).permute(2, 0, 3, 1, 4).unbind()]
-    of, rows = variants(device), []
-    for backward in (False, True):
+    of, rows = variants(device, dtype), []
+    for backward in (False, True) if with_backward else (False,):
         runs, sizes, times, peaks = {}, {}, {}, {}
         for name, function in of.items():
             try:
@@ -149,7 +160,8 @@ def measure(tokens: int, frames: int, rounds: int, device: str, dtype: torch.dty
         for name, median in medians.items():
             rows.append(dict(
                 tokens=tokens, frames=frames, backward=backward, name=name, seconds=median,
-                ratio=median / next(iter(medians.values())), extra_mib=peaks[name] / 2 ** 20,
+                ratio=median / next(iter(medians.values())), of_block=median / medians[BLOCK],
+                extra_mib=peaks[name] / 2 ** 20,
                 of_naive=peaks[name] / peaks[f"{name.split(',')[0]}, naive"] if ',' in name else None))
             print(rows[-1], flush=True)
     return rows
@@ -158,9 +170,9 @@ def measure(tokens: int, frames: int, rounds: int, device: str, dtype: torch.dty
 def table(rows: list[dict]) -> list[str]:
     """Lines of the table, one per size and variant."""
     lines = [
-        '| tokens | frames | | forward, ms | / attention | extra MiB | of naive | forward + backward, ms | / attention '
-        '| extra MiB | of naive |',
-        '|---|---|---|---|---|---|---|---|---|---|---|']
+        '| tokens | frames | | forward, ms | / attention | / block | extra MiB | of naive | forward + backward, ms '
+        '| / attention | / block | extra MiB | of naive |',
+        '|---|---|---|---|---|---|---|---|---|---|---|---|---|']
     keys = list(dict.fromkeys((row['tokens'], row['frames'], row['name']) for row in rows))
     for key in keys:
         cells = []
@@ -169,9 +181,10 @@ def table(rows: list[dict]) -> list[str]:
             if found:
                 row = found[0]
                 share = f"1/{1 / row['of_naive']:.0f}" if row['of_naive'] and row['of_naive'] < 0.5 else ''
-                cells += [f"{1000 * row['seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['extra_mib']:.1f}", share]
+                cells += [f"{1000 * row['seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['of_block']:.1%}",
+                          f"{row['extra_mib']:.1f}", share]
             else:
-                cells += [''] * 4
+                cells += [''] * 5
         lines.append(f"| {' | '.join(map(str, key))} | {' | '.join(cells)} |")
     return lines
 
@@ -184,6 +197,7 @@ def main() -> None:
     parser.add_argument('--tokens', type=int, nargs='+', default=[257, 1370])
     parser.add_argument('--frames', type=int, nargs='+', default=[8, 24])
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--forward', action='store_true', help='no backward')
     parser.add_argument('--threads', type=int, default=1, help='of the CPU')
     parser.add_argument('--out', type=Path, default=None)
     args = parser.parse_args()
@@ -192,7 +206,8 @@ def main() -> None:
     rows = []
     for tokens in args.tokens:
         for frames in args.frames:
-            rows += measure(tokens, frames, args.rounds, args.device, getattr(torch, args.dtype))
+            rows += measure(
+                tokens, frames, args.rounds, args.device, getattr(torch, args.dtype), not args.forward)
     cuda = args.device == 'cuda'
     lines = [
         '# Cost of the operators of AM Flow', '',

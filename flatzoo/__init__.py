@@ -2,6 +2,7 @@
 from . import models as models
 from .hub.pull import pull as pull
 from .hub.push import push_to_hub as push_to_hub, save_pretrained as save_pretrained
+from .inference import optimize as optimize
 from .layers import Layout as Layout, SuperImage as SuperImage
 from .models import (
     HubError as HubError,

@@ -12,6 +12,7 @@ A test file subclasses the two testers with its own models:
 """
 import copy
 import inspect
+import io
 import math
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
@@ -266,7 +267,10 @@ class ModelTester:
     def test_torchscript(self, args):
         model = build(args)
         clip = random_clip(model)
-        assert_close(torch.jit.script(model)(clip), model(clip))
+        with io.BytesIO() as file:
+            torch.jit.save(torch.jit.script(model), file)
+            file.seek(0)
+            assert_close(torch.jit.load(file)(clip), model(clip))
 
     def test_fx(self, args):
         model = build(args)

@@ -111,7 +111,7 @@ def run_page(page: Path) -> int:
 
 def commands(code: str) -> list[str]:
     """The commands of a sh block, without comments; `&&` and a backslash join lines as in a shell."""
-    code = re.sub(r'\\\n\s*', ' ', code)
+    code = re.sub(r'\s*\\\n\s*', ' ', code)
     lines = [re.sub(r'(^|\s)#.*', '', line).strip() for line in code.splitlines()]
     return [part.strip() for line in lines if line for part in line.split('&&')]
 

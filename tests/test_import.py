@@ -42,6 +42,16 @@ def test_imports_nothing_heavy(before_and_after):
     assert before_and_after[0] == []
 
 
+def test_imports_little():
+    """Beside flatzoo and what timm brings along: not the server side of the Hub, not torch's compiler."""
+    new = run('import timm, sys; before = set(sys.modules); import flatzoo; print(*(set(sys.modules) - before))')
+    assert {name.split('.')[0] for name in new} <= {'flatzoo', 'huggingface_hub'}
+    assert {name for name in new if name.startswith('huggingface_hub')} <= {
+        'huggingface_hub._commit_api', 'huggingface_hub.lfs'}
+    later = ('cli', 'train', 'visualize', 'export', 'data.readers', 'data.clips', 'hub.convert', 'hub.transformers')
+    assert not [name for name in new if name.startswith(tuple(f'flatzoo.{room}' for room in later))]
+
+
 def test_takes_no_name_of_timm(before_and_after):
     """Neither a model's name nor a module's, under which `timm.list_models(module=)` would mix both."""
     assert before_and_after[1] == []

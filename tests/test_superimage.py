@@ -85,6 +85,13 @@ def test_image_weights_of_the_registry(monkeypatch):
     torch.testing.assert_close(model.super_image.norm_scale.flatten(), torch.full((3,), 2 / 255))
 
 
+def test_image_weights_without_counters():
+    """Old or stripped files do not count the batches that their norms have seen."""
+    weights = {k: v for k, v in timm.create_model('test_resnet').state_dict().items() if 'num_batches' not in k}
+    model = create('test_resnet', pretrained=True, pretrained_cfg_overlay=dict(state_dict=weights))
+    assert torch.equal(model.backbone.conv1[0].weight, weights['conv1.0.weight'])
+
+
 def test_wrong_image_weights():
     overlay = dict(state_dict=timm.create_model('test_resnet').state_dict())
     with pytest.raises(RuntimeError, match='not those of .* keys are missing .* are not wanted .*Build the model with'):

@@ -18,7 +18,7 @@ are bitwise equal for equal frames. The batched ones of `reference` are not alwa
 """
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
 
@@ -36,6 +36,9 @@ CHUNK_ELEMENTS = {'cpu': 2 ** 17, 'other': 2 ** 21}
 MAX_TRITON_HEAD_DIM = 128
 _HAS_TRITON = find_spec('triton') is not None
 _said = set()  # notes given once
+# Operators by schema: torch.library.custom_op looks through the source of all imported modules, which takes longer than
+# the rest of `import flatzoo`.
+_LIBRARY = torch.library.Library('flatzoo', 'FRAGMENT')
 
 
 def attention_map_flow(
@@ -162,9 +165,9 @@ def _columns(q: Tensor, k: Tensor, scale: float | None, flow: bool, implementati
     if implementation == 'reference':
         columns = _reference(q, k, scale, flow)
     elif implementation == 'chunked':
-        columns = _chunked(q, k, scale, flow)
+        columns = torch.ops.flatzoo.attention_columns(q, k, scale, flow)
     else:
-        columns = _triton(q, k, scale, flow)[0]
+        columns = torch.ops.flatzoo.attention_columns_triton(q, k, scale, flow)[0]
     return columns.to(q.dtype)
 
 
@@ -261,7 +264,6 @@ def _walk(q: Tensor, k: Tensor, flow: bool) -> Iterator[tuple[slice, int, Tensor
             previous, current = current, previous
 
 
-@torch.library.custom_op('flatzoo::attention_columns', mutates_args=())
 def _chunked(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
     """Column sums, `[B, T - 1 if flow else T, heads, N]`, in float32 (float64 for float64)."""
     batch, frames, heads, tokens, _ = q.shape
@@ -274,7 +276,6 @@ def _chunked(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
     return columns
 
 
-@torch.library.custom_op('flatzoo::attention_columns_backward', mutates_args=())
 def _chunked_backward(grad: Tensor, q: Tensor, k: Tensor, scale: float, flow: bool) -> tuple[Tensor, Tensor]:
     """Gradients of q and k from that of the columns."""
     dq, dk = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k))
@@ -315,14 +316,12 @@ def _group_gradients(grad: Tensor, q: Tensor, k: Tensor, flow: bool) -> tuple[Te
     return dq, dk
 
 
-@_chunked.register_fake
-def _(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
+def _chunked_fake(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
     batch, frames, heads, tokens, _ = q.shape
     return q.new_empty((batch, frames - flow, heads, tokens), dtype=_sum_dtype(q.dtype))
 
 
-@_chunked_backward.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, scale: float, flow: bool) -> tuple[Tensor, Tensor]:
+def _gradients_fake(grad: Tensor, q: Tensor, k: Tensor, *_) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
@@ -332,23 +331,18 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _chunked_gradients(ctx, grad: Tensor):
-    return *_chunked_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.flow), None, None
-
-
-_chunked.register_autograd(_chunked_gradients, setup_context=_save)
+    return *torch.ops.flatzoo.attention_columns_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.flow), None, None
 
 
 # Triton
 
 
-@torch.library.custom_op('flatzoo::attention_columns_triton', mutates_args=())
 def _triton(q: Tensor, k: Tensor, scale: float, flow: bool) -> tuple[Tensor, Tensor]:
     """Column sums, `[B, T - 1 if flow else T, heads, N]`, and statistics of rows for the backward, float32."""
     from . import _attention_flow_triton
     return _attention_flow_triton.columns(q, k, scale, flow)
 
 
-@torch.library.custom_op('flatzoo::attention_columns_triton_backward', mutates_args=())
 def _triton_backward(
         grad: Tensor, q: Tensor, k: Tensor, statistics: Tensor, scale: float, flow: bool) -> tuple[Tensor, Tensor]:
     """Gradients of q and k from that of the columns."""
@@ -356,16 +350,10 @@ def _triton_backward(
     return _attention_flow_triton.gradients(grad, q, k, statistics, scale, flow)
 
 
-@_triton.register_fake
-def _(q: Tensor, k: Tensor, scale: float, flow: bool) -> tuple[Tensor, Tensor]:
+def _triton_fake(q: Tensor, k: Tensor, scale: float, flow: bool) -> tuple[Tensor, Tensor]:
     batch, frames, heads, tokens, _ = q.shape
     shape = (batch, frames - flow, heads, tokens)
     return q.new_empty(shape, dtype=torch.float32), q.new_empty((2, *shape), dtype=torch.float32)
-
-
-@_triton_backward.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, statistics: Tensor, scale: float, flow: bool) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
 def _save_with_statistics(ctx, inputs, output) -> None:
@@ -374,7 +362,38 @@ def _save_with_statistics(ctx, inputs, output) -> None:
 
 
 def _triton_gradients(ctx, grad: Tensor, _):
-    return *_triton_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.flow), None, None
+    columns_backward = torch.ops.flatzoo.attention_columns_triton_backward
+    return *columns_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.flow), None, None
 
 
-_triton.register_autograd(_triton_gradients, setup_context=_save_with_statistics)
+# Registration
+
+
+def _no_second_derivative(ctx, *grads: Tensor):
+    raise NotImplementedError("AM flow has no second derivatives but those of implementation='reference'.")
+
+
+def _register(
+        schema: str, function: Callable, fake: Callable, backward: Callable = _no_second_derivative,
+        setup_context: Callable | None = None) -> None:
+    """Makes a function an operator that `torch.compile`, `torch.export` and autograd know."""
+    name = 'flatzoo::' + schema.partition('(')[0]
+    _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.register_kernel(name, None, function, lib=_LIBRARY)
+    torch.library.impl(name, 'Meta', fake, lib=_LIBRARY)
+    torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_LIBRARY)
+
+
+_register(
+    'attention_columns(Tensor q, Tensor k, float scale, bool flow) -> Tensor',
+    _chunked, _chunked_fake, _chunked_gradients, _save)
+_register(
+    'attention_columns_backward(Tensor grad, Tensor q, Tensor k, float scale, bool flow) -> (Tensor, Tensor)',
+    _chunked_backward, _gradients_fake)
+_register(
+    'attention_columns_triton(Tensor q, Tensor k, float scale, bool flow) -> (Tensor, Tensor)',
+    _triton, _triton_fake, _triton_gradients, _save_with_statistics)
+_register(
+    'attention_columns_triton_backward(Tensor grad, Tensor q, Tensor k, Tensor statistics, float scale, bool flow) '
+    '-> (Tensor, Tensor)',
+    _triton_backward, _gradients_fake)

@@ -121,7 +121,7 @@ class SuperImage(nn.Module):
             self._check_cells(size)
         self.img_size: tuple[int, int] = size
 
-    @torch.jit.ignore
+    @torch.jit.unused  # in TorchScript any exception will do
     def _check_cells(self, size: tuple[int, int]) -> None:
         rows, cols = self.grid_size
         if size[0] % rows or size[1] % cols:

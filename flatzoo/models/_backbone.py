@@ -7,6 +7,8 @@ import timm
 import torch
 from timm.layers import to_2tuple
 from timm.models import resolve_model_input_args
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 __all__ = [
@@ -80,6 +82,8 @@ def check_image(backbone: nn.Module, in_chans: int, image_size: tuple[int, int])
     patch = patch_size_of(backbone)
     if patch is not None and any(size % p for size, p in zip(image_size, patch)):
         return f'{image_size[0]}x{image_size[1]} pixels are no multiple of its patches of {patch[0]}x{patch[1]}'
+    if isinstance(backbone, (Eva, VisionTransformer)) and backbone.patch_embed.img_size == tuple(image_size):
+        return None  # built for this very image, which spares the trial, half the time of loading weights
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     meta = {key: torch.empty_like(tensor, device='meta', requires_grad=False) for key, tensor in tensors.items()}

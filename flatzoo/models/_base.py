@@ -89,6 +89,7 @@ class VideoModel(nn.Module):
         except (AssertionError, RuntimeError, IndexError, ZeroDivisionError) as error:
             if _can_be_built(backbone, super_image.image_size, in_chans):  # so the size is not to blame
                 asked = dict(backbone_args, **(dict(pretrained=True) if backbone_pretrained else {}))
+                asked.pop('strict_img_size', None)  # SifarSwin's own
                 raise ValueError(f'backbone={backbone!r} does not take {asked}: {error}') from error
             raise ValueError(self._misfit(backbone, super_image, error)) from error
         if isinstance(self.backbone, VideoModel):
@@ -205,6 +206,7 @@ class VideoModel(nn.Module):
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
         self._args = dict(args, layout=str(Layout(args.get('layout', self.layout))))
+        self._args.pop('mmap', None)  # how this one was loaded
 
     # The timm contract
 
@@ -227,9 +229,24 @@ class VideoModel(nn.Module):
         return matcher
 
     @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes activations in the backward pass to save memory."""
-        self.backbone.set_grad_checkpointing(enable)
+    def set_grad_checkpointing(self, enable: bool = True, selective: bool = False) -> None:
+        """Recomputes activations in the backward pass to save memory.
+
+        Args:
+            enable: Whether to recompute.
+            selective: Whether to keep what linear layers and convolutions give and to recompute only the rest, about
+                half of the memory at the same speed; otherwise whole blocks run twice.
+
+        Raises:
+            ValueError: If nothing of the backbone can be recomputed selectively.
+        """
+        from ._recompute import recompute_activations  # its operators would be a quarter of `import flatzoo`
+
+        self.backbone.set_grad_checkpointing(enable and not selective)
+        if recompute_activations(self.backbone, enable and selective) == 0 and enable and selective:
+            raise ValueError(
+                f'{type(self.backbone).__name__} has no blocks without batch norm, so selective=True does not apply; '
+                'use set_grad_checkpointing() without it.')
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

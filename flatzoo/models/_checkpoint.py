@@ -3,17 +3,20 @@ import argparse
 import logging
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from ._base import VideoModel
 
-__all__ = ['account_for_keys', 'image_checkpoint', 'load_checkpoint', 'prefixed_weights', 'unwrap_checkpoint']
+__all__ = [
+    'account_for_keys', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights', 'unwrap_checkpoint',
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +72,9 @@ def account_for_keys(
         _logger.info(f'The weights classify something else: the head for {model.num_classes} classes starts fresh.')
     state_dict = {key: value for key, value in state_dict.items() if key not in other}
     optional = tuple(model.classifier_keys()) + optional
-    missing = [key for key in wanted if key not in state_dict and not any(part in key for part in optional)]
+    missing = [
+        key for key in wanted
+        if key not in state_dict and not _is_buffer_of_norm(key) and not any(part in key for part in optional)]
     unexpected = [key for key in state_dict if key not in wanted and not _is_buffer_of_norm(key)]
     if missing or unexpected:
         raise RuntimeError(
@@ -95,6 +100,8 @@ def _is_buffer_of_norm(key: str) -> bool:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint file without running code from it.
 
+    Tensors are mapped from the file where its format allows it, so that only what is used takes memory.
+
     Args:
         path: A safetensors file, or a PyTorch file with tensors and plain containers. Of all classes only
             `argparse.Namespace`, in which training scripts keep their arguments, is allowed.
@@ -110,7 +117,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            mmap = zipfile.is_zipfile(path)  # files of torch < 1.6 are none, and cannot be mapped
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except Exception as error:  # noqa: BLE001 - torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
         unsafe = re.findall(r'GLOBAL (\S+)', str(error))
         reason = f'it needs {unsafe[0]}, which is not allowed' if unsafe else 'it is damaged or no weight file'
@@ -121,3 +129,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict or a checkpoint with one.')
     return checkpoint
+
+
+def map_weights(model: nn.Module, state_dict: dict[str, Tensor], *_: Any) -> None:
+    """Hook before `load_state_dict`: parameters and buffers become the tensors of the state dict, without a copy.
+
+    They stay the objects that they are, with their dtype and device; tensors of another one are converted. Those of
+    another shape are left to `load_state_dict`, which refuses them.
+    """
+    with torch.no_grad():
+        for key, tensor in model.state_dict(keep_vars=True).items():
+            value = state_dict.get(key)
+            if value is not None and value.shape == tensor.shape:
+                state_dict[key] = tensor.set_(value.to(tensor))  # which load_state_dict copies to itself: nothing

@@ -43,36 +43,37 @@ class DeferredInit(TorchFunctionMode):
         self._versions: dict[int, int] = {}
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
         name = func.__name__
         if name in ('__get__', '__set__'):
-            name = func.__self__.__name__ if func.__name__ == '__get__' else 'set'
-        target = kwargs.get('tensor', args[0] if args else None)
+            name = func.__self__.__name__ if name == '__get__' else 'set'
+        target = kwargs['tensor'] if 'tensor' in kwargs else args[0] if args else None
         owner = self._owner(target)
         if owner is None:
             # an operation on some other tensor may still read a parameter that has not been filled
-            self._fill_all_in((args[1:], kwargs))
+            self._fill_all_in(args, kwargs)
             return func(*args, **kwargs)
 
         key = id(owner)
+        if name in _HARMLESS:
+            return func(*args, **kwargs)
         if name in _RANDOM:
             self._notes[key] = (weakref.ref(owner), [])
-        noted = key in self._notes
-        if name in _RANDOM or (noted and name in _ARITHMETIC and not _has_tensor((args[1:], kwargs))):
-            kwargs.pop('tensor', None)
-            self._notes[key][1].append((func, args[1:], kwargs))
+        operands = {k: v for k, v in kwargs.items() if k != 'tensor'}
+        continues = name in _ARITHMETIC and key in self._notes and not _has_tensor((args[1:], operands))
+        if name in _RANDOM or continues:
+            self._notes[key][1].append((func, args[1:], operands))
             return target
         if name in _OVERWRITE and target.shape == owner.shape:
-            self._fill_all_in((args[1:], {k: v for k, v in kwargs.items() if k != 'tensor'}))
+            self._fill_all_in(args[1:], operands)
             self._notes.pop(key, None)
             return func(*args, **kwargs)
         if name in ('data', 'detach'):
             alias = func(*args, **kwargs)
             self._aliases[id(alias)] = (alias, weakref.ref(owner))
             return alias
-        if name not in _HARMLESS:
-            self._fill(key)
-            self._fill_all_in((args[1:], kwargs))
+        self._fill(key)
+        self._fill_all_in(args[1:], kwargs)
         return func(*args, **kwargs)
 
     def __exit__(self, error_type: Any, error: Any, traceback: Any) -> None:
@@ -91,14 +92,15 @@ class DeferredInit(TorchFunctionMode):
 
     def _owner(self, tensor: Any) -> nn.Parameter | None:
         """The parameter that a tensor is, or is the data of."""
-        if isinstance(tensor, nn.Parameter):
+        if not isinstance(tensor, Tensor):
+            return None
+        if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):
             noted = self._notes.get(id(tensor))
             if noted is not None and noted[0]() is not tensor:
                 del self._notes[id(tensor)]  # the notes of a parameter that is gone and had the same id
             return tensor
-        if isinstance(tensor, Tensor) and id(tensor) in self._aliases:
-            return self._aliases[id(tensor)][1]()
-        return None
+        alias = self._aliases.get(id(tensor))
+        return alias and alias[1]()
 
     def _fill(self, key: int) -> None:
         reference, calls = self._notes.pop(key, (lambda: None, []))
@@ -108,22 +110,19 @@ class DeferredInit(TorchFunctionMode):
                 for func, args, kwargs in calls:
                     func(parameter, *args, **kwargs)
 
-    def _fill_all_in(self, values: Any) -> None:
-        for tensor in _tensors(values):
-            owner = self._owner(tensor)
-            if owner is not None:
-                self._fill(id(owner))
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, (list, tuple)):
-        return []
-    return [tensor for value in values for tensor in _tensors(value)]
+    def _fill_all_in(self, *values: Any) -> None:
+        for value in values:
+            if isinstance(value, Tensor):
+                owner = self._owner(value)
+                if owner is not None:
+                    self._fill(id(owner))
+            elif value and isinstance(value, (tuple, list, dict)):
+                self._fill_all_in(*(value.values() if isinstance(value, dict) else value))
 
 
 def _has_tensor(values: Any) -> bool:
-    return bool(_tensors(values))
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (tuple, list)):
+        return isinstance(values, Tensor)
+    return any(map(_has_tensor, values))

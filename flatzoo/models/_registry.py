@@ -19,6 +19,7 @@ from timm.models._input import _get_global_pool as global_pool_of, update_model_
 
 from flatzoo.data.protocol import EvalProtocol
 
+from ._checkpoint import map_weights
 from ._config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from ._deferred import DeferredInit
 from ._download import check_file, fetch, fetch_weights, is_offline, split_name
@@ -105,12 +106,19 @@ def build_video_model(
         pretrained: bool = False,
         pretrained_filter_fn: Callable = lambda state_dict, model: model.filter_checkpoint(state_dict),
         pretrained_cfg_overlay: dict[str, Any] | None = None,
+        mmap: bool = False,
         **kwargs: Any,
 ) -> Any:
     """timm's `build_model_with_cfg` for video models.
 
     Random initialisation waits until weights are loaded, features come from `forward_intermediates`, and files in other
     formats (official checkpoints with an `argparse.Namespace` inside) go through the model's own careful loader.
+
+    `timm.create_model(..., pretrained=True, mmap=True)` leaves weights in the mapped file, as `mmap=True` of
+    `torch.load` does: pages are read when they are used, and shared with other processes that map the file. What is
+    written to, as in training, becomes a copy in memory; the file must not be changed while the model lives. Tensors
+    begin in it where they happen to, so that sums in matrix products may be ordered otherwise (3e-7 of the outputs).
+    Image weights that timm itself loads into a backbone are copied.
     """
     overlay = dict(pretrained_cfg_overlay or {})
     if overlay.get('file') or overlay.get('url'):
@@ -136,8 +144,12 @@ def build_video_model(
         if model_args.get('backbone_pretrained'):
             _fetch_backbone(model_args.get('backbone'), cache_dir)
         with deferred if pretrained or model_args.get('backbone_pretrained') else contextlib.nullcontext():
-            return model_cls(**model_args)
+            model = model_cls(**model_args)
+        if mmap:
+            hooks.append(model.register_load_state_dict_pre_hook(map_weights))
+        return model
 
+    hooks: list[Any] = []
     try:
         model = build_model_with_cfg(
             construct,
@@ -153,6 +165,8 @@ def build_video_model(
         if weights is not None:
             check_file(weights)  # if the file is damaged, that is the reason
         raise
+    for hook in hooks:
+        hook.remove()
     deferred.fill()
     if weights is not None:
         _restore_source(model, cfg)

@@ -1,0 +1,123 @@
+"""The layout and the pixels: super images from clips and from decoded frames, against the usual ways.
+
+First table: float clips `[B, 3, T, H, W]` to super images, as multiples of a plain copy of the clips into a buffer.
+`kept` writes into a kept `out=`. Official form: a zero frame is appended, then einops; results are compared bit by bit.
+Second table: uint8 frames of 340 x 256 pixels, as decoders give them (`[T, H, W, C]`), to one normalised super image.
+Ours resizes and crops in uint8 (`EvalTransform`) and normalises into a kept image; the usual way is torchvision's v2
+transforms in float (resize with antialias, crop, normalise), then official layout. Variants take turns; process time of
+one thread, medians.
+
+    python benchmarks/layout_speed.py --rounds 15 --out benchmarks/results
+"""
+import argparse
+import csv
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torchvision.transforms import v2
+
+from flatzoo.data.transforms import EvalTransform
+from flatzoo.layers import SuperImage
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CASES = ((1, 8, 224), (8, 8, 192), (8, 8, 224), (8, 9, 192), (8, 16, 224))  # batch, frames, pixels
+
+
+def official(clip: Tensor) -> Tensor:
+    """Zero frames up to a square number are appended, then the frames are laid out row by row."""
+    side = int((clip.shape[2] - 1) ** 0.5) + 1
+    missing = side ** 2 - clip.shape[2]
+    if missing:
+        clip = torch.cat((clip, clip.new_zeros(*clip.shape[:2], missing, *clip.shape[3:])), 2)
+    return rearrange(clip, 'b c (r s) h w -> b c (r h) (s w)', r=side)
+
+
+def milliseconds(ways: dict[str, Callable], rounds: int, repeats: int) -> dict[str, float]:
+    """Median process time of each way, in turn."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.process_time()
+            for _ in range(repeats):
+                way()
+            if turn:
+                times[name].append(1000 * (time.process_time() - start) / repeats)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def layout(batch: int, frames: int, size: int, rounds: int) -> dict:
+    """A row of the first table."""
+    clip = torch.randn(batch, 3, frames, size, size)
+    layer, copy = SuperImage(frames, 'grid', size), torch.empty_like(clip)
+    kept = torch.empty_like(official(clip))
+    assert torch.equal(layer(clip, out=kept), official(clip))
+    medians = milliseconds({
+        'copy': lambda: copy.copy_(clip), 'kept': lambda: layer(clip, out=kept), 'new': lambda: layer(clip),
+        'official': lambda: official(clip)}, rounds, max(1, 16 // batch))
+    return dict(batch=batch, frames=frames, pixels=size, copy_ms=round(medians['copy'], 2), **{
+        name: round(medians[name] / medians['copy'], 2) for name in ('kept', 'new', 'official')})
+
+
+def pixels(rounds: int) -> list[dict]:
+    """Rows of the second table."""
+    decoded = torch.randint(0, 256, (8, 256, 340, 3), dtype=torch.uint8)
+    transform, layer = EvalTransform(224), SuperImage(8, 'grid', 224, MEAN, STD)
+    kept = torch.empty(1, 3, 672, 672)
+    usual_transform = v2.Compose([
+        v2.ToDtype(torch.float32, scale=True), v2.Resize(224, antialias=True), v2.CenterCrop(224),
+        v2.Normalize(MEAN, STD)])
+
+    def ours() -> Tensor:
+        return layer(transform(decoded.permute(0, 3, 1, 2))[0].transpose(0, 1)[None], out=kept)
+
+    def usual() -> Tensor:
+        frames = [usual_transform(frame.permute(2, 0, 1).contiguous()) for frame in decoded]
+        return official(torch.stack(frames, 1)[None])
+
+    difference = (ours() - usual()).abs().max().item() * min(STD) * 255
+    assert difference < 2 and not kept[..., 448:, 448:].any()  # grey levels; the empty cell is exactly 0
+    medians = milliseconds({'ours': ours, 'usual': usual}, rounds, 5)
+    return [dict(way=name, ms=round(ms, 2), of_usual=round(ms / medians['usual'], 2)) for name, ms in medians.items()]
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(rows[0])} |", '|---' * len(rows[0]) + '|',
+            *(f"| {' | '.join(map(str, row.values()))} |" for row in rows)]
+
+
+@torch.no_grad()
+def main() -> None:
+    """Prints the tables and writes them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--out', type=Path, default=None, help='folder')
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    tables = dict(layout=[layout(*case, args.rounds) for case in CASES], pixels=pixels(args.rounds))
+    text = '\n'.join([
+        '# The layout and the pixels', '',
+        f'`python benchmarks/layout_speed.py --rounds {args.rounds}`: CPU {platform.machine()}, 1 thread, fp32, torch '
+        f'{torch.__version__}.', '', 'Super images of float clips, as multiples of a copy of the clips:', '',
+        *table(tables['layout']),
+        '', 'Eight uint8 frames of 340 x 256 pixels to a normalised super image of 672 x 672:', '',
+        *table(tables['pixels'])]) + '\n'
+    print(text)
+    if args.out:
+        stem = f'layout_speed_{platform.machine()}_fp32_torch{torch.__version__.split("+")[0]}'
+        (args.out / f'{stem}.md').write_text(text)
+        for name, rows in tables.items():
+            with open(args.out / f'{stem}_{name}.csv', 'w', newline='') as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+
+
+if __name__ == '__main__':
+    main()

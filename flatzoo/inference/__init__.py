@@ -1,0 +1,2 @@
+"""A trained model, prepared to answer fast on a CPU."""
+from .optimize import optimize as optimize

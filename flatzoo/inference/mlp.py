@@ -1,0 +1,49 @@
+"""MLPs of transformers and ConvNeXts: GELU inside the first product, hidden activations that stay in cache."""
+import torch
+from timm.layers import GELU, GELUTanh, Mlp
+from torch import Tensor, nn
+
+from .packed_linear import PackedLinear, Prepared, hooked, runs_fast
+
+__all__ = ['PackedMlp', 'chunk_rows']
+
+_ROWS_PER_THREAD = 1296
+
+
+def chunk_rows() -> int:
+    """Tokens to take through a layer at once, so that what lies between two products stays in cache."""
+    return _ROWS_PER_THREAD * torch.get_num_threads()
+
+
+class PackedMlp(Prepared, Mlp):
+    """timm's `Mlp` over the last dimension, in chunks of tokens."""
+
+    @classmethod
+    def accepts(cls, module: nn.Module) -> bool:
+        """MLPs of linear layers with GELU and nothing between."""
+        return (
+            all(type(layer) in (nn.Linear, PackedLinear) for layer in (module.fc1, module.fc2))
+            and type(module.act) in (nn.GELU, GELU, GELUTanh)
+            and type(module.norm) is nn.Identity
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in_features]` -> `[..., out_features]`."""
+        if self.training or not runs_fast(x, self) or hooked(self):
+            return super().forward(x)
+        rows = x.reshape(-1, x.shape[-1])
+        step = chunk_rows()
+        if len(rows) <= step:
+            return self.fc2(self._hidden(x))
+        out = rows.new_empty(len(rows), self.fc2.out_features)
+        for start in range(0, len(rows), step):
+            out[start:start + step] = self.fc2(self._hidden(rows[start:start + step]))
+        return out.view(*x.shape[:-1], -1)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The MLP of `[N, in_features]` plus a tensor `[N, out_features]`, in one chunk."""
+        return self.fc2.add(self._hidden(x), residual)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        tanh = type(self.act) is GELUTanh or getattr(self.act, 'approximate', 'none') == 'tanh'
+        return self.fc1.gelu(x, 'tanh' if tanh else 'none')

@@ -1,0 +1,109 @@
+"""Linear layers whose weights are kept in the layout that oneDNN multiplies fastest.
+
+torch stores a weight row by row, and its matrix product brings it into blocks again in every call, or leaves it to a
+library that does not suit the processor. Here the weight is packed once, by the operators with which torch.compile
+freezes models, and GELU or a residual sum is computed while the product is still in registers.
+
+Modules are prepared by changing their class to a subclass: parameters, names and attributes are those of the plain
+module, and its forward is what runs where the fast one cannot.
+"""
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ['PackedLinear', 'Prepared', 'hooked', 'runs_fast']
+
+
+def runs_fast(x: Tensor, module: nn.Module) -> bool:
+    """Whether a module may leave the ways of autograd, autocast and tracing: inference on a CPU."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and type(x) is Tensor
+        and x.device.type == 'cpu'
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.numel() > 0
+        and not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters())))
+        and not torch.is_autocast_enabled('cpu')
+    )
+
+
+class Prepared:
+    """Mixin of prepared modules: keeps what is derived from a parameter until that parameter changes.
+
+    Loading weights, moving or casting the module and training of the model it shares its weights with are all noticed.
+    Derived tensors are neither copied nor pickled with the module; they come back in the next forward.
+    """
+
+    @classmethod
+    def accepts(cls, module: nn.Module) -> bool:
+        """Whether a module of the class that this one extends can be prepared."""
+        return True
+
+    def derived(self, key: Any, tensor: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """`make(tensor)`, computed again only if the tensor is another one or has been written to."""
+        kept = self.__dict__.setdefault('_derived', {})
+        state = (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+        entry = kept.get(key)
+        if entry is None or entry[0] is not tensor or entry[1] != state:
+            with torch.no_grad():
+                entry = kept[key] = (tensor, state, make(tensor))
+        return entry[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != '_derived'}
+
+
+class PackedLinear(Prepared, nn.Linear):
+    """`nn.Linear` with a packed weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in_features]` -> `[..., out_features]`."""
+        if not _packs(x, self):
+            return super().forward(x)
+        return _LINEAR(x, self._packed(), self.bias, 'none', [], '')
+
+    def gelu(self, x: Tensor, approximate: str = 'none') -> Tensor:
+        """GELU of the layer's output; `approximate` as in `nn.GELU`."""
+        if not _packs(x, self):
+            return F.gelu(super().forward(x), approximate=approximate)
+        return _LINEAR(x, self._packed(), self.bias, 'gelu', [], approximate)
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The layer's output plus a tensor of its shape."""
+        if not _packs(x, self) or residual.dtype != x.dtype:
+            return super().forward(x) + residual
+        return _LINEAR.binary(x, residual, self._packed(), self.bias, 'add')
+
+    def _packed(self) -> Tensor:
+        return self.derived('weight', self.weight, _pack)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody listens to a part of a module, all of whose parts must then be called."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def _operator(name: str) -> Any:
+    """An operator of torch's oneDNN, or None where torch was built without it."""
+    return getattr(torch.ops.mkldnn, name, None)
+
+
+_LINEAR, _pack = _operator('_linear_pointwise'), _operator('_reorder_linear_weight')
+_has_bfloat16 = _operator('_is_mkldnn_bf16_supported')
+
+
+def _packs(x: Tensor, layer: nn.Linear) -> bool:
+    return (
+        runs_fast(x, layer)
+        and _LINEAR is not None
+        and _pack is not None
+        and torch.backends.mkldnn.enabled
+        and torch.backends.mkldnn.is_available()
+        and layer.weight.dtype == x.dtype
+        and layer.weight.device == x.device
+        and (x.dtype != torch.bfloat16 or _has_bfloat16 is not None and _has_bfloat16())
+    )

@@ -1,0 +1,385 @@
+"""`flatzoo.optimize`: the same answers from the same tensors, by other operators."""
+import copy
+import pickle
+from collections import Counter
+
+import pytest
+import timm
+import torch
+from timm.layers import GELU, GELUTanh, Mlp
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import flatzoo
+from flatzoo.inference.mlp import PackedMlp
+from flatzoo.inference.packed_linear import PackedLinear, _packs
+from flatzoo.inference.swin import WindowOrderStage, _chunks, _window_order
+
+SWIN = dict(embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=5)
+VIT = dict(embed_dim=32, depth=2, num_heads=2, num_classes=5, img_size=32, patch_size=8)
+CONVNEXT = dict(dims=(8, 16, 24, 32), depths=(1, 2, 1, 1), num_classes=5)
+IMAGE_MODELS = {
+    'whole map last': (
+        'swin_tiny_patch4_window7_224', dict(SWIN, img_size=64, window_size=((4, 4), (8, 8))), (64, 64)),
+    'oblong': ('swin_tiny_patch4_window7_224', dict(SWIN, img_size=(48, 96), window_size=((4, 6), (6, 4))), (48, 96)),
+    'oblong windows': ('swin_tiny_patch4_window7_224', dict(SWIN, img_size=64, window_size=((4, 8), (2, 4))), (64, 64)),
+    'odd windows': ('swin_tiny_patch4_window7_224', dict(SWIN, img_size=72, window_size=3), (72, 72)),
+    'does not divide': ('swin_tiny_patch4_window7_224', dict(SWIN, img_size=72, window_size=4), (72, 72)),
+    'odd map': ('swin_tiny_patch4_window7_224', dict(SWIN, img_size=60, window_size=5), (60, 60)),
+    'any size': (
+        'swin_tiny_patch4_window7_224', dict(SWIN, img_size=64, window_size=4, dynamic_img_size=True), (32, 96)),
+    'Swin V2': ('swinv2_tiny_window8_256', dict(SWIN, img_size=64, window_size=4), (64, 64)),
+    'ViT': ('vit_tiny_patch16_224', VIT, (32, 32)),
+    'DINOv2': ('vit_small_patch14_dinov2', dict(VIT, init_values=.1), (32, 32)),
+    'SwiGLU': ('vit_giant_patch14_dinov2', VIT, (32, 32)),
+    'EVA': ('eva02_tiny_patch14_224', VIT, (32, 32)),
+    'ConvNeXt': ('convnext_atto', CONVNEXT, (32, 32)),
+    'ConvNeXt of linear layers': ('convnext_tiny', CONVNEXT, (32, 32)),
+    'UniFormer': (
+        'uniformer_small', dict(embed_dims=(8, 16, 32, 64), depths=(1, 1, 2, 1), head_dim=16, num_classes=5), (64, 64)),
+}
+CLIP_MODELS = {
+    'SIFAR': ('sifar_swin_tiny', dict(num_frames=4, img_size=48, window_size=(4, None), **SWIN)),
+    'AM Flow': ('amflow_dinov2_s_tcn_lite', dict(depth=2, img_size=28, num_frames=4, num_classes=5)),
+    'VideoMAE': (
+        'videomae_vit_s', dict(depth=2, embed_dim=32, num_heads=2, img_size=32, num_frames=4, num_classes=5)),
+}
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count[func._schema.name] += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def build(name: str, args: dict) -> nn.Module:
+    """A model without zeros, so that every parameter counts."""
+    model = timm.create_model(name, **args).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * .1)
+    return model
+
+
+def swin(case: str = 'oblong') -> tuple[nn.Module, torch.Tensor]:
+    name, args, size = IMAGE_MODELS[case]
+    return build(name, args), torch.randn(2, 3, *size)
+
+
+def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 2e-6) -> None:
+    assert not torch.equal(expected, torch.zeros_like(expected))
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def packed_layers(model: nn.Module) -> int:
+    return sum(isinstance(module, PackedLinear) for module in model.modules())
+
+
+packs = pytest.mark.skipif(
+    not _packs(torch.ones(1), nn.Linear(1, 1).requires_grad_(False)), reason='torch was built without oneDNN')
+
+
+@pytest.mark.parametrize('case', IMAGE_MODELS)
+@torch.no_grad()
+def test_images_get_the_same_logits(case):
+    name, args, size = IMAGE_MODELS[case]
+    model = build(name, args)
+    prepared = flatzoo.optimize(model)
+    linear = sum(type(module) is nn.Linear for module in model.modules())
+    assert packed_layers(prepared) == linear > 0 and packed_layers(model) == 0
+    for batch in (2, 1, 3):
+        x = torch.randn(batch, 3, *size)
+        assert_near(prepared(x), model(x))
+
+
+@pytest.mark.parametrize('case', CLIP_MODELS)
+@torch.no_grad()
+def test_clips_get_the_same_logits(case):
+    name, args = CLIP_MODELS[case]
+    model = build(name, args)
+    prepared = flatzoo.optimize(model)
+    clip = torch.randn(2, 3, 4, *2 * (args['img_size'],))
+    assert_near(prepared(clip), model(clip), 5e-6)
+
+
+@pytest.mark.parametrize('case', ['oblong', 'ViT', 'ConvNeXt of linear layers'])
+@torch.no_grad()
+def test_bfloat16_is_as_exact_as_before(case):
+    name, args, size = IMAGE_MODELS[case]
+    model, x = build(name, args), torch.randn(2, 3, *size)
+    exact, plain = model(x), copy.deepcopy(model).bfloat16()(x.bfloat16()).float()
+    prepared = flatzoo.optimize(model, torch.bfloat16)
+    assert (prepared(x.bfloat16()).float() - exact).norm() <= 1.5 * (plain - exact).norm()
+    assert next(model.parameters()).dtype == torch.float32
+
+
+@packs
+@pytest.mark.parametrize('case', ['whole map last', 'oblong', 'ViT', 'SwiGLU', 'Swin V2', 'EVA'])
+@torch.no_grad()
+def test_every_linear_layer_runs_packed(case):
+    name, args, size = IMAGE_MODELS[case]
+    prepared, x = flatzoo.optimize(build(name, args)), torch.randn(1, 3, *size)
+    with Operators() as first:
+        prepared(x)
+    with Operators() as second:
+        prepared(x)
+    count = second.count
+    assert not {'aten::addmm', 'aten::mm', 'aten::linear'} & set(count)
+    assert count['mkldnn::_linear_pointwise'] >= packed_layers(prepared) - 2  # some in chunks, a head may be left out
+    assert first.count['mkldnn::_reorder_linear_weight'] == packed_layers(prepared)
+    assert 'mkldnn::_reorder_linear_weight' not in count
+
+
+@torch.no_grad()
+def test_window_order_needs_neither_rolls_nor_masks():
+    model, x = swin()
+    with Operators() as plain:
+        model(x)
+    assert 'aten::roll' in plain.count
+    model = flatzoo.optimize(model)
+    model(x)  # derives and remembers
+    with Operators() as prepared:
+        model(x)
+    assert 'aten::roll' not in prepared.count
+    assert prepared.count['aten::constant_pad_nd'] == 1  # timm's patch merging, by nothing
+    blocks = sum(len(stage.blocks) for stage in model.layers)
+    gathers = prepared.count['aten::index']
+    assert gathers == 2 * blocks + len(model.layers)  # x and its order in every block, and x again behind a stage
+
+
+def test_shifted_windows_are_cut_at_the_mask():
+    order, pieces = _window_order(2, 8, 12, (4, 4), (2, 2))
+    assert sorted(order.tolist()) == list(range(2 * 8 * 12))
+    assert dict(pieces) == {(4, 4): 4, (4, 2): 4, (2, 4): 8, (2, 2): 8}
+    assert _window_order(1, 8, 8, (8, 4), (0, 2))[1] == [((8, 4), 1), ((8, 2), 2)]
+    assert _window_order(1, 4, 4, (4, 4), (0, 0))[0].tolist() == list(range(16))
+
+
+@pytest.mark.parametrize('rows', [1, 20, 100])
+@torch.no_grad()
+def test_windows_in_chunks(monkeypatch, rows):
+    monkeypatch.setattr('flatzoo.inference.mlp._ROWS_PER_THREAD', rows)
+    model, x = swin()
+    assert_near(flatzoo.optimize(model)(x), model(x))
+
+
+def test_chunks_are_of_whole_windows():
+    pieces = [((4, 4), 3), ((4, 2), 2), ((2, 2), 1)]
+    assert _chunks(pieces, 1000) == [pieces]
+    assert _chunks(pieces, 32) == [[((4, 4), 2)], [((4, 4), 1), ((4, 2), 2)], [((2, 2), 1)]]
+    assert _chunks(pieces, 1) == [[((4, 4), 1)]] * 3 + [[((4, 2), 1)]] * 2 + [[((2, 2), 1)]]
+
+
+@torch.no_grad()
+def test_state_dict_is_that_of_the_model():
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    prepared(x)
+    ours, theirs = prepared.state_dict(), model.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(ours[key].data_ptr() == theirs[key].data_ptr() for key in ours)
+
+
+@pytest.mark.parametrize('assign', [False, True])
+@torch.no_grad()
+def test_loading_packs_again(assign):
+    model, x = swin()
+    other = swin()[0]
+    prepared = flatzoo.optimize(model)
+    before = prepared(x)
+    prepared.load_state_dict({key: value.clone() for key, value in other.state_dict().items()}, assign=assign)
+    assert_near(prepared(x), other(x))
+    assert (prepared(x) - before).abs().max() > .01
+
+
+def test_training_of_the_given_model_is_followed():
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    before = prepared(x)
+    assert not before.requires_grad  # fast without no_grad
+    optimizer = torch.optim.SGD(model.parameters(), lr=.1)
+    model(x).square().mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert_near(prepared(x), model(x))
+        assert (prepared(x) - before).abs().max() > 1e-4
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_casting_packs_again():
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    prepared(x)
+    assert_near(prepared.double()(x.double()), model.double()(x.double()), 1e-12)
+
+
+@pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@torch.no_grad()
+def test_copies_hold_no_packed_weights_and_answer_alike(duplicate):
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    expected = prepared(x)
+    twin = duplicate(prepared)
+    assert not any('_derived' in module.__dict__ for module in twin.modules())
+    assert torch.equal(twin(x), expected)
+    assert twin.head.fc.weight.data_ptr() != model.head.fc.weight.data_ptr()
+
+
+@torch.no_grad()
+def test_prepared_models_are_taken():
+    model, x = swin()
+    twice = flatzoo.optimize(flatzoo.optimize(model))
+    assert_near(twice(x), model(x))
+    assert any(isinstance(module, WindowOrderStage) for module in twice.modules())
+
+
+@torch.no_grad()
+def test_inference_mode():
+    model, x = swin()
+    expected = model(x)
+    with torch.inference_mode():
+        assert_near(flatzoo.optimize(model)(x.clone()), expected)
+        assert_near(flatzoo.optimize(copy.deepcopy(model))(x.clone()), expected)
+
+
+# Where the plain forward runs
+
+def plain_operators(run) -> Counter:
+    with Operators() as operators:
+        run()
+    assert not any(name.startswith('mkldnn::_linear') for name in operators.count)
+    return operators.count
+
+
+def test_input_gradients_take_the_plain_way():
+    model, x = swin()
+    prepared, x = flatzoo.optimize(model), x.requires_grad_()
+    plain_operators(lambda: prepared(x))
+    gradients = [torch.autograd.grad(m(x).square().sum(), x)[0] for m in (prepared, model)]
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize('trained', ['', 'bias', 'relative_position_bias_table'])
+def test_parameter_gradients_take_the_plain_way(trained):
+    """Of all parameters, of biases alone, and of a table that the window order would read beside autograd."""
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    prepared(x)  # derives and remembers
+    gradients = []
+    for trainee in (model, prepared):
+        for name, parameter in trainee.named_parameters():
+            parameter.requires_grad_(name.endswith(trained))
+        trainee(x).square().sum().backward()
+        gradients.append({name: p.grad for name, p in trainee.named_parameters() if p.requires_grad})
+    assert gradients[0] and all(torch.allclose(gradients[1][name], g, 1e-3, 1e-5 * g.abs().max())
+                                for name, g in gradients[0].items())
+
+
+@torch.no_grad()
+def test_training_mode_takes_the_plain_way():
+    stage = flatzoo.optimize(swin()[0]).layers[0]
+    with Operators() as fast:
+        stage(torch.randn(1, 12, 24, 16))
+    with Operators() as plain:
+        stage.train()(torch.randn(1, 12, 24, 16))
+    assert (fast.count['aten::roll'], plain.count['aten::roll']) == (0, 2)
+
+
+@torch.no_grad()
+def test_autocast_takes_the_plain_way():
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    with torch.autocast('cpu', torch.bfloat16):
+        plain_operators(lambda: prepared(x))
+        assert torch.equal(prepared(x), model(x))
+
+
+@pytest.mark.parametrize('missing', ['_LINEAR', '_pack'])
+@torch.no_grad()
+def test_missing_operators_leave_window_order(monkeypatch, missing):
+    monkeypatch.setattr(f'flatzoo.inference.packed_linear.{missing}', None)
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    count = plain_operators(lambda: prepared(x))
+    assert count['aten::addmm'] and 'aten::roll' not in count
+    assert_near(prepared(x), model(x))
+
+
+@torch.no_grad()
+def test_disabled_onednn():
+    model, x = swin()
+    with torch.backends.mkldnn.flags(enabled=False):
+        prepared = flatzoo.optimize(model)
+        plain_operators(lambda: prepared(x))
+        assert_near(prepared(x), model(x))
+
+
+@torch.no_grad()
+def test_hooks_hear_their_modules():
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    heard = []
+    for block in prepared.layers[0].blocks:
+        block.mlp.act.register_forward_hook(lambda *_: heard.append('act'))
+        block.register_forward_pre_hook(lambda *_: heard.append('block'))
+    assert_near(prepared(x), model(x))
+    assert heard == ['block', 'act'] * 2
+
+
+@torch.no_grad()
+def test_compiled_without_graph_breaks():
+    model, x = swin()
+    prepared = torch.compile(flatzoo.optimize(model), fullgraph=True, backend='eager')
+    assert_near(prepared(x), model(x))
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_cuda_takes_the_plain_way():
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    prepared(x)
+    model, x = model.cuda(), x.cuda()
+    assert torch.equal(flatzoo.optimize(model)(x), model(x))
+    assert torch.equal(prepared.cuda()(x), model(x))
+
+
+# MLPs
+
+@pytest.mark.parametrize('act', [nn.GELU, GELU, lambda: nn.GELU('tanh'), GELUTanh])
+@torch.no_grad()
+def test_mlp_in_chunks(monkeypatch, act):
+    monkeypatch.setattr('flatzoo.inference.mlp._ROWS_PER_THREAD', 7)
+    mlp = Mlp(16, 40, 24, act_layer=act).eval()
+    prepared = flatzoo.optimize(nn.Sequential(mlp))[0]
+    assert type(prepared) is PackedMlp
+    for shape in (7, 16), (3, 5, 16), (2, 3, 4, 16):
+        x = torch.randn(shape)
+        assert_near(prepared(x), mlp(x))
+        assert_near(prepared(x.transpose(0, -2)), mlp(x.transpose(0, -2)))
+
+
+@pytest.mark.parametrize('args', [dict(act_layer=nn.ReLU), dict(norm_layer=nn.LayerNorm), dict(use_conv=True)])
+@torch.no_grad()
+def test_other_mlps_stay(args):
+    mlp = Mlp(16, 40, **args).eval()
+    prepared = flatzoo.optimize(nn.Sequential(mlp))[0]
+    assert type(prepared) is Mlp
+    x = torch.randn((2, 16, 4, 4) if 'use_conv' in args else (2, 4, 16))
+    assert_near(prepared(x), mlp(x))

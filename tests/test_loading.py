@@ -1,0 +1,178 @@
+"""Weights that come from files quickly: nothing is drawn in vain, nothing is copied that can be mapped."""
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import flatzoo  # noqa: F401 - registers the models
+
+CLIP = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name != 'copy_' or args[0].data_ptr() != args[1].data_ptr():  # a copy to itself does nothing
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def random(self) -> int:
+        return sum(name in ('uniform_', 'normal_', 'bernoulli_', 'erfinv_') for name in self.names)
+
+
+@pytest.fixture(scope='module')
+def source():
+    torch.manual_seed(0)
+    return timm.create_model('sifar_swin_tiny', num_classes=5).eval()
+
+
+@pytest.fixture(scope='module', params=['safetensors', 'pth'])
+def file(request, source, tmp_path_factory):
+    path = tmp_path_factory.mktemp('weights') / f'weights.{request.param}'
+    (save_file if request.param == 'safetensors' else torch.save)(source.state_dict(), path)
+    return path
+
+
+def load(file, **kwargs):
+    kwargs = dict(dict(num_classes=5), **kwargs)
+    overlay = dict(file=str(file), num_classes=5)
+    return timm.create_model('sifar_swin_tiny', pretrained=True, pretrained_cfg_overlay=overlay, **kwargs).eval()
+
+
+@pytest.mark.parametrize('mmap', [False, True])
+def test_weights_are_bit_equal(file, source, mmap):
+    model = load(file, mmap=mmap)
+    for key, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    for (key, value), (_, wanted) in zip(model.named_buffers(), source.named_buffers(), strict=True):
+        assert torch.equal(value, wanted), key
+    assert model.head_trained and all(parameter.requires_grad for parameter in model.parameters())
+    assert 'mmap' not in model._model_args
+    difference = (model(CLIP) - source(CLIP)).abs().max()
+    assert difference == 0 if not mmap else difference < 1e-5
+
+
+@pytest.mark.parametrize('mmap', [False, True])
+def test_only_what_is_missing_is_drawn(file, mmap):
+    with Calls() as calls:
+        load(file, mmap=mmap)
+    assert calls.random() == 0
+    with Calls() as calls:
+        model = load(file, mmap=mmap, num_classes=7)
+    assert calls.random() == 2  # trunc_normal_ of one weight: uniform_ and erfinv_
+    assert 0.01 < model.get_classifier().weight.std() < 0.03 and not model.head_trained
+
+
+def test_mapped_weights_are_not_copied(file):
+    with Calls() as copied:
+        load(file)
+    with Calls() as mapped:
+        model = load(file, mmap=True)
+    tensors = len(model.state_dict())
+    assert copied.names.count('copy_') - mapped.names.count('copy_') >= tensors
+    assert mapped.names.count('set_') - copied.names.count('set_') == tensors  # readers of files use it, too
+    model.load_state_dict(load(file).state_dict())  # the hook is gone
+    with Calls() as calls:
+        model.load_state_dict(load(file).state_dict())
+    assert 'copy_' in calls.names
+
+
+def test_training_leaves_the_file_alone(file):
+    before = hashlib.sha256(file.read_bytes()).digest()
+    model = load(file, mmap=True)
+    optimizer = torch.optim.SGD(model.parameters(), 1.)
+    model(CLIP).square().sum().backward()
+    weight = model.get_classifier().weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(model.get_classifier().weight, weight)
+    assert hashlib.sha256(file.read_bytes()).digest() == before
+
+
+def test_mapped_weights_keep_dtype_and_ties(source, tmp_path):
+    half = {key: value.half() if value.is_floating_point() else value for key, value in source.state_dict().items()}
+    save_file(half, tmp_path / 'half.safetensors')
+    model = load(tmp_path / 'half.safetensors', mmap=True)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.get_classifier().weight, source.get_classifier().weight.half().float())
+    with pytest.raises((RuntimeError, ValueError), match='frame_pos_embed|size|keys'):
+        load(tmp_path / 'half.safetensors', mmap=True, embed_dim=48)
+
+
+def test_swin_blocks_share_masks(source):
+    plain = timm.create_model('sifar_swin_tiny', strict_img_size=True)
+    stages = [model.backbone.layers for model in (source, plain)]
+    masks = []
+    for blocks in zip(*([block for stage in layers for block in stage.blocks] for layers in stages), strict=True):
+        mask, wanted = (block.attn_mask for block in blocks)
+        assert (mask is None) == (wanted is None) and (mask is None or torch.equal(mask, wanted))
+        assert [block.dynamic_mask for block in blocks] == [False, False]
+        masks += [] if mask is None else [mask]
+    assert masks
+    deep = timm.create_model('sifar_swin_tiny', depths=(4, 2, 2, 2))
+    first = [block.attn_mask for block in deep.backbone.layers[0].blocks]
+    assert first[1] is first[3] and first[1] is not None
+    with pytest.raises(AssertionError):  # as strict as it is asked to be
+        source.backbone(torch.zeros(1, 3, 128, 128))
+
+
+def test_nine_real_frames_in_nine_cells(source):
+    model = timm.create_model('sifar_swin_tiny', num_frames=9, num_classes=5).eval()
+    model.load_state_dict(source.state_dict())  # the same parameters
+    assert model.grid_size == (3, 3) and model.super_image.empty == []
+    clip = torch.randn(1, 3, 9, 32, 32)
+    image = model.super_image(clip)
+    assert torch.equal(image[..., 64:, 64:], clip[:, :, 8])
+    empty = clip.clone()
+    empty[:, :, 8] = 0
+    torch.testing.assert_close(model(empty), source(clip[:, :, :8]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
+@pytest.mark.parametrize('mmap', [False, True])
+def test_anonymous_memory(tmp_path, mmap):
+    """Beside the weights themselves a load takes little, and next to nothing where they are mapped."""
+    args = dict(backbone='vit_base_patch16_224', num_frames=2, layout='time:1', img_size=32)
+    code = f'''
+import json, threading, timm, torch, flatzoo
+torch.set_num_threads(1)
+def anonymous():
+    lines = open('/proc/self/smaps_rollup').read().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith('Anonymous:')) * 1024
+file, args = {str(tmp_path / 'weights.safetensors')!r}, {args!r}
+from safetensors.torch import save_file
+model = timm.create_model('superimage', num_classes=0, device='meta', **args)
+save_file({{key: torch.zeros(value.shape) for key, value in model.state_dict().items()}}, file)
+size = sum(value.numel() * 4 for value in model.state_dict().values())
+def load():
+    return timm.create_model('superimage', pretrained=True, num_classes=0, mmap={mmap},
+                             pretrained_cfg_overlay=dict(file=file, num_classes=0), **args)
+timm.create_model('superimage', backbone='test_vit', num_frames=2, layout='time:1', img_size=160)  # imports
+before, peak, done = anonymous(), 0, threading.Event()
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, anonymous())
+thread = threading.Thread(target=watch)
+thread.start()
+model = load()
+peak = max(peak, anonymous())
+done.set(); thread.join()
+print(json.dumps([size, peak - before]))
+'''
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    size, peak = json.loads(result.stdout)
+    assert size > 300e6
+    assert peak <= (0.2 if mmap else 1.2) * size
