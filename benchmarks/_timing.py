@@ -1,0 +1,140 @@
+"""Time and memory that can be compared: variants take turns, ratios are taken round by round, medians count.
+
+On a CPU with one thread time is that of the process, which other programs disturb less than the clock's; with several
+threads it is the clock's. On CUDA devices it lies between events. Memory is what a run needs beyond what was there
+before: the growth of the resident set (Linux), or what the allocator of the device handed out.
+"""
+import csv
+import ctypes
+import gc
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cpu_inference import cpu_name, write
+
+__all__ = ['clock_name', 'hardware', 'in_turn', 'markdown', 'peak_bytes', 'ratio', 'save', 'seconds', 'slope', 'stem']
+
+
+def clock_name(device: str) -> str:
+    """What `seconds` measures."""
+    if device == 'cuda':
+        return 'CUDA events'
+    return 'process time' if torch.get_num_threads() == 1 else 'wall time'
+
+
+def seconds(run: Callable[[], Any], device: str) -> float:
+    """Time of one run."""
+    if device == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    run()
+    return clock() - start
+
+
+def in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every run in every round; the runs have been warmed up before."""
+    times = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(seconds(run, device))
+    return times
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Median of the ratios of each round."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def peak_bytes(run: Callable[[], Any], device: str) -> int | None:
+    """Most memory in use at once during a run beyond what was in use before; None where it cannot be known."""
+    gc.collect()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what is free but still held would hide what the run needs
+        Path('/proc/self/clear_refs').write_text('5')  # the high-water mark starts anew
+        before = _status('VmRSS')
+    except (AttributeError, OSError, TypeError):
+        return None
+    run()
+    return max(0, _status('VmHWM') - before)
+
+
+def _status(field: str) -> int:
+    lines = Path('/proc/self/status').read_text()
+    return 1024 * int(re.search(rf'^{field}:\s+(\d+) kB$', lines, re.M)[1])
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Exponent of y in x, by a straight line through the logarithms; None for fewer than three points."""
+    if len(x) < 3:
+        return None
+    return float(np.polyfit([math.log(v) for v in x], [math.log(v) for v in y], 1)[0])
+
+
+def hardware(device: str) -> str:
+    """The processor that is measured, with the number of its threads if it is a CPU."""
+    if device == 'cuda':
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f'{cpu_name()} ({threads} {"thread" if threads == 1 else "threads"})'
+
+
+def stem(name: str, device: str, precision: str) -> str:
+    """File name without suffix: what, where, in which precision, with which torch."""
+    parts = name, hardware(device), precision, f'torch{torch.__version__.split("+")[0]}'
+    return '_'.join(re.sub(r'[^\w.]+', '-', part).strip('-').lower() for part in parts)
+
+
+def save(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Writes a CSV file, and returns its rows: the new ones, and older ones that were not measured again.
+
+    Args:
+        path: The file.
+        rows: New rows, all with the same columns.
+        keys: Columns that tell what a row measured.
+    """
+    new = [{column: '' if value is None else str(value) for column, value in row.items()} for row in rows]
+    measured = {tuple(row[key] for key in keys) for row in new}
+    old = []
+    if path.exists():
+        with path.open(newline='') as file:
+            old = [row for row in csv.DictReader(file)
+                   if list(row) == list(new[0]) and tuple(row[key] for key in keys) not in measured]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.tmp')
+    with partial.open('w', newline='') as file:
+        writer = csv.DictWriter(file, new[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(old + new)
+    partial.replace(path)
+    return old + new
+
+
+def markdown(path: Path, title: str, parts: Sequence[str | Sequence[dict[str, Any]]]) -> None:
+    """Writes a page of paragraphs and tables; a table is rows, with the keys of the first one as columns."""
+    blocks = [f'# {title}']
+    for part in parts:
+        if not isinstance(part, str):
+            lines = [part[0], {key: '---' for key in part[0]}, *part]
+            cells = [list(part[0]), *(['' if v is None else str(v) for v in row.values()] for row in lines[1:])]
+            part = '\n'.join(f'| {" | ".join(row)} |' for row in cells)
+        blocks.append(part)
+    write(path, '\n\n'.join(blocks) + '\n')
