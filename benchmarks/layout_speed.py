@@ -11,6 +11,7 @@ one thread, medians.
 """
 import argparse
 import csv
+import io
 import platform
 import statistics
 import time
@@ -21,6 +22,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torchvision.transforms import v2
+from train_actions import write_file
 
 from flatzoo.data.transforms import EvalTransform
 from flatzoo.layers import SuperImage
@@ -111,12 +113,13 @@ def main() -> None:
     print(text)
     if args.out:
         stem = f'layout_speed_{platform.machine()}_fp32_torch{torch.__version__.split("+")[0]}'
-        (args.out / f'{stem}.md').write_text(text)
+        write_file(args.out / f'{stem}.md', text.encode())
         for name, rows in tables.items():
-            with open(args.out / f'{stem}_{name}.csv', 'w', newline='') as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
+            cells = io.StringIO()
+            writer = csv.DictWriter(cells, rows[0], lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(rows)
+            write_file(args.out / f'{stem}_{name}.csv', cells.getvalue().encode())
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ in units of the weights. `--imports N` also measures what `import flatzoo` adds 
 """
 import argparse
 import csv
+import io
 import json
 import platform
 import statistics
@@ -26,6 +27,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from train_actions import write_file
 
 import flatzoo  # noqa: F401 - registers the models
 
@@ -156,11 +158,12 @@ def main() -> None:
     print(text)
     if args.out:
         stem = args.out / f'loading_{platform.machine()}_fp32_torch{torch.__version__.split("+")[0]}'
-        stem.with_name(stem.name + '.md').write_text(text)
-        with open(stem.with_name(stem.name + '.csv'), 'w', newline='') as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(stem.with_name(stem.name + '.md'), text.encode())
+        write_file(stem.with_name(stem.name + '.csv'), table.getvalue().encode())
 
 
 if __name__ == '__main__':

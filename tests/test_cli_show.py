@@ -1,4 +1,5 @@
 """`flatzoo show`: the pictures that it writes, and that it says why when it writes none."""
+import shutil
 import sys
 
 import av
@@ -135,6 +136,14 @@ def test_super_image_is_what_the_backbone_gets(clip, tmp_path, capsys, drawn):
     assert sum(patch.get_hatch() is not None for patch in ax.patches) == 2
 
 
+def test_dollars_are_no_formulas(amflow, clip, tmp_path, capsys):
+    """matplotlib would set what lies between two of them, or fail."""
+    path = tmp_path / 'a $x_$ b.mp4'
+    shutil.copy(clip, path)
+    assert main(['show', str(path), *amflow, '--only', 'frames,flow', '--out', str(tmp_path)]) == 0
+    assert pixels(tmp_path / 'a $x_$ b.frames.png').float().std() > 10
+
+
 def test_several_images_lie_side_by_side(clip, tmp_path, drawn):
     options = [*GRID, 'num_frames=4', 'layout=time:1', '--only', 'super_image,frames', '--out', str(tmp_path)]
     assert main(['show', str(clip), *options]) == 0
@@ -198,7 +207,7 @@ def test_a_model_without_flow(clip, tmp_path, capsys):
     (['--class', 'turns clockwize'], "--class turns clockwize: accepted are names of classes and indices 0 to 15. "
      'Similar names: turns clockwise'),
     (['--class', '16'], 'indices 0 to 15.'),
-    (['--method', 'rollout', '--only', 'cam'], 'attention rollout takes plain transformers'),
+    (['--method', 'rollout'], 'attention rollout takes plain transformers'),
 ])
 def test_classes_and_methods_that_do_not_fit(clip, arguments, message, tmp_path, capsys):
     pytest.importorskip('matplotlib')

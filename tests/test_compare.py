@@ -148,6 +148,24 @@ def test_files_that_are_no_speeds(header, line, says, tmp_path, capsys):
     assert says in capsys.readouterr().err
 
 
+def test_files_that_are_no_text(tmp_path, capsys):
+    path = tmp_path / 'speeds.csv'
+    for content in (b'\xff\xfe\x00', b'model,clips_per_s,hardware,precision,batch\n' + 200_000 * b'a'):
+        path.write_bytes(content)
+        assert main(['compare', 'sifar_resnet10t', '--measured', str(path)]) == 1
+        assert f'{path} is no CSV file (' in capsys.readouterr().err
+
+
+def test_page_in_the_current_folder(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('matplotlib')
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    assert main(['compare', 'sifar_resnet10t', '--page', '.']) == 0
+    assert sorted(path.name for path in tmp_path.rglob('*') if path.is_file()) == ['comparison.html', 'here.md']
+    assert 'Made by `flatzoo compare sifar_resnet10t --page .`' in (tmp_path / 'here.md').read_text()
+    assert '<code>flatzoo compare sifar_resnet10t --page .</code>' in (tmp_path / 'here/comparison.html').read_text()
+
+
 def test_command(tmp_path, capsys):
     speeds = str(measured_file(tmp_path / 'speeds.csv', 'sifar_resnet10t,20,CPU one,float32,1,'))
     command = ['compare', 'sifar_resnet10t*', 'flatten_resnet50', '--measured', speeds]

@@ -323,3 +323,6 @@ def test_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*argv, '--model-kwargs', 'depths'])
     assert 'KEY=VALUE' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(['show', 'clip.mp4', '--model-kwargs', 'device=cpu'])
+    assert "'device=cpu' is said by the options of the command" in capsys.readouterr().err

@@ -178,6 +178,12 @@ def test_a_port_that_is_taken(capsys, keep_signals):
     assert 'Choose another --port.' in message and 'password' not in message
 
 
+def test_a_port_that_there_is_not(capsys, keep_signals):
+    pytest.importorskip('gradio', reason="needs pip install 'flatzoo[demo]'")
+    pytest.importorskip('pytorch_grad_cam', reason="needs pip install 'flatzoo[demo]'")
+    assert 'Choose another --port.' in refused(['--model', MODEL, '--port', '99999'], capsys)
+
+
 # The page in a browser
 
 # The server, which says on standard error whenever it reaches for another host.

@@ -105,6 +105,13 @@ def test_sphinx_has_nothing_to_say(tmp_path):
     assert 'VideoModel' in page and 'set_input_size' in page  # from docstrings
 
 
+def test_the_reference_has_every_public_module():
+    named = re.findall(r'automodule:: (\S+)', ''.join(page.read_text() for page in (ROOT / 'docs/api').glob('*.md')))
+    files = [path.relative_to(ROOT).with_suffix('') for path in (ROOT / 'flatzoo').glob('*/**/*.py')]
+    public = {'.'.join(file.parts) for file in files if not file.name.startswith('_') and file.parts[1] != 'cli'}
+    assert public <= set(named) and len(named) == len(set(named))
+
+
 @pytest.mark.network
 def test_addresses_of_other_hosts(tmp_path):
     process = _sphinx('linkcheck', tmp_path)

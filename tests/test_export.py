@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from base import assert_close, build, perturb, random_clip
+from torch.overrides import TorchFunctionMode
 
 import flatzoo.cli.export
 import flatzoo.export
@@ -107,6 +109,23 @@ def test_the_model_is_left_as_it_was(tmp_path):
         assert_close(flatzoo.export.load(tmp_path / 'model.pt')(clips), model.eval()(clips))
 
 
+def test_attention_over_windows_has_four_dimensions():
+    """ONNX has no other."""
+    q, k, v = torch.randn(3, 2, 3, 4, 5, 6)
+    seen = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is F.scaled_dot_product_attention:
+                seen.append(args[0].ndim)
+            return func(*args, **(kwargs or {}))
+
+    expected = F.scaled_dot_product_attention(q, k, v)
+    with Watch(), formats.PlainOperators():
+        assert_close(F.scaled_dot_product_attention(q, k, v, dropout_p=0.0), expected)
+    assert seen == [4]
+
+
 # Refusals
 
 
@@ -164,6 +183,23 @@ def test_onnx_without_its_packages(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_reasons_are_one_readable_line():
+    try:
+        try:
+            raise TypeError('only 4D query')
+        except TypeError as error:
+            raise torch.onnx.errors.OnnxExporterError('Next steps: create an error report') from error
+    except torch.onnx.errors.OnnxExporterError as error:
+        assert exporter._reason(error) == 'only 4D query'
+    assert exporter._reason(RuntimeError('no \x1b[96msuch\x1b[0m\n thing')) == 'no such thing'
+    assert exporter._reason(KeyError()) == 'KeyError'
+
+
+def test_models_without_classifier_give_features(tmp_path):
+    report = flatzoo.export.export(build(TINY, num_classes=0), tmp_path / 'model.pt', 'torchscript')
+    assert '(B, 3, 8, 32, 32) -> features\n' in str(report)
+
+
 def test_files_of_others_are_not_loaded(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such file'):
         flatzoo.export.load(tmp_path / 'none.onnx')
@@ -190,7 +226,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ['sifar_resnet10t.pt']
 
     options = ['--format', 'torchscript', '--allow-untrained', '--input', 'float', '--out', 'depth.pt',
-               '--num-classes', '3', '--model-kwargs', 'backbone=test_resnet', 'img_size=32', 'in_chans=1']
+               '--model-kwargs', 'backbone=test_resnet', 'img_size=32', 'in_chans=1', 'num_classes=3']
     assert main(['export', 'superimage', *options]) == 0
     assert 'depth.pt: ' in capsys.readouterr().out
     assert flatzoo.export.load('depth.pt')(torch.zeros(3, 1, 8, 32, 32)).shape == (3, 3)
@@ -198,7 +234,11 @@ def test_command(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(('arguments', 'says'), [
     (['sifar_swin_b12'], 'never trained'),
-    (['sifar_resnet10t', '--out', 'no/such/folder/x.pt'], 'cannot be written'),
+    (['sifar_resnet10t', '--out', 'no/such/folder/x.pt'], 'x.pt cannot be written (there is no such folder)'),
+    (['sifar_resnet10t', '--out', '.'], '. cannot be written (is a folder)'),
+    pytest.param(
+        ['sifar_resnet10t', '--out', '/proc/x.pt'], '/proc/x.pt cannot be written (',
+        marks=pytest.mark.skipif(not Path('/proc').is_dir(), reason='needs a folder that nobody can write to')),
     (['sifar_resnet10t', '--model-kwargs', 'layout=random:3x3:always'], 'new order'),
 ])
 def test_command_refuses(arguments, says, tmp_path, monkeypatch, capsys):

@@ -229,6 +229,18 @@ def test_casting_packs_again():
     assert_near(prepared.double()(x.double()), model.double()(x.double()), 1e-12)
 
 
+@torch.no_grad()
+def test_casting_there_and_back_packs_again():
+    """What was freed in between can come back at the same address; several turns, so that it does."""
+    for _ in range(4):
+        model, x = swin()
+        prepared = flatzoo.optimize(model)
+        del model  # whose weights would stay where they are
+        prepared(x)
+        prepared.bfloat16().float()
+        assert torch.equal(prepared(x), copy.deepcopy(prepared)(x))
+
+
 @pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 @torch.no_grad()
 def test_copies_hold_no_packed_weights_and_answer_alike(duplicate):
@@ -308,6 +320,49 @@ def test_autocast_takes_the_plain_way():
     with torch.autocast('cpu', torch.bfloat16):
         plain_operators(lambda: prepared(x))
         assert torch.equal(prepared(x), model(x))
+
+
+@torch.no_grad()
+def test_dropout_that_trains_drops():
+    name, args, size = IMAGE_MODELS['whole map last']
+    prepared, x = flatzoo.optimize(build(name, dict(args, proj_drop_rate=.5))), torch.randn(1, 3, *size)
+    assert torch.equal(prepared(x), prepared(x))
+    for module in prepared.modules():
+        module.train(isinstance(module, nn.Dropout))
+    assert not torch.equal(prepared(x), prepared(x))
+
+
+class Wrapped(nn.Module):
+    """A layer inside another, as adapters put it."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize('replace', [Wrapped, nn.utils.parametrizations.weight_norm])
+@torch.no_grad()
+def test_replaced_layers_are_called(replace):
+    model, x = swin()
+    for stage in model.layers:
+        for block in stage.blocks:
+            block.attn.proj = replace(block.attn.proj)
+    prepared = flatzoo.optimize(model)
+    assert_near(prepared(x), model(x))
+    assert type(prepared.layers[0]) is not WindowOrderStage and type(prepared.layers[0].blocks[0].mlp) is PackedMlp
+
+
+@torch.no_grad()
+def test_default_device_of_new_tensors_does_not_matter():
+    model, x = swin()
+    expected, prepared = model(x), flatzoo.optimize(model)
+    _window_order.cache_clear()
+    with torch.device('meta'):
+        assert_near(prepared(x), expected)
+    assert_near(prepared(x), expected)
 
 
 @pytest.mark.parametrize('missing', ['_LINEAR', '_pack'])

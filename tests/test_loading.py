@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flatzoo  # noqa: F401 - registers the models
+from flatzoo.models._checkpoint import map_weights
 
 CLIP = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -100,7 +101,7 @@ def test_training_leaves_the_file_alone(file):
     assert hashlib.sha256(file.read_bytes()).digest() == before
 
 
-def test_mapped_weights_keep_dtype_and_ties(source, tmp_path):
+def test_mapped_weights_keep_dtype(source, tmp_path):
     half = {key: value.half() if value.is_floating_point() else value for key, value in source.state_dict().items()}
     save_file(half, tmp_path / 'half.safetensors')
     model = load(tmp_path / 'half.safetensors', mmap=True)
@@ -108,6 +109,31 @@ def test_mapped_weights_keep_dtype_and_ties(source, tmp_path):
     assert torch.equal(model.get_classifier().weight, source.get_classifier().weight.half().float())
     with pytest.raises((RuntimeError, ValueError), match='frame_pos_embed|size|keys'):
         load(tmp_path / 'half.safetensors', mmap=True, embed_dim=48)
+
+
+def test_mapped_weights_stay_tied():
+    model = torch.nn.ModuleDict(dict(first=torch.nn.Linear(3, 3), second=torch.nn.Linear(3, 3)))
+    model['second'].weight = weight = model['first'].weight
+    state = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
+    state['second.weight'] = state['first.weight'].clone()
+    model.register_load_state_dict_pre_hook(map_weights)
+    model.load_state_dict(state)
+    assert model['first'].weight is model['second'].weight is weight
+    assert torch.equal(weight, state['first.weight'])
+    assert weight.data_ptr() == state['second.weight'].data_ptr()
+    assert model['first'].bias.data_ptr() == state['first.bias'].data_ptr()
+
+
+@pytest.mark.parametrize('backbone', ['swinv2_tiny_window8_256', 'swinv2_cr_tiny_224'])
+def test_blocks_of_swin_v2_share_masks(backbone):
+    args = dict(
+        backbone=backbone, window_size=(4, 4), num_frames=4, img_size=32, embed_dim=16, depths=(4, 2), num_heads=(1, 2))
+    backbones = [
+        timm.create_model('sifar_swin_tiny', **args, **strict).backbone for strict in ({}, dict(strict_img_size=True))]
+    masks, wanted = ([getattr(m, 'attn_mask', None) for m in b.modules()] for b in backbones)
+    assert [mask is None for mask in masks] == [mask is None for mask in wanted]
+    assert all(torch.equal(a, b) for a, b in zip(masks, wanted) if a is not None)
+    assert len({id(mask) for mask in masks}) < len({id(mask) for mask in wanted})
 
 
 def test_swin_blocks_share_masks(source):

@@ -1,5 +1,6 @@
 """Selective recomputation: the same gradients from less memory, with no matrix product of a linear layer run twice."""
 import copy
+import pickle
 from collections import Counter
 
 import pytest
@@ -95,6 +96,9 @@ def test_gradients_are_equal(args):
     for parameter in twin.parameters():
         parameter.data.zero_()
     assert largest_error(gradients(model, clip, passes=2), expected) < 5e-6  # the copy has its own blocks
+    twin = pickle.loads(pickle.dumps(model))
+    assert largest_error(gradients(twin, clip, passes=2), expected) < 5e-6
+    assert any('forward' in vars(module) for module in twin.modules())
     model.set_grad_checkpointing(False)
     assert all(torch.equal(a, b) for a, b in zip(gradients(model, clip, passes=2), expected, strict=True))
     assert not any('forward' in vars(module) for module in model.modules())
@@ -138,9 +142,31 @@ def test_checkpointing_of_whole_blocks_takes_turns():
 
 def test_batch_norm_is_refused():
     model = timm.create_model('superimage', backbone='resnet10t', img_size=32, num_frames=4)
-    with pytest.raises(ValueError, match='no blocks without batch norm'):
+    with pytest.raises(ValueError, match='without batch norm'):
         model.set_grad_checkpointing(selective=True)
     assert recompute_activations(torch.nn.Linear(2, 2)) == 0
+
+
+def test_activations_do_not_overwrite_what_is_kept():
+    model = build(dict(backbone='test_nfnet', img_size=32, num_frames=4))
+    clip = random_clip(model)
+    expected = gradients(model, clip)
+    in_place = [getattr(module, 'inplace', None) for module in model.modules()]
+    assert True in in_place
+    model.set_grad_checkpointing(selective=True)
+    assert largest_error(gradients(model, clip), expected) < 5e-6
+    model.set_grad_checkpointing(False)
+    assert [getattr(module, 'inplace', None) for module in model.modules()] == in_place
+
+
+def test_forwards_of_others_stay():
+    model = build(SWIN)
+    block = model.backbone.layers[0].blocks[0]
+    block.forward = own = copy.copy(block).forward
+    model.set_grad_checkpointing(selective=True)
+    assert block.forward is own and 'forward' in vars(model.backbone.layers[0].blocks[1])
+    model.set_grad_checkpointing(False)
+    assert block.forward is own and 'forward' not in vars(model.backbone.layers[0].blocks[1])
 
 
 @pytest.mark.parametrize('args', [SWIN, VIT], ids=['swin', 'vit'])

@@ -18,6 +18,9 @@ def count(text: str) -> int:
     return number
 
 
+_NOT_OF_THE_MODEL = {'allow_untrained', 'checkpoint', 'checkpoint_path', 'device', 'name', 'needs_head', 'pretrained'}
+
+
 class KeyValues(argparse.Action):
     """timm's parser of KEY=VALUE arguments, with an error of argparse for what is none."""
 
@@ -27,6 +30,9 @@ class KeyValues(argparse.Action):
         wrong = [value for value in values if '=' not in value]
         if wrong:
             parser.error(f'{option_string}: {wrong[0]!r} is not of the form KEY=VALUE')
+        taken = [value for value in values if value.partition('=')[0] in _NOT_OF_THE_MODEL]
+        if taken:
+            parser.error(f'{option_string}: {taken[0]!r} is said by the options of the command, not here')
         ParseKwargs(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 

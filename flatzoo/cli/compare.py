@@ -20,6 +20,7 @@ import argparse
 import csv
 import io
 import json
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -60,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
         from flatzoo.hub.comparison_page import write_page
 
         try:
-            write('\n'.join(map(str, write_page(rows, args.page))))
+            measured = ['--measured', *map(str, args.measured)] if args.measured else []
+            command = shlex.join(['flatzoo', 'compare', *args.patterns, *measured, '--page', str(args.page)])
+            write('\n'.join(map(str, write_page(rows, args.page, command))))
         except (ImportError, OSError) as error:
             raise CommandError(error) from error
     elif args.json:

@@ -69,9 +69,10 @@ def run(args: argparse.Namespace) -> int:
             threading.Event().wait()
     except ImportError as error:
         raise CommandError(error) from error
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # OverflowError: no such port
+        reason = str(error).partition('. ')[0].rstrip('.')  # what follows is advice to programs that use gradio
         raise CommandError(
-            f'the page cannot be served at {args.host}, port {args.port} ({error}). Choose another --port.') from error
+            f'the page cannot be served at {args.host}, port {args.port} ({reason}). Choose another --port.') from error
     return 0
 
 

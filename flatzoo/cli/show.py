@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         except ImportError as error:  # neither matplotlib nor grad-cam
             raise CommandError(error) from error
         except ValueError as error:
-            if args.only or args.target is not None and name == 'cam':
+            if args.only or name == 'cam' and (args.target is not None or args.method is not None):
                 raise CommandError(error) from error
             if name != 'flow':
                 write(f'{name} is left out: {error}', sys.stderr)

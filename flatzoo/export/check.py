@@ -31,7 +31,7 @@ class Report:
         format: One of `FORMATS`.
         input: `'uint8'` or `'float'`.
         shape: `(C, T, H, W)` of a clip.
-        num_classes: Logits per clip.
+        num_classes: Logits per clip; 0 of models without a classifier, which give their features.
         size: Bytes of the file.
         difference: The largest difference of a logit to the model's, over the largest logit of the batch.
         tolerance: What it may be.
@@ -56,10 +56,10 @@ class Report:
 
     def __str__(self) -> str:
         clip = ', '.join(map(str, self.shape))
+        answer = f'logits (B, {self.num_classes})' if self.num_classes else 'features'  # without a classifier
         where = self.device if self.device != 'cpu' else f'{self.threads} CPU thread{"s" * (self.threads > 1)}'
         return (
-            f'{self.path}: {self.size / 1e6:.1f} MB, {self.format}, {self.input} clips (B, {clip}) -> logits '
-            f'(B, {self.num_classes})\n'
+            f'{self.path}: {self.size / 1e6:.1f} MB, {self.format}, {self.input} clips (B, {clip}) -> {answer}\n'
             f'logits differ from the model\'s by at most {self.difference:.1e} of the largest (accepted: '
             f'{self.tolerance:.0e}) on {", ".join(self.batches)}\n'
             f'{self.speed:.2f} times the speed of the model, one clip at a time on {where}'

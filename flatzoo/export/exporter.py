@@ -1,6 +1,8 @@
 """From a video model to a file that was compared with it."""
 import copy
+import errno
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,22 +58,20 @@ def export(
     """
     _check_arguments(model, format, input)
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f'{path}: there is no such folder.')
+    partial = _partial(path, format)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.set_grad_checkpointing(False)  # it would become part of the program
     if format == 'onnx':
         model.cpu()
     batches = check_clips(model, DTYPES[input])
     example, *_, real = batches.values()
-    partial = path.with_name(f'{path.name}.partial{FORMATS[format]}')  # exporters look at the suffix
     try:
         try:
             write(model, example, partial, format, _metadata(model, example, input))
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - exporters raise anything
-            raise ExportError(f'{format} cannot hold this model: {_first_lines(error)}') from error
+            raise ExportError(f'{format} cannot hold this model: {_reason(error)}') from error
         exported = load(partial)
         difference = largest_difference(model, exported, batches)
         if not difference <= tolerance:
@@ -128,5 +128,21 @@ def _metadata(model: VideoModel, example: torch.Tensor, input: str) -> dict[str,
     }
 
 
-def _first_lines(error: Exception) -> str:
-    return ' '.join(str(error).split())[:500] or type(error).__name__
+def _partial(path: Path, format: str) -> Path:
+    """The name under which a file is written, where it is sure that one can be: exporters say so late and unclearly."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, 'is a folder', str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, 'there is no such folder', str(path.parent))
+    partial = path.with_name(f'{path.name}.partial{FORMATS[format]}')  # exporters look at the suffix
+    partial.touch()
+    partial.unlink()
+    return partial
+
+
+def _reason(error: BaseException) -> str:
+    """What an exporter says, in one line. That of ONNX says how to report a bug, and the reason in the first cause."""
+    while isinstance(error, torch.onnx.errors.OnnxExporterError) and error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r'\x1b\[[\d;]*m', '', str(error))  # colours of a terminal
+    return ' '.join(text.split())[:500] or type(error).__name__

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -55,9 +56,10 @@ class Exported:
 
 
 class PlainOperators(TorchFunctionMode):
-    """Writes AM Flow's operators out as in its equations while a model is recorded.
+    """Writes AM Flow's operators out as in its equations while a model is recorded, and attention in four dimensions.
 
-    That form holds whole attention maps of a clip, so files of AM Flow models take more memory than the models.
+    The former holds whole attention maps of a clip, so files of AM Flow models take more memory than the models. The
+    latter is what ONNX has; Hiera's windows are a fifth dimension.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -66,6 +68,10 @@ class PlainOperators(TorchFunctionMode):
             return attention_columns(*args, **(kwargs or {}))
         if op is ops.attention_columns_triton:
             return attention_columns(*args, **(kwargs or {})), None
+        masked = (kwargs or {}).get('attn_mask') is not None
+        if func is F.scaled_dot_product_attention and len(args) == 3 and args[0].ndim > 4 and not masked:
+            out = func(*(x.flatten(0, -4) for x in args), **(kwargs or {}))
+            return out.reshape(*args[0].shape[:-1], out.shape[-1])
         return func(*args, **(kwargs or {}))
 
 

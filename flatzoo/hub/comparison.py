@@ -99,27 +99,31 @@ def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If a column is missing, or a speed is no positive number.
+        ValueError: If a file is no CSV, a column is missing, or a speed is no positive number.
     """
     measured: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
-        with open(path, newline='', encoding='utf-8') as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in MEASURED_COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(
-                    f'{path} has no column {", ".join(missing)}. Files of measured speeds are CSV with a header and '
-                    f'the columns {", ".join(MEASURED_COLUMNS)}.')
-            for row in reader:
-                if (row.get('pass') or 'inference') not in ('inference', 'forward'):
-                    continue
-                speed = _positive(row['clips_per_s'])
-                if speed is None:
+        try:
+            with open(path, newline='', encoding='utf-8') as file:
+                reader = csv.DictReader(file)
+                missing = [column for column in MEASURED_COLUMNS if column not in (reader.fieldnames or ())]
+                if missing:
                     raise ValueError(
-                        f'{path}, line {reader.line_num}: clips_per_s is {row["clips_per_s"]!r}, no positive number.')
-                values = {column: row[column] for column in MEASURED_COLUMNS[2:]}
-                measured.setdefault(row['model'], []).append(
-                    {'clips_per_s': speed, **values, 'variant': row.get('variant') or ''})
+                        f'{path} has no column {", ".join(missing)}. Files of measured speeds are CSV with a header '
+                        f'and the columns {", ".join(MEASURED_COLUMNS)}.')
+                for row in reader:
+                    if (row.get('pass') or 'inference') not in ('inference', 'forward'):
+                        continue
+                    speed = _positive(row['clips_per_s'])
+                    if speed is None:
+                        raise ValueError(
+                            f'{path}, line {reader.line_num}: clips_per_s is {row["clips_per_s"]!r}, no positive '
+                            'number.')
+                    values = {column: row[column] for column in MEASURED_COLUMNS[2:]}
+                    measured.setdefault(row['model'], []).append(
+                        {'clips_per_s': speed, **values, 'variant': row.get('variant') or ''})
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f'{path} is no CSV file ({error}).') from error
     return measured
 
 

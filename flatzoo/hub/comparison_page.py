@@ -15,12 +15,13 @@ __all__ = ['write_page']
 COMMAND = 'flatzoo compare --page'
 
 
-def write_page(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+def write_page(rows: Sequence[dict[str, Any]], folder: Path, command: str = COMMAND) -> list[Path]:
     """Writes `folder/comparison.html`, `folder/accuracy_cost.svg` where there is something to plot, and `folder.md`.
 
     Args:
         rows: Of `flatzoo.hub.comparison.compare_models`.
         folder: Where to; made if it is not there.
+        command: What the pages say that they are made by.
 
     Returns:
         The files that were written.
@@ -30,16 +31,20 @@ def write_page(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
         OSError: If a file cannot be written.
     """
     svg = _svg(rows)
+    folder = folder if folder.name not in ('', '..') else folder.resolve()  # files are named after it
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        folder / 'comparison.html': _html(rows, svg),
-        folder.with_name(f'{folder.name}.md'): _markdown(rows, folder.name, bool(svg))}
+        folder / 'comparison.html': _html(rows, svg, command),
+        folder.with_name(f'{folder.name}.md'): _markdown(rows, folder.name, bool(svg), command)}
     if svg:
         texts[folder / 'accuracy_cost.svg'] = svg
     for path, text in texts.items():
         partial = path.with_name(f'{path.name}.partial')
-        partial.write_text(text, encoding='utf-8')
-        os.replace(partial, path)
+        try:
+            partial.write_text(text, encoding='utf-8')
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     return list(texts)
 
 
@@ -56,10 +61,10 @@ def _svg(rows: Sequence[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def _markdown(rows: Sequence[dict[str, Any]], folder: str, with_plot: bool) -> str:
+def _markdown(rows: Sequence[dict[str, Any]], folder: str, with_plot: bool, command: str) -> str:
     table = columns(rows)
     lines = [
-        '# Models side by side', '', f'Made by `{COMMAND}`; please do not edit.',
+        '# Models side by side', '', f'Made by `{command}`; please do not edit.',
         f'[The same as a table that sorts itself]({folder}/comparison.html).', '']
     if with_plot:
         lines += [
@@ -84,7 +89,7 @@ def _line(cells: Any) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def _html(rows: Sequence[dict[str, Any]], svg: str) -> str:
+def _html(rows: Sequence[dict[str, Any]], svg: str, command: str) -> str:
     table = columns(rows)
     head = ''.join(_title(column) for column in table)
     body = '\n'.join(_row(row, table) for row in rows)
@@ -93,7 +98,7 @@ def _html(rows: Sequence[dict[str, Any]], svg: str) -> str:
     notes = ''.join(f'<li>{html.escape(note)}</li>' for note in [*settings_of(table), *NOTES, *printed_in(rows)])
     families = ', '.join(dict.fromkeys(row['family'] for row in rows))
     parts = {
-        'COLORS': colors, 'PLOT': plot, 'HEAD': head, 'BODY': body, 'NOTES': notes, 'COMMAND': COMMAND,
+        'COLORS': colors, 'PLOT': plot, 'HEAD': head, 'BODY': body, 'NOTES': notes, 'COMMAND': html.escape(command),
         'ABOUT': html.escape(f'{len(rows)} names: {families}.')}
     return re.sub('{([A-Z]+)}', lambda match: parts[match[1]], _TEMPLATE)
 

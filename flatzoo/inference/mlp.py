@@ -3,7 +3,7 @@ import torch
 from timm.layers import GELU, GELUTanh, Mlp
 from torch import Tensor, nn
 
-from .packed_linear import PackedLinear, Prepared, hooked, runs_fast
+from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
 
 __all__ = ['PackedMlp', 'chunk_rows']
 
@@ -29,7 +29,7 @@ class PackedMlp(Prepared, Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` -> `[..., out_features]`."""
-        if self.training or not runs_fast(x, self) or hooked(self):
+        if not runs_fast(x, self) or needs_parts(self):
             return super().forward(x)
         rows = x.reshape(-1, x.shape[-1])
         step = chunk_rows()

@@ -28,12 +28,14 @@ def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
     The prepared model has the names and tensors of the given one: its state dict is the same, and the tensors are
     shared, so that what is loaded into one, or learnt by the given one, is answered by both; packed weights follow by
-    themselves. With a `dtype` that the model does not have it gets tensors of its own. Its parameters need no
+    themselves, but for writing through `parameter.data`, and to models made under `torch.inference_mode`, which torch
+    does not tell. With a `dtype` that the model does not have it gets tensors of its own. Its parameters need no
     gradients. In fp32 logits differ by rounding, 1e-6 of their scale.
 
-    Where the fast way does not apply, modules run their plain forward: in training mode, where the input needs
-    gradients, under autocast, `torch.compile` and tracing, on other devices and dtypes than fp32 and bf16 on a CPU,
-    without oneDNN, and where hooks wait for parts that would be skipped.
+    Where the fast way does not apply, modules run their plain forward: in training mode (also of a part, such as
+    dropout), where the input needs gradients, under autocast, `torch.compile` and tracing, on other devices and dtypes
+    than fp32 and bf16 on a CPU, without oneDNN, and where hooks wait for parts that would be skipped. For
+    `torch.jit.script` take the given model.
 
     Packed weights are made in the first forward and held beside the plain ones: linear layers take twice their memory.
     Neither pickles nor copies hold them.

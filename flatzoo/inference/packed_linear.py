@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
-__all__ = ['PackedLinear', 'Prepared', 'hooked', 'runs_fast']
+__all__ = ['PackedLinear', 'Prepared', 'needs_parts', 'runs_fast']
 
 
 def runs_fast(x: Tensor, module: nn.Module) -> bool:
@@ -35,6 +36,7 @@ class Prepared:
     """Mixin of prepared modules: keeps what is derived from a parameter until that parameter changes.
 
     Loading weights, moving or casting the module and training of the model it shares its weights with are all noticed.
+    What torch does not count is not: writing through `parameter.data`, and to tensors made under `inference_mode`.
     Derived tensors are neither copied nor pickled with the module; they come back in the next forward.
     """
 
@@ -46,11 +48,12 @@ class Prepared:
     def derived(self, key: Any, tensor: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
         """`make(tensor)`, computed again only if the tensor is another one or has been written to."""
         kept = self.__dict__.setdefault('_derived', {})
-        state = (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+        storage = tensor.untyped_storage()
+        state = (storage._cdata, tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
         entry = kept.get(key)
         if entry is None or entry[0] is not tensor or entry[1] != state:
-            with torch.no_grad():
-                entry = kept[key] = (tensor, state, make(tensor))
+            with torch.no_grad():  # the reference keeps the storage's address from being used again, not its memory
+                entry = kept[key] = (tensor, state, make(tensor), StorageWeakRef(storage))
         return entry[2]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,9 +85,9 @@ class PackedLinear(Prepared, nn.Linear):
         return self.derived('weight', self.weight, _pack)
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to a part of a module, all of whose parts must then be called."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+def needs_parts(module: nn.Module) -> bool:
+    """Whether all parts of a module must be called: somebody listens to one, or one trains, such as dropout."""
+    return any(part.training or part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 def _operator(name: str) -> Any:

@@ -15,7 +15,7 @@ from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerSt
 from torch import Tensor, nn
 
 from .mlp import PackedMlp, chunk_rows
-from .packed_linear import Prepared, hooked, runs_fast
+from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
 
 __all__ = ['WindowOrderStage']
 
@@ -31,24 +31,25 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
         return all(
             type(block) is SwinTransformerBlock
             and type(block.attn) is WindowAttention
+            and type(block.attn.proj) in (nn.Linear, PackedLinear)
             and (type(block.mlp) is PackedMlp or PackedMlp.accepts(block.mlp))
             for block in module.blocks
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` -> `[B, H', W', C']`."""
-        if self.training or not runs_fast(x, self) or hooked(self.blocks):
+        if not runs_fast(x, self) or needs_parts(self):
             return super().forward(x)
         x = self.downsample(x)
         B, H, W, C = x.shape
         if any(H % block.window_size[0] or W % block.window_size[1] for block in self.blocks):
             return self.blocks(x)
         x = x.reshape(-1, C)
-        place = torch.arange(len(x))  # of every row of the map in x
+        place = torch.arange(len(x), device=x.device)  # of every row of the map in x
         for i, block in enumerate(self.blocks):
             order, pieces = _window_order(B, H, W, block.window_size, block.shift_size)
             x = x[place[order]]
-            place[order] = torch.arange(len(x))
+            place[order] = torch.arange(len(x), device=x.device)
             self._run_block(i, block, x, pieces)
         return x[place].view(B, H, W, C)
 
@@ -71,7 +72,7 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
         """Relative position bias `[1, heads, N, N]` within a piece of a window."""
         def gather(table: Tensor) -> Tensor:
             height, width = attn.window_size
-            y, x = (torch.arange(side) for side in size)
+            y, x = (torch.arange(side, device=table.device) for side in size)
             rows = (y[:, None] - y + height - 1)[:, None, :, None]  # [h, 1, h, 1]
             cols = (x[:, None] - x + width - 1)[None, :, None, :]  # [1, w, 1, w]
             offset = (rows * (2 * width - 1) + cols).flatten(2).flatten(0, 1)
@@ -111,7 +112,7 @@ def _window_order(batch: int, height: int, width: int, window: Pair, shift: Pair
         The rows `[B * H * W]` of the maps in that order, and the sizes of the pieces of windows with their numbers.
     """
     pieces = {}  # size -> rows of pieces of that size
-    rows = torch.arange(batch * height * width).view(batch, height, width)
+    rows = torch.arange(batch * height * width, device='cpu').view(batch, height, width)
     rows = rows.roll((-shift[0], -shift[1]), (1, 2))
     for top, bottom in _spans(height, window[0], shift[0]):
         for left, right in _spans(width, window[1], shift[1]):

@@ -245,8 +245,8 @@ class VideoModel(nn.Module):
         self.backbone.set_grad_checkpointing(enable and not selective)
         if recompute_activations(self.backbone, enable and selective) == 0 and enable and selective:
             raise ValueError(
-                f'{type(self.backbone).__name__} has no blocks without batch norm, so selective=True does not apply; '
-                'use set_grad_checkpointing() without it.')
+                f'{type(self.backbone).__name__} has no blocks (classes called ...Block) without batch norm, so '
+                'selective=True does not apply; use set_grad_checkpointing() without it.')
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

@@ -4,8 +4,7 @@ Of the numbers that a transformer block keeps for its backward pass, more than h
 to nothing: norms, activations, copies, attention maps. `torch.utils.checkpoint` computes them again, with selective
 checkpointing so that no matrix product of a linear layer and no convolution runs twice.
 """
-import functools
-from types import MethodType
+from functools import partial
 
 import torch
 from timm.layers import LayerScale
@@ -36,7 +35,8 @@ def recompute_activations(model: nn.Module, enable: bool = True) -> int:
 
     Args:
         model: Any model with blocks (modules whose class is called `...Block`), such as Swin, ViT, ConvNeXt. Blocks
-            with batch norm stay as they are, since their running statistics would be updated twice.
+            with batch norm stay as they are, since their running statistics would be updated twice, and so do those
+            whose `forward` somebody else has replaced. Activations do not overwrite what is kept (`inplace`).
         enable: False brings back the modules as they were.
 
     Returns:
@@ -47,21 +47,33 @@ def recompute_activations(model: nn.Module, enable: bool = True) -> int:
         changed = {block: _forward}
         changed |= {m: window_attention_forward for m in block.modules() if type(m) is WindowAttention}
         for module, forward in changed.items():
-            module.__dict__.pop('forward', None)
+            vars(module).pop('forward', None)
             if enable:
-                module.forward = MethodType(forward, module)
+                module.forward = partial(forward, module)  # which, unlike a method, can be pickled
+        for module in block.modules():
+            if enable and getattr(module, 'inplace', False):
+                module.inplace, module.was_inplace = False, True
+            elif not enable and vars(module).pop('was_inplace', False):
+                module.inplace = True
     return len(blocks) if enable else 0
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
     """The outermost blocks that can run twice."""
     if type(module).__name__.endswith('Block'):
-        return [] if any(isinstance(m, _BatchNorm) for m in module.modules()) else [module]
+        return [module] if all(map(_can_run_twice, module.modules())) else []
     return [block for child in module.children() for block in _blocks(child)]
 
 
+def _can_run_twice(module: nn.Module) -> bool:
+    replaced = vars(module).get('forward')
+    return not (
+        isinstance(module, _BatchNorm)
+        or replaced is not None and getattr(replaced, 'func', None) not in (_forward, window_attention_forward))
+
+
 def _forward(block: nn.Module, *args, **kwargs):
-    run = functools.partial(type(block).forward, block)
+    run = partial(type(block).forward, block)
     if not torch.is_grad_enabled():
         return run(*args, **kwargs)
     contexts = _contexts_of_sum if _ends_in_sum(block) else _contexts

@@ -39,7 +39,7 @@ from timm.layers import StdConv2d, to_2tuple
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models.resnetv2 import ResNetV2
 from timm.models.swin_transformer import checkpoint_filter_fn as swin_checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.protocol import EvalProtocol
@@ -117,12 +117,12 @@ class SifarSwin(VideoModel):
         self.backbone.dynamic_img_size, self.backbone.patch_embed.strict_img_size = False, True
         self.backbone._model_args.pop('strict_img_size', None)
         masks: dict[tuple, Tensor | None] = {}
-        for block in (block for stage in self.backbone.layers for block in stage.blocks):
+        for block in (module for module in self.backbone.modules() if hasattr(module, 'dynamic_mask')):
             block.dynamic_mask = False
-            kind = block.input_resolution, block.window_size, block.shift_size
+            size = block.feat_size if hasattr(block, 'feat_size') else block.input_resolution
+            kind = size, block.window_size, block.shift_size
             if kind not in masks:
-                block.init_non_persistent_buffers()
-                masks[kind] = block.attn_mask
+                masks[kind] = _attention_mask(block, size)
             block.attn_mask = masks[kind]
 
     def _apply_shift_rule(self) -> None:
@@ -219,6 +219,18 @@ class SifarResNet(VideoModel):
 def _cells_multiple(layout: Layout, num_frames: int) -> int:
     """What frame sizes must be a multiple of for whole cells."""
     return math.lcm(*layout.shape(num_frames)[1:]) if layout.scale == 'cell' else 1
+
+
+def _attention_mask(block: nn.Module, size: tuple[int, int]) -> Tensor | None:
+    """timm's mask of a map, put together from its kinds of windows: inside, at the right, at the bottom, in corners."""
+    height, width = block.window_size
+    weight = block.norm1.weight
+    kinds = block.get_attn_mask(torch.empty(1, 2 * height, 2 * width, 1, device=weight.device, dtype=weight.dtype))
+    if kinds is None:
+        return None
+    counts = math.ceil(size[0] / height), math.ceil(size[1] / width)
+    bottom, right = (torch.arange(1, count + 1, device=weight.device) == count for count in counts)
+    return kinds[(2 * bottom[:, None] + right).flatten()]
 
 
 def _stage_windows(

@@ -197,5 +197,5 @@ def _grid_figure(rows: Sequence[tuple[str, Tensor]], times: Sequence[float] | No
                 ax.set_title(f'{index}' if times is None else f'{times[index]:.2f} s', fontsize=8)
         line[0].set_ylabel(name, fontsize=8)
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=9, parse_math=False)  # a dollar in a name of a file is one
     return figure

@@ -52,8 +52,8 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = '')
     ax.set(xlabel='answer', ylabel='class')
     if named:
         places = range(len(names))
-        ax.set_xticks(places, names, rotation=90, fontsize=7)
-        ax.set_yticks(places, names, fontsize=7)
+        ax.set_xticks(places, names, rotation=90, fontsize=7, parse_math=False)  # a dollar in a name is one
+        ax.set_yticks(places, names, fontsize=7, parse_math=False)
     if len(names) <= NUMBERED:
         for row, column in (shares >= 0.5).nonzero().tolist():
             share = shares[row, column].item()
@@ -61,5 +61,5 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = '')
                 column, row, f'{share:.0f}', ha='center', va='center', fontsize=6,
                 color='white' if share > 60 else 'black')
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=9, parse_math=False)
     return figure

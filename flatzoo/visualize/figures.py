@@ -254,6 +254,7 @@ class _Sheet:
         for number, line in enumerate(self.lines):
             self.figure.text(
                 0.12 / WIDTH, 1 - top / total, line, va='top', fontsize=10 if number else 12,
-                fontweight='normal' if number else 'bold', color='0.25' if number else 'black')
+                fontweight='normal' if number else 'bold', color='0.25' if number else 'black',
+                parse_math=False)  # a dollar in a name of a file or class is one
             top += LINE + 0.06 * (number == 0)
         return self.figure
