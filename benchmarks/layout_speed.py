@@ -12,13 +12,13 @@ one thread, medians.
 import argparse
 import csv
 import io
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _timing import hardware, stem
 from einops import rearrange
 from torch import Tensor
 from torchvision.transforms import v2
@@ -105,21 +105,21 @@ def main() -> None:
     tables = dict(layout=[layout(*case, args.rounds) for case in CASES], pixels=pixels(args.rounds))
     text = '\n'.join([
         '# The layout and the pixels', '',
-        f'`python benchmarks/layout_speed.py --rounds {args.rounds}`: CPU {platform.machine()}, 1 thread, fp32, torch '
+        f'`python benchmarks/layout_speed.py --rounds {args.rounds}`: {hardware("cpu")}, fp32, torch '
         f'{torch.__version__}.', '', 'Super images of float clips, as multiples of a copy of the clips:', '',
         *table(tables['layout']),
         '', 'Eight uint8 frames of 340 x 256 pixels to a normalised super image of 672 x 672:', '',
         *table(tables['pixels'])]) + '\n'
     print(text)
     if args.out:
-        stem = f'layout_speed_{platform.machine()}_fp32_torch{torch.__version__.split("+")[0]}'
-        write_file(args.out / f'{stem}.md', text.encode())
+        name_of_run = stem('layout_speed', 'cpu', 'float32')
+        write_file(args.out / f'{name_of_run}.md', text.encode())
         for name, rows in tables.items():
             cells = io.StringIO()
             writer = csv.DictWriter(cells, rows[0], lineterminator='\n')
             writer.writeheader()
             writer.writerows(rows)
-            write_file(args.out / f'{stem}_{name}.csv', cells.getvalue().encode())
+            write_file(args.out / f'{name_of_run}_{name}.csv', cells.getvalue().encode())
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ import argparse
 import csv
 import io
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import timm
 import torch
+from _timing import hardware, stem
 from safetensors.torch import load_file, save_file
 from torch import nn
 from train_actions import write_file
@@ -145,8 +145,8 @@ def main() -> None:
             print(rows[-1], flush=True)
     lines = [
         '# Loading weights', '',
-        f'`python benchmarks/loading.py --rounds {args.rounds} --imports {args.imports}`: CPU {platform.machine()}, '
-        f'1 thread, fp32, torch {torch.__version__}, timm {timm.__version__}.',
+        f'`python benchmarks/loading.py --rounds {args.rounds} --imports {args.imports}`: {hardware("cpu")}, '
+        f'fp32, torch {torch.__version__}, timm {timm.__version__}.',
         'Median process time; weights were compared with the file bit by bit; anonymous memory in units of it.', '',
         '| model | weights | MB | ms | times as fast as timm | anonymous peak |', '|---|---|---|---|---|---|',
         *(f"| {' | '.join(map(str, row.values()))} |" for row in rows)]
@@ -157,13 +157,13 @@ def main() -> None:
     text = '\n'.join(lines) + '\n'
     print(text)
     if args.out:
-        stem = args.out / f'loading_{platform.machine()}_fp32_torch{torch.__version__.split("+")[0]}'
+        path = args.out / stem('loading', 'cpu', 'float32')
         table = io.StringIO()
         writer = csv.DictWriter(table, rows[0], lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-        write_file(stem.with_name(stem.name + '.md'), text.encode())
-        write_file(stem.with_name(stem.name + '.csv'), table.getvalue().encode())
+        write_file(path.with_name(path.name + '.md'), text.encode())
+        write_file(path.with_name(path.name + '.csv'), table.getvalue().encode())
 
 
 if __name__ == '__main__':

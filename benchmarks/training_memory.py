@@ -7,15 +7,11 @@ that are alive behind it, which is what autograd and checkpointing keep, togethe
 gradients included. Times are of the process, so other processes do not count, and of the wall on CUDA; `speed` is the
 median over the rounds of the ratio to the first way. Gradients are compared with the first way's.
 
-    python benchmarks/training_memory.py --ways timm selective --rounds 2 \
-        --out benchmarks/results/training_memory_cpu_float32.csv
+    python benchmarks/training_memory.py --out benchmarks/results
     python benchmarks/training_memory.py --device cuda --dtype bfloat16 --batch-size 32 --compile
 """
 import argparse
-import csv
 import ctypes
-import io
-import platform
 import re
 import statistics
 import time
@@ -23,11 +19,11 @@ from pathlib import Path
 
 import timm
 import torch
+from _timing import hardware, markdown, save, stem
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from train_actions import write_file
 
 import flatzoo  # noqa: F401 - registers the models
 
@@ -141,26 +137,25 @@ def main() -> None:
     parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of autocast (%(default)s)')
     parser.add_argument('--compile', action='store_true', help='torch.compile the model in all ways')
     parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--out', type=Path, help='CSV to write')
+    parser.add_argument('--out', type=Path, help='folder for the table, as CSV and Markdown')
     options = parser.parse_args()
 
     rows = [row for name in options.model for row in measure(name, options)]
-    hardware = torch.cuda.get_device_name() if options.device == 'cuda' else f'{platform.machine()} CPU'
     setting = dict(
         batch_size=options.batch_size, threads=options.threads, rounds=options.rounds, compiled=options.compile,
-        hardware=hardware, torch=torch.__version__, timm=timm.__version__)
+        hardware=hardware(options.device), torch=torch.__version__, timm=timm.__version__)
     columns = (
         'model', 'way', 'device', 'dtype', 'kept_mb', 'kept_less', 'peak_mb', 'peak_less', 'seconds', 'speed',
         'gradient_error')
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, *setting], lineterminator='\n')
-    writer.writeheader()
-    for row in rows:
-        rounded = {key: f'{value:.4g}' if isinstance(value, float) else value for key, value in row.items()}
-        writer.writerow(rounded | setting)
-    print(text.getvalue())
+    rows = [
+        {key: f'{row[key]:.4g}' if isinstance(row[key], float) else row[key] for key in columns if key in row} | setting
+        for row in rows]
     if options.out:
-        write_file(options.out, text.getvalue().encode())
+        path = options.out / stem('training_memory', options.device, options.dtype)
+        rows = save(path.with_name(path.name + '.csv'), rows, ('model', 'way', 'batch_size', 'compiled'))
+        markdown(path.with_name(path.name + '.md'), 'Memory of training', [
+            '`python benchmarks/training_memory.py`, which says what the columns are. The first way is timm as it is.',
+            rows])
 
 
 if __name__ == '__main__':

@@ -23,8 +23,11 @@ WITH_CODE = [page for page in PAGES if any(block.language in ('python', 'sh') fo
 
 @pytest.mark.parametrize('page', WITH_CODE, ids=_name)
 def test_the_code_runs(page, tmp_path):
-    if any('transformers' in block.code for block in blocks(page.read_text())):
-        pytest.importorskip('transformers')
+    code = ''.join(block.code for block in blocks(page.read_text()) if not block.marker)
+    needs = {'transformers': 'transformers', '--format onnx': 'onnx', 'flatzoo show': 'pytorch_grad_cam'}
+    for text, module in needs.items():
+        if text in code:
+            pytest.importorskip(module)
     (tmp_path / 'reader').mkdir()
     with HubServer(tmp_path / 'served') as server:
         env = {**os.environ, **server.env(tmp_path / 'home'), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
