@@ -133,7 +133,6 @@ def main() -> None:
     parser.add_argument('--input', default='uint8', choices=('uint8', 'float'))
     args = parser.parse_args()
     warnings.simplefilter('ignore')
-    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
 
     cells: dict[tuple[str, str], dict[str, str]] = {}
@@ -159,4 +158,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    logging.disable(logging.WARNING)
     main()

@@ -30,7 +30,7 @@ def learning(monkeypatch):
         calls.append(arguments)
         with monkeypatch.context() as patch:
             patch.chdir(work)
-            assert cli.main(arguments) == 0
+            assert cli.main([*arguments, '--workers', '0']) == 0  # in a thread, which should not fork
 
     monkeypatch.setattr(module, 'flatzoo_command', call)
     monkeypatch.setattr(module, 'calls', calls, raising=False)
