@@ -1,10 +1,10 @@
 """Time and memory of the operators of AM Flow against attention on the same queries and keys, and a whole ViT-B block.
 
 12 heads of 64 channels, one clip; 257 tokens are 224 pixels in patches of 14, 1370 are 518 pixels. Variants take turns
-in every round and medians are given, as ratios to attention. On CPUs time is that of the process, which other programs
-disturb less than the clock's, and memory is the peak of all allocations, exactly, as the profiler records them. On CUDA
-devices time is between events and memory that of the allocator. Memory counts what lives beside q, k, v, the output and
-their gradients.
+in every round and medians are given, as ratios to attention. On one CPU thread time is that of the process, which other
+programs disturb less than the clock's, and memory is the peak of all allocations, as the profiler records them. On CUDA
+devices time is between events and memory that of the allocator. Memory counts what lives beside q, k, v, the
+output and their gradients.
 
     python benchmarks/attention_flow.py --out benchmarks/results/attention_flow_cpu.md
     python benchmarks/attention_flow.py --device cuda --dtype bfloat16 --rounds 20 --out attention_flow_cuda.md
@@ -17,11 +17,11 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _timing import clock_name, seconds
 from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -99,20 +99,6 @@ def prepare(
             return [out, *(torch.autograd.grad(out, used, grad) if backward else ())]
 
     return run, size
-
-
-def seconds(run: Callable, device: str) -> float:
-    """Time of one run."""
-    if device == 'cuda':
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1000
-    start = time.process_time()
-    run()
-    return time.process_time() - start
 
 
 def peak_bytes(run: Callable, device: str) -> int:
@@ -214,7 +200,7 @@ def main() -> None:
         f'`python benchmarks/attention_flow.py --device {args.device} --dtype {args.dtype} --rounds {args.rounds}`: '
         f"{torch.cuda.get_device_name() if cuda else f'CPU, threads: {args.threads}'}, torch {torch.__version__}, "
         f'{HEADS} heads of {DIM} channels, one clip.',
-        f"Medians of {args.rounds} rounds in which the variants took turns, {'events' if cuda else 'process time'}. "
+        f"Medians of {args.rounds} rounds in which the variants took turns, {clock_name(args.device)}. "
         'Extra memory is the exact peak of',
         'allocations beside q, k, v, the output and their gradients.', '',
         *table(rows)]

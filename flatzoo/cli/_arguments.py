@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.protocol import EvalProtocol
 
-__all__ = ['KeyValues', 'add_view_arguments', 'chosen_protocol', 'count']
+__all__ = ['KeyValues', 'add_model_arguments', 'add_view_arguments', 'chosen_protocol', 'count']
 
 
 def count(text: str) -> int:
@@ -34,6 +34,15 @@ class KeyValues(argparse.Action):
         if taken:
             parser.error(f'{option_string}: {taken[0]!r} is said by the options of the command, not here')
         ParseKwargs(self.option_strings, self.dest)(parser, namespace, values, option_string)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What makes a model another one than its name says; `load_model` takes them."""
+    parser.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
+    parser.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
+    parser.add_argument(
+        '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
+        help='further arguments of the model, such as num_frames=16')
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 
 from . import CommandError, write
-from ._arguments import KeyValues, count
+from ._arguments import add_model_arguments
 from ._model import load_model
 
 FORMATS = ('torch-export', 'onnx', 'torchscript', 'aoti')
@@ -37,11 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='clips that the file takes: uint8 0...255, or float that is normalised already (default: %(default)s)')
     parser.add_argument(
         '--out', type=Path, metavar='FILE', help="file to write (default: the model's name in the current folder)")
-    parser.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
-    parser.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
-    parser.add_argument(
-        '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
-        help='further arguments of the model, such as num_frames=16')
+    add_model_arguments(parser)
     parser.add_argument(
         '--allow-untrained', action='store_true', help='export with random weights if the classifier was never trained')
     parser.add_argument(

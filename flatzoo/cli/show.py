@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import CommandError, write
-from ._arguments import KeyValues, count
+from ._arguments import add_model_arguments, count
 from ._model import load_model
 
 if TYPE_CHECKING:
@@ -55,11 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--model', default=DEFAULT_MODEL, metavar='NAME',
         help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or local-dir:FOLDER (default: %(default)s)")
-    parser.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
-    parser.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
-    parser.add_argument(
-        '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
-        help='further arguments of the model, such as num_frames=16')
+    add_model_arguments(parser)
     parser.add_argument(
         '--allow-untrained', action='store_true', help='draw with random weights; nothing is downloaded')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
