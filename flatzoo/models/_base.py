@@ -434,6 +434,8 @@ class VideoModel(nn.Module):
         classifier = self.get_classifier()
         modules = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
         kept = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
+        if not kept:
+            return set()
         return {name for name, parameter in self.named_parameters() if id(parameter) in kept}
 
     @torch.jit.ignore

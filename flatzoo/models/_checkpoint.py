@@ -64,14 +64,15 @@ def account_for_keys(
         RuntimeError: If keys are missing or left over, naming them.
     """
     wanted = model.state_dict()
+    classifier = model.classifier_keys()
     other = [
-        key for key in model.classifier_keys() | _classifier_of_weights(model)
+        key for key in classifier | _classifier_of_weights(model)
         if key in state_dict and (key not in wanted or state_dict[key].shape != wanted[key].shape)
     ]
     if other and model.num_classes:
         _logger.info(f'The weights classify something else: the head for {model.num_classes} classes starts fresh.')
     state_dict = {key: value for key, value in state_dict.items() if key not in other}
-    optional = tuple(model.classifier_keys()) + optional
+    optional = tuple(classifier) + optional
     missing = [
         key for key in wanted
         if key not in state_dict and not _is_buffer_of_norm(key) and not any(part in key for part in optional)]

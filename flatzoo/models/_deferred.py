@@ -44,28 +44,28 @@ class DeferredInit(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        name = func.__name__
-        if name in ('__get__', '__set__'):
-            name = func.__self__.__name__ if name == '__get__' else 'set'
         target = kwargs['tensor'] if 'tensor' in kwargs else args[0] if args else None
         owner = self._owner(target)
         if owner is None:
             # an operation on some other tensor may still read a parameter that has not been filled
-            self._fill_all_in(args, kwargs)
+            self._fill_all_in(*args, *kwargs.values())
             return func(*args, **kwargs)
 
-        key = id(owner)
+        name = func.__name__
+        if name in ('__get__', '__set__'):
+            name = func.__self__.__name__ if name == '__get__' else 'set'
         if name in _HARMLESS:
             return func(*args, **kwargs)
+        key = id(owner)
         if name in _RANDOM:
             self._notes[key] = (weakref.ref(owner), [])
         operands = {k: v for k, v in kwargs.items() if k != 'tensor'}
-        continues = name in _ARITHMETIC and key in self._notes and not _has_tensor((args[1:], operands))
+        continues = name in _ARITHMETIC and key in self._notes and not _has_tensor(*args[1:], *operands.values())
         if name in _RANDOM or continues:
             self._notes[key][1].append((func, args[1:], operands))
             return target
         if name in _OVERWRITE and target.shape == owner.shape:
-            self._fill_all_in(args[1:], operands)
+            self._fill_all_in(*args[1:], *operands.values())
             self._notes.pop(key, None)
             return func(*args, **kwargs)
         if name in ('data', 'detach'):
@@ -73,7 +73,7 @@ class DeferredInit(TorchFunctionMode):
             self._aliases[id(alias)] = (alias, weakref.ref(owner))
             return alias
         self._fill(key)
-        self._fill_all_in(args[1:], kwargs)
+        self._fill_all_in(*args[1:], *kwargs.values())
         return func(*args, **kwargs)
 
     def __exit__(self, error_type: Any, error: Any, traceback: Any) -> None:
@@ -92,9 +92,10 @@ class DeferredInit(TorchFunctionMode):
 
     def _owner(self, tensor: Any) -> nn.Parameter | None:
         """The parameter that a tensor is, or is the data of."""
-        if not isinstance(tensor, Tensor):
+        kind = type(tensor)  # isinstance() would ask Parameter's metaclass, in thousands of calls
+        if not issubclass(kind, Tensor):
             return None
-        if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):
+        if kind is nn.Parameter or kind is not Tensor and isinstance(tensor, nn.Parameter):
             noted = self._notes.get(id(tensor))
             if noted is not None and noted[0]() is not tensor:
                 del self._notes[id(tensor)]  # the notes of a parameter that is gone and had the same id
@@ -112,17 +113,18 @@ class DeferredInit(TorchFunctionMode):
 
     def _fill_all_in(self, *values: Any) -> None:
         for value in values:
-            if isinstance(value, Tensor):
-                owner = self._owner(value)
-                if owner is not None:
-                    self._fill(id(owner))
-            elif value and isinstance(value, (tuple, list, dict)):
-                self._fill_all_in(*(value.values() if isinstance(value, dict) else value))
+            owner = self._owner(value)
+            if owner is not None:
+                self._fill(id(owner))
+            elif isinstance(value, (tuple, list)):
+                self._fill_all_in(*value)
+            elif isinstance(value, dict):
+                self._fill_all_in(*value.values())
 
 
-def _has_tensor(values: Any) -> bool:
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, (tuple, list)):
-        return isinstance(values, Tensor)
-    return any(map(_has_tensor, values))
+def _has_tensor(*values: Any) -> bool:
+    return any(
+        isinstance(value, Tensor)
+        or isinstance(value, (tuple, list)) and _has_tensor(*value)
+        or isinstance(value, dict) and _has_tensor(*value.values())
+        for value in values)
