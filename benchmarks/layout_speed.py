@@ -1,11 +1,13 @@
 """The layout and the pixels: super images from clips and from decoded frames, against the usual ways.
 
 First table: float clips `[B, 3, T, H, W]` to super images, as multiples of a plain copy of the clips into a buffer.
-`kept` writes into a kept `out=`. Official form: a zero frame is appended, then einops; results are compared bit by bit.
+`kept` writes into a kept `out=`, `image` is a plain copy of that image, empty cells included. Official form: a zero
+frame is appended, then einops; results are compared bit by bit.
 Second table: uint8 frames of 340 x 256 pixels, as decoders give them (`[T, H, W, C]`), to one normalised super image.
-Ours resizes and crops in uint8 (`EvalTransform`) and normalises into a kept image; the usual way is torchvision's v2
-transforms in float (resize with antialias, crop, normalise), then official layout. Variants take turns; process time of
-one thread, medians.
+Ours resizes and crops in uint8 (`EvalTransform`) and normalises into a kept image, whose channels lie side by side as
+those of the frames do; `resize` is torch's uint8 resize in it. The usual way is torchvision's v2 transforms in float
+(resize with antialias, crop, normalise), then official layout.
+Variants take turns; process time of one thread, medians.
 
     python benchmarks/layout_speed.py --rounds 15 --out benchmarks/results
 """
@@ -29,6 +31,7 @@ from flatzoo.layers import SuperImage
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CASES = ((1, 8, 224), (8, 8, 192), (8, 8, 224), (8, 9, 192), (8, 16, 224))  # batch, frames, pixels
+SIZES = (192, 224)  # pixels of a cell
 
 
 def official(clip: Tensor) -> Tensor:
@@ -57,22 +60,22 @@ def layout(batch: int, frames: int, size: int, rounds: int) -> dict:
     """A row of the first table."""
     clip = torch.randn(batch, 3, frames, size, size)
     layer, copy = SuperImage(frames, 'grid', size), torch.empty_like(clip)
-    kept = torch.empty_like(official(clip))
+    kept, image = torch.empty_like(official(clip)), torch.empty_like(official(clip))
     assert torch.equal(layer(clip, out=kept), official(clip))
     medians = milliseconds({
-        'copy': lambda: copy.copy_(clip), 'kept': lambda: layer(clip, out=kept), 'new': lambda: layer(clip),
-        'official': lambda: official(clip)}, rounds, max(1, 16 // batch))
+        'copy': lambda: copy.copy_(clip), 'image': lambda: image.copy_(kept), 'kept': lambda: layer(clip, out=kept),
+        'new': lambda: layer(clip), 'official': lambda: official(clip)}, rounds, max(1, 16 // batch))
     return dict(batch=batch, frames=frames, pixels=size, copy_ms=round(medians['copy'], 2), **{
-        name: round(medians[name] / medians['copy'], 2) for name in ('kept', 'new', 'official')})
+        name: round(medians[name] / medians['copy'], 2) for name in ('image', 'kept', 'new', 'official')})
 
 
-def pixels(rounds: int) -> list[dict]:
-    """Rows of the second table."""
+def pixels(size: int, rounds: int) -> list[dict]:
+    """Rows of the second table for frames of `size` pixels."""
     decoded = torch.randint(0, 256, (8, 256, 340, 3), dtype=torch.uint8)
-    transform, layer = EvalTransform(224), SuperImage(8, 'grid', 224, MEAN, STD)
-    kept = torch.empty(1, 3, 672, 672)
+    transform, layer = EvalTransform(size), SuperImage(8, 'grid', size, MEAN, STD)
+    kept = torch.empty(1, 3, 3 * size, 3 * size).to(memory_format=torch.channels_last)
     usual_transform = v2.Compose([
-        v2.ToDtype(torch.float32, scale=True), v2.Resize(224, antialias=True), v2.CenterCrop(224),
+        v2.ToDtype(torch.float32, scale=True), v2.Resize(size, antialias=True), v2.CenterCrop(size),
         v2.Normalize(MEAN, STD)])
 
     def ours() -> Tensor:
@@ -83,9 +86,12 @@ def pixels(rounds: int) -> list[dict]:
         return official(torch.stack(frames, 1)[None])
 
     difference = (ours() - usual()).abs().max().item() * min(STD) * 255
-    assert difference < 2 and not kept[..., 448:, 448:].any()  # grey levels; the empty cell is exactly 0
-    medians = milliseconds({'ours': ours, 'usual': usual}, rounds, 5)
-    return [dict(way=name, ms=round(ms, 2), of_usual=round(ms / medians['usual'], 2)) for name, ms in medians.items()]
+    assert difference < 2 and not kept[..., 2 * size:, 2 * size:].any()  # grey levels; the empty cell is exactly 0
+    frames = decoded.permute(0, 3, 1, 2)
+    medians = milliseconds({'ours': ours, 'resize': lambda: transform.resize(frames), 'usual': usual}, rounds, 5)
+    return [
+        dict(pixels=size, way=name, ms=round(ms, 2), of_usual=round(ms / medians['usual'], 2))
+        for name, ms in medians.items()]
 
 
 def table(rows: list[dict]) -> list[str]:
@@ -102,13 +108,15 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=None, help='folder')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    tables = dict(layout=[layout(*case, args.rounds) for case in CASES], pixels=pixels(args.rounds))
+    tables = dict(
+        layout=[layout(*case, args.rounds) for case in CASES],
+        pixels=[row for size in SIZES for row in pixels(size, args.rounds)])
     text = '\n'.join([
         '# The layout and the pixels', '',
         f'`python benchmarks/layout_speed.py --rounds {args.rounds}`: {hardware("cpu")}, fp32, torch '
         f'{torch.__version__}.', '', 'Super images of float clips, as multiples of a copy of the clips:', '',
         *table(tables['layout']),
-        '', 'Eight uint8 frames of 340 x 256 pixels to a normalised super image of 672 x 672:', '',
+        '', 'Eight uint8 frames of 340 x 256 pixels to a normalised super image of 3 x 3 cells:', '',
         *table(tables['pixels'])]) + '\n'
     print(text)
     if args.out:

@@ -245,6 +245,24 @@ def test_runs_everywhere(how, spec, num_frames, dtype):
     torch.testing.assert_close(run(clip), module(clip))
 
 
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+@pytest.mark.parametrize('kept', [False, True])
+def test_frames_of_a_decoder(dtype, kept):
+    """Channels side by side, cropped: they stay so, and no pixel differs."""
+    frames = (255 * torch.rand(8, 24, 30, 3)).to(dtype)
+    clip = frames.permute(3, 0, 1, 2)[None, ..., 2:22, 5:25]
+    module = SuperImage(8, 'grid', 20, MEAN, STD)
+    out = torch.empty(1, 3, 60, 60).to(memory_format=torch.channels_last) if kept else None
+    image = module(clip, out=out)
+    assert image.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(image, module(clip.contiguous()), rtol=0, atol=0)
+    if dtype == torch.uint8:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+            module(clip, out=out)
+        scales = [event.input_shapes[1] for event in profile.events() if event.name in ('aten::mul_', 'aten::add_')]
+        assert scales == [[3, 1, 60]] * 2  # a loop over the pixels of a row, not over three channels
+
+
 @pytest.mark.parametrize('size', [(20, 20), (12, 16)])
 def test_memory_formats_and_dtypes(size):
     module = SuperImage(8, 'grid', 20, MEAN, STD)

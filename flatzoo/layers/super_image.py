@@ -208,7 +208,7 @@ class SuperImage(nn.Module):
         shape = [batch * self.num_images, chans, rows * height, cols * width]
         if out is None:
             dtype = self.norm_scale.dtype if normalize else clip.dtype
-            channels_last = clip.is_contiguous(memory_format=torch.channels_last_3d) and not clip.is_contiguous()
+            channels_last = chans > 1 and clip.stride(1) == 1 and clip.stride(4) == chans  # as decoders give frames
             out = torch.empty(
                 shape, dtype=dtype, device=clip.device,
                 memory_format=torch.channels_last if channels_last else torch.contiguous_format,
@@ -225,7 +225,11 @@ class SuperImage(nn.Module):
             source = source.unfold(5, span_c, step_r)[..., ::step_c]  # [B, C, nk, h, w, nr, nc]
             cells[:, k:k + nk, :, r:r + nr, :, c:c + nc].copy_(source.permute(0, 2, 1, 5, 3, 6, 4))
         if normalize:
-            out.mul_(self.norm_scale).add_(self.norm_shift)
+            scale, shift = self.norm_scale, self.norm_shift
+            if out.stride(1) == 1 and out.stride(3) == chans:
+                # rows of pixels in place of loops over their three numbers
+                scale, shift = _in_pixels(scale, out.shape[3]), _in_pixels(shift, out.shape[3])
+            out.mul_(scale).add_(shift)
         for k, nk, r, nr, c, nc, _, _, _, _ in self.empty:
             cells[:, k:k + nk, :, r:r + nr, :, c:c + nc] = self.pad_value
         return out
@@ -297,6 +301,11 @@ class SuperImage(nn.Module):
     def extra_repr(self) -> str:
         size = None if self.img_size == (0, 0) else self.img_size
         return f"num_frames={self.num_frames}, layout='{self.layout}', img_size={size}"
+
+
+def _in_pixels(values: Tensor, width: int) -> Tensor:
+    """Values per channel `[C, 1, 1]` -> `[C, 1, width]`, channels side by side in memory."""
+    return values.flatten().repeat(width).view(width, -1).t().unsqueeze(1)
 
 
 def _boxes(index: Index) -> list[list[int]]:
