@@ -20,6 +20,7 @@ from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
 __all__ = ['WindowOrderStage']
 
 Pair = tuple[int, int]
+_SCORES = 2 ** 20  # of attention at a time in bfloat16: 2 MB
 
 
 class WindowOrderStage(Prepared, SwinTransformerStage):
@@ -83,9 +84,21 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
 
 def _attend(attn: WindowAttention, qkv: Tensor, bias: Tensor) -> Tensor:
     """Attention within windows, `[windows, N, 3 * heads * d]` -> `[windows * N, heads * d]`."""
-    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attn.scale)
+    qkv = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, windows, heads, N, d]
+    if qkv.dtype == torch.bfloat16:
+        step = max(1, _SCORES // bias.numel())
+        x = torch.cat([_multiply(qkv[:, i:i + step], bias, attn.scale) for i in range(0, qkv.shape[1], step)])
+    else:
+        x = F.scaled_dot_product_attention(*qkv, attn_mask=bias, scale=attn.scale)
     return x.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _multiply(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Attention by separate products: PyTorch's fused kernel is slower on CPUs, whose products in bfloat16 are fast."""
+    q, k, v = qkv.contiguous().flatten(1, 2)  # [windows * heads, N, d] each
+    scores = bias.repeat(qkv.shape[1], 1, 1, 1).flatten(0, 1)
+    maps = scores.baddbmm_(q, k.transpose(1, 2), alpha=scale).softmax(-1)
+    return torch.bmm(maps, v).view(qkv.shape[1:])
 
 
 def _chunks(pieces: list[tuple[Pair, int]], limit: int) -> list[list[tuple[Pair, int]]]:
