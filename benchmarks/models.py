@@ -1,10 +1,11 @@
 """Models of the zoo against what one would run in their place, at equal frames and precision, with random weights.
 
 Yardstick of every ratio is SIFAR-B-12 as stock timm has it: the official code's numbers, at its speed. Ours are
-measured plain, with attention switched (`fused` where timm leaves it eager, `eager` where it is fused), on a CPU after
-`flatzoo.optimize`, and with `--compile` under torch.compile, as the peers are: torchvision's MViTv2, Video Swin, S3D
-and R(2+1)D, transformers' VideoMAE, TimeSformer, ViViT and V-JEPA 2. `--official` adds the official code of SIFAR from
-a checkout. All stay in memory and take turns in every round. Where two sides must agree, their logits are compared
+measured plain, with attention switched (`fused` where timm leaves it eager, `eager` where it is fused), after
+`flatzoo.optimize` (in training with `set_grad_checkpointing(selective=True)`), and with `--compile` under
+torch.compile, as the peers are: torchvision's MViTv2, Video Swin, S3D and R(2+1)D, transformers' VideoMAE, TimeSformer,
+ViViT and V-JEPA 2. `--official` adds the official code of SIFAR from a checkout. All stay in memory and take turns in
+every round. Where two sides must agree, their logits are compared
 before. Clips are as long as a name of ours says; peers are built for that length.
 
     python benchmarks/models.py --passes forward train               # all, on a CPU: about an hour
@@ -47,7 +48,7 @@ QUICK = (
 STOCK_OF = 'sifar_swin_b12'  # and the same for more frames
 STOCK, OFFICIAL = 'timm:sifar_swin_b12', 'official:sifar_swin_b12'
 KEYS = ('model', 'variant', 'pass', 'frames', 'batch', 'threads')
-COMPILED_FORMS = ('plain', 'fused')
+COMPILED_FORMS = {'cpu': ('plain', 'fused'), 'cuda': ('plain', 'fused', 'optimized', 'selective')}
 
 
 def switched(model: nn.Module) -> tuple[str, nn.Module] | None:
@@ -56,19 +57,36 @@ def switched(model: nn.Module) -> tuple[str, nn.Module] | None:
     if not states:
         return None
     fused = not any(states)
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    twin = sharing_tensors(model)
     for module in twin.modules():
         if hasattr(module, 'fused_attn'):
             module.fused_attn = fused
     return 'fused' if fused else 'eager', twin
 
 
+def selective(name: str, model: nn.Module) -> dict[tuple[str, str], nn.Module]:
+    """The model as it is trained in less memory, unless it cannot be."""
+    twin = sharing_tensors(model)
+    try:
+        twin.set_grad_checkpointing(selective=True)
+    except ValueError:
+        return {}
+    return {(name, 'selective'): twin}
+
+
+def sharing_tensors(model: nn.Module) -> nn.Module:
+    """A copy that has the very same parameters and buffers."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
 def backend(model: nn.Module, variant: str) -> str:
     """What computes products and attention of a variant."""
     states = {module.fused_attn for module in model.modules() if hasattr(module, 'fused_attn')}
     attention = getattr(model, 'attention', ('fused' if any(states) else 'eager') if states else '')
-    attention = 'fused' if attention and variant == 'optimized' else attention
-    products = 'packed oneDNN' if variant == 'optimized' else 'inductor' if 'compiled' in variant else 'torch'
+    attention = 'fused' if attention and ('optimized' in variant or variant == 'selective') else attention
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    plain = 'packed oneDNN' if variant == 'optimized' and on_cpu else 'torch'
+    products = 'inductor' if 'compiled' in variant else plain
     return products + (f', {attention} attention' if attention else '')
 
 
@@ -92,12 +110,16 @@ def variants(name: str, frames: int, args: argparse.Namespace) -> dict[tuple[str
         other = switched(models[name, 'plain'])
         if other:
             models[name, other[0]] = other[1]
-        if device == 'cpu' and not args.training:
+        if args.training:
+            models |= selective(name, models[name, 'plain'])
+        else:
             models[name, 'optimized'] = flatzoo.optimize(models[name, 'plain'])
     if args.compile:
         for (key, variant), value in list(models.items()):
-            if key != OFFICIAL and variant in COMPILED_FORMS:
+            if key != OFFICIAL and variant in COMPILED_FORMS[device]:
                 models[key, f'compiled {variant}'.removesuffix(' plain')] = torch.compile(value)
+            if variant == 'optimized' and device == 'cuda':
+                models[key, 'compiled optimized, CUDA graphs'] = torch.compile(value, mode='reduce-overhead')
     return models
 
 

@@ -1,7 +1,7 @@
 """From a video file to logits: clips per second, where the time goes, and how many workers feed one accelerator.
 
 The same 8 frames of H.264 files of 340 x 256 pixels go to the same SIFAR on three ways: flatzoo's decoder, transforms,
-layout and `flatzoo.optimize` (on a GPU: torch.compile); transformers' decoding (of its pipeline) and
+layout and `flatzoo.optimize` (on a GPU also torch.compile); transformers' decoding (of its pipeline) and
 `VideoMAEImageProcessor`; and torchvision's preset of its video models behind PyAV's whole clip, since torchvision has
 no decoder any more. The last two end in the official layout and stock timm. Their frames are compared with ours. Steps
 take turns; on a CPU with one thread time is that of the process. `--pipeline` runs transformers' video-classification
@@ -137,7 +137,8 @@ def whole_path(files: dict[int, Path], args: argparse.Namespace) -> list[dict]:
     stock = StockTimm(model)
     ways = {OURS: Flatzoo(model), 'transformers': Transformers(model), 'torchvision': Torchvision(model)}
     model, stock = model.to(args.device, dtype), stock.eval().to(args.device, dtype)
-    ours = flatzoo.optimize(model) if args.device == 'cpu' else torch.compile(model)
+    ours = flatzoo.optimize(model)
+    ours = ours if args.device == 'cpu' else torch.compile(ours)
     size = model.img_size
     uint8 = torch.randint(256, (args.batch, 3, model.num_frames, *size), dtype=torch.uint8, device=args.device)
     normal = torch.randn(uint8.shape, device=args.device, dtype=dtype)
@@ -257,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
         f'`python benchmarks/throughput.py`: {args.model}, batch {args.batch}, {hardware(args.device)}, {args.dtype}, '
         f'torch {torch.__version__}; {clock_name(args.device)}, medians. H.264 files of 340 x 256 pixels, '
         f'{LENGTH} frames, about {args.kbit} kbit/s. '
-        'Backends: ours `flatzoo.optimize` (packed oneDNN) on CPUs and torch.compile on GPUs, the others stock timm. '
+        'Backends: ours `flatzoo.optimize` (packed oneDNN on CPUs, compiled on GPUs), the others stock timm. '
         '`before_model` is decode, pixels and layout; `of_ours` is time over ours; grey levels are mean differences '
         'from our frames (torchvision resizes without antialias, and crops may lie a pixel apart).',
         [{key: value for key, value in row.items() if key not in short} for row in rows],

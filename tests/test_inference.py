@@ -8,6 +8,7 @@ import timm
 import torch
 from timm.layers import GELU, GELUTanh, Mlp
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flatzoo
@@ -15,6 +16,7 @@ from flatzoo.inference import swin as swin_stage
 from flatzoo.inference.mlp import PackedMlp
 from flatzoo.inference.packed_linear import PackedLinear, _packs
 from flatzoo.inference.swin import WindowOrderStage, _chunks, _window_order
+from flatzoo.layers import window_attention
 
 SWIN = dict(embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=5)
 VIT = dict(embed_dim=32, depth=2, num_heads=2, num_classes=5, img_size=32, patch_size=8)
@@ -162,8 +164,7 @@ def test_window_order_needs_neither_rolls_nor_masks():
     assert 'aten::roll' not in prepared.count
     assert prepared.count['aten::constant_pad_nd'] == 1  # timm's patch merging, by nothing
     blocks = sum(len(stage.blocks) for stage in model.layers)
-    gathers = prepared.count['aten::index']
-    assert gathers == 2 * blocks + len(model.layers)  # x and its order in every block, and x again behind a stage
+    assert prepared.count['aten::index_select'] == blocks + len(model.layers)  # one per block, one behind a stage
 
 
 def test_shifted_windows_are_cut_at_the_mask():
@@ -363,7 +364,6 @@ def test_replaced_layers_are_called(replace):
 def test_default_device_of_new_tensors_does_not_matter():
     model, x = swin()
     expected, prepared = model(x), flatzoo.optimize(model)
-    _window_order.cache_clear()
     with torch.device('meta'):
         assert_near(prepared(x), expected)
     assert_near(prepared(x), expected)
@@ -408,15 +408,101 @@ def test_compiled_without_graph_breaks():
     assert_near(prepared(x), model(x))
 
 
-@pytest.mark.gpu
+# GPUs: what runs there runs here, too, when tensors are said to be on one
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    for module in (swin_stage, window_attention):
+        monkeypatch.setattr(module, '_on_gpu', lambda x: True)
+
+
+@pytest.mark.parametrize('case', ['oblong', 'whole map last'])
 @torch.no_grad()
-def test_cuda_takes_the_plain_way():
+def test_gpus_take_all_windows_of_a_kind_at_once(on_gpu, case):
+    name, args, size = IMAGE_MODELS[case]
+    model = build(name, args)
+    prepared = flatzoo.optimize(model)
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, *size)
+        assert_near(prepared(x), model(x))
+        with Operators() as operators:
+            prepared(x)
+        kinds = sum(len(_window_order(1, *block.input_resolution, block.window_size, block.shift_size)[1])
+                    for stage in model.layers for block in stage.blocks)
+        attention = sum(n for name, n in operators.count.items() if 'scaled_dot_product' in name and 'cpu' in name)
+        assert attention == kinds
+        assert 'aten::roll' not in operators.count and 'aten::softmax' not in operators.count
+
+
+class Masks(TorchDispatchMode):
+    """Writes down the bytes behind the masks of attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert 'softmax' not in func.name()
+        if 'scaled_dot_product' in func.name():
+            self.bytes.append(kwargs['attn_mask'].untyped_storage().nbytes())
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_compiled_on_gpus(on_gpu):
+    """One graph for all batches, and masks of one image."""
+    model, _ = swin()
+    graphs, masks = [], []
+
+    def compiler(graph, inputs):
+        def run(*args):
+            with Masks() as seen:
+                out = graph(*args)
+            masks.append(seen.bytes)
+            return out
+
+        graphs.append(graph)
+        return run
+
+    prepared = torch.compile(flatzoo.optimize(model), fullgraph=True, backend=compiler, dynamic=True)
+    for batch in (2, 7, 5):
+        x = torch.randn(batch, 3, *IMAGE_MODELS['oblong'][2])
+        assert_near(prepared(x), model(x))
+    assert len(graphs) == 1
+    assert masks[0] == masks[1] == masks[2] and len(masks[0]) == sum(len(stage.blocks) for stage in model.layers)
+
+
+@torch.no_grad()
+def test_tensors_of_a_gpu_meet_none_of_the_cpu(monkeypatch):
+    """Seen on tensors without numbers, which know their device."""
+    monkeypatch.setattr(swin_stage, 'runs_fast', lambda *args: True)
+    monkeypatch.setattr(WindowOrderStage, 'derived', lambda self, key, tensor, make: make(tensor))
     model, x = swin()
     prepared = flatzoo.optimize(model)
-    prepared(x)
-    model, x = model.cuda(), x.cuda()
-    assert torch.equal(flatzoo.optimize(model)(x), model(x))
-    assert torch.equal(prepared.cuda()(x), model(x))
+    with FakeTensorMode(), Operators() as operators:
+        for module in prepared.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        tensors[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device='cuda')
+        out = prepared(torch.empty(x.shape, device='cuda'))
+    assert out.device.type == 'cuda' and out.shape == (len(x), model.num_classes)
+    assert operators.count['aten::index_select'] and 'aten::roll' not in operators.count
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_cuda(dtype):
+    model, x = swin()
+    exact = model(x)
+    prepared = flatzoo.optimize(model)
+    prepared(x)  # what is derived on the CPU does not follow
+    model, prepared, x = model.to('cuda', dtype), prepared.to('cuda', dtype), x.to('cuda', dtype)
+    error = (model(x).cpu().float() - exact).norm()
+    for run in (prepared, flatzoo.optimize(model), torch.compile(prepared)):
+        assert (run(x).cpu().float() - exact).norm() <= 1.5 * error + 1e-5 * exact.norm()
 
 
 # MLPs

@@ -107,7 +107,9 @@ def test_models(script, monkeypatch, tmp_path):
 
     [path] = tmp_path.glob('*.csv')
     models.main(['--models', 'sifar_swin_tiny', '--passes', 'train', *options])
-    assert {row['pass'] for row in rows_of(tmp_path, '*.csv')} == {'forward', 'train'}
+    rows = rows_of(tmp_path, '*.csv')
+    assert {row['pass'] for row in rows} == {'forward', 'train'}
+    assert 'selective' in {row['variant'] for row in rows if row['pass'] == 'train'}
     measured = read_measured([path])['sifar_swin_tiny']
     assert [row['variant'] for row in measured] == ['plain', 'fused', 'optimized']
 

@@ -1,2 +1,2 @@
-"""A trained model, prepared to answer fast on a CPU."""
+"""A trained model, prepared to answer fast."""
 from .optimize import optimize as optimize

@@ -1,29 +1,32 @@
-"""`optimize`: a trained model, prepared to answer fast on a CPU."""
+"""`optimize`: a trained model, prepared to answer fast."""
 import copy
 
 import torch
 from timm.layers import Mlp
-from timm.models.swin_transformer import SwinTransformerStage
+from timm.models.swin_transformer import SwinTransformerStage, WindowAttention
 from torch import nn
 
 from .mlp import PackedMlp
 from .packed_linear import PackedLinear, Prepared
-from .swin import WindowOrderStage
+from .swin import FusedWindowAttention, WindowOrderStage
 
 __all__ = ['optimize']
 
 _PREPARED: dict[type[nn.Module], type[Prepared]] = {
     nn.Linear: PackedLinear,
     Mlp: PackedMlp,
+    WindowAttention: FusedWindowAttention,
     SwinTransformerStage: WindowOrderStage,
 }
 
 
 def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Prepares a trained model for inference on a CPU.
+    """Prepares a trained model for inference.
 
-    Linear layers get packed weights, MLPs run in chunks with GELU fused into their first layer, and stages of a Swin
-    Transformer keep their tokens in window order. This is decided module by module, by exact type, in any model of
+    On a CPU linear layers get packed weights, MLPs run in chunks with GELU fused into their first layer, and stages of
+    a Swin Transformer keep their tokens in window order. On CUDA these stages do so, too, with PyTorch's fused
+    attention; under `torch.compile`, which joins copies with their neighbours by itself, only attention is exchanged,
+    with a mask of one image in place of the batch. This is decided module by module, by exact type, in any model of
     timm or flatzoo; what is not known stays as it is, convolutions among it. The given model is left alone.
 
     The prepared model has the names and tensors of the given one: its state dict is the same, and the tensors are
@@ -33,9 +36,9 @@ def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     gradients. In fp32 logits differ by rounding, 1e-6 of their scale.
 
     Where the fast way does not apply, modules run their plain forward: in training mode (also of a part, such as
-    dropout), where the input needs gradients, under autocast, `torch.compile` and tracing, on other devices and dtypes
-    than fp32 and bf16 on a CPU, without oneDNN, and where hooks wait for parts that would be skipped. For
-    `torch.jit.script` take the given model.
+    dropout), where the input needs gradients, under autocast and tracing, under `torch.compile` on a CPU, on other
+    devices and in other dtypes (fp32 and bf16; on CUDA fp16, too), without oneDNN, and where hooks wait for parts that
+    would be skipped. For `torch.jit.script` take the given model.
 
     Packed weights are made in the first forward and held beside the plain ones: linear layers take twice their memory.
     Neither pickles nor copies hold them.

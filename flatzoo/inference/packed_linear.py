@@ -18,17 +18,20 @@ from torch.multiprocessing.reductions import StorageWeakRef
 __all__ = ['PackedLinear', 'Prepared', 'needs_parts', 'runs_fast']
 
 
-def runs_fast(x: Tensor, module: nn.Module) -> bool:
-    """Whether a module may leave the ways of autograd, autocast and tracing: inference on a CPU."""
+_DTYPES = {'cpu': (torch.float32, torch.bfloat16), 'cuda': (torch.float32, torch.bfloat16, torch.float16)}
+
+
+def runs_fast(x: Tensor, module: nn.Module, devices: tuple[str, ...] = ('cpu',)) -> bool:
+    """Whether a module may leave the ways of autograd, autocast and tracing: inference on one of these devices."""
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and type(x) is Tensor
-        and x.device.type == 'cpu'
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.device.type in devices
+        and x.dtype in _DTYPES[x.device.type]
         and x.numel() > 0
         and not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters())))
-        and not torch.is_autocast_enabled('cpu')
+        and not torch.is_autocast_enabled(x.device.type)
     )
 
 

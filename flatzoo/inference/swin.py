@@ -4,23 +4,39 @@ timm's block takes a map apart into windows and puts it together again, twice sh
 pieces of a window that come from opposite borders. Here the tokens of a stage lie window behind window all the time,
 reordered once per block; a shifted window that the mask cuts is taken as two or four windows of its own, each with its
 part of the bias, so that there is no mask and no work on what it would hide. (The mask of timm adds -100 to hidden
-scores: the weight of e^-100 that they keep is 0 here.) Attention and MLP of a few windows follow each other while these
-are in cache.
+scores: the weight of e^-100 that they keep is 0 here.) On a CPU, attention and MLP of a few windows follow each other
+while these are in cache.
 """
-from functools import lru_cache
-
 import torch
-import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
+
+from flatzoo.layers.window_attention import attend_fused, padded_bias, window_attention_forward
 
 from .mlp import PackedMlp, chunk_rows
 from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
 
-__all__ = ['WindowOrderStage']
+__all__ = ['FusedWindowAttention', 'WindowOrderStage']
 
 Pair = tuple[int, int]
 _SCORES = 2 ** 20  # of attention at a time in bfloat16: 2 MB
+
+
+class FusedWindowAttention(Prepared, WindowAttention):
+    """`WindowAttention` that on CUDA runs PyTorch's fused kernel, with one mask for all images.
+
+    It is what blocks call under torch.compile, which itself joins the ways into windows and back with their neighbours.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`[B * W, N, C]` and mask `[W, N, N]` -> `[B * W, N, C]`."""
+        if not _on_gpu(x) or needs_parts(self):
+            return super().forward(x, mask)
+        return window_attention_forward(self, x, mask)
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 class WindowOrderStage(Prepared, SwinTransformerStage):
@@ -31,7 +47,7 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
         """Stages of timm's own blocks."""
         return all(
             type(block) is SwinTransformerBlock
-            and type(block.attn) is WindowAttention
+            and type(block.attn) in (WindowAttention, FusedWindowAttention)
             and type(block.attn.proj) in (nn.Linear, PackedLinear)
             and (type(block.mlp) is PackedMlp or PackedMlp.accepts(block.mlp))
             for block in module.blocks
@@ -39,66 +55,81 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, C]` -> `[B, H', W', C']`."""
-        if not runs_fast(x, self) or needs_parts(self):
+        if not runs_fast(x, self, ('cpu', 'cuda')) or needs_parts(self):
             return super().forward(x)
         x = self.downsample(x)
         B, H, W, C = x.shape
         if any(H % block.window_size[0] or W % block.window_size[1] for block in self.blocks):
             return self.blocks(x)
         x = x.reshape(-1, C)
-        place = torch.arange(len(x), device=x.device)  # of every row of the map in x
-        for i, block in enumerate(self.blocks):
-            order, pieces = _window_order(B, H, W, block.window_size, block.shift_size)
-            x = x[place[order]]
-            place[order] = torch.arange(len(x), device=x.device)
-            self._run_block(i, block, x, pieces)
-        return x[place].view(B, H, W, C)
+        *steps, (back, _) = self._steps(B, H, W, x.device)
+        for i, (block, (rows, pieces)) in enumerate(zip(self.blocks, steps)):
+            x = self._run_block(i, block, x.index_select(0, rows), pieces)
+        return x.index_select(0, back).view(B, H, W, C)
 
-    def _run_block(self, index: int, block: SwinTransformerBlock, x: Tensor, pieces: list[tuple[Pair, int]]) -> None:
-        """Runs a block in place on tokens `[N, C]` in its order, a few windows at a time."""
+    def _steps(self, *size) -> list[tuple[Tensor, list]]:
+        """`_window_orders` of the blocks for maps of this size, kept for the next maps."""
+        blocks = [(block.window_size, block.shift_size) for block in self.blocks]
+        kept = self.__dict__.setdefault('_derived', {})
+        if kept.get('steps', (None,))[0] != (blocks, size):
+            kept['steps'] = (blocks, size), _window_orders(blocks, *size)
+        return kept['steps'][1]
+
+    def _run_block(self, index: int, block: SwinTransformerBlock, x: Tensor, pieces: list[tuple[Pair, int]]) -> Tensor:
+        """Runs a block on tokens `[N, C]` in its order, on a CPU a few windows at a time, in place."""
+        groups = [pieces] if _on_gpu(x) else _chunks(pieces, chunk_rows())
+        if len(groups) == 1:
+            return self._run_windows(index, block, x, pieces)
         start = 0
-        for group in _chunks(pieces, chunk_rows()):
+        for group in groups:
             chunk = x[start:start + sum(h * w * count for (h, w), count in group)]
-            qkv = block.attn.qkv(block.norm1(chunk))
-            attended, first = [], 0
-            for size, count in group:
-                windows = qkv[first:first + size[0] * size[1] * count].unflatten(0, (count, -1))
-                attended.append(_attend(block.attn, windows, self._bias(index, block.attn, size)))
-                first += windows.shape[0] * windows.shape[1]
-            y = block.attn.proj.add(attended[0] if len(attended) == 1 else torch.cat(attended), chunk)
-            chunk.copy_(block.mlp.add(block.norm2(y), y))
+            chunk.copy_(self._run_windows(index, block, chunk, group))
             start += len(chunk)
+        return x
+
+    def _run_windows(
+            self, index: int, block: SwinTransformerBlock, x: Tensor, pieces: list[tuple[Pair, int]]) -> Tensor:
+        """The block's answer to the tokens `[N, C]` of some windows."""
+        qkv = block.attn.qkv(block.norm1(x))
+        attended, first = [], 0
+        for size, count in pieces:
+            windows = qkv[first:first + size[0] * size[1] * count].unflatten(0, (count, -1))
+            attended.append(_attend(block.attn, windows, self._bias(index, block.attn, size)))
+            first += windows.shape[0] * windows.shape[1]
+        attended = attended[0] if len(attended) == 1 else torch.cat(attended)
+        y = block.attn.proj.add(attended, x)
+        return block.mlp.add(block.norm2(y), y)
 
     def _bias(self, index: int, attn: WindowAttention, size: Pair) -> Tensor:
-        """Relative position bias `[1, heads, N, N]` within a piece of a window."""
+        """Relative position bias `[heads, N, N]` within a piece of a window."""
         def gather(table: Tensor) -> Tensor:
             height, width = attn.window_size
             y, x = (torch.arange(side, device=table.device) for side in size)
             rows = (y[:, None] - y + height - 1)[:, None, :, None]  # [h, 1, h, 1]
             cols = (x[:, None] - x + width - 1)[None, :, None, :]  # [1, w, 1, w]
             offset = (rows * (2 * width - 1) + cols).flatten(2).flatten(0, 1)
-            return table[offset].permute(2, 0, 1).contiguous().unsqueeze(0)
+            return padded_bias(table[offset].permute(2, 0, 1).contiguous(), None, table.dtype)
 
         return self.derived((index, size), attn.relative_position_bias_table, gather)
 
 
 def _attend(attn: WindowAttention, qkv: Tensor, bias: Tensor) -> Tensor:
     """Attention within windows, `[windows, N, 3 * heads * d]` -> `[windows * N, heads * d]`."""
-    qkv = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, windows, heads, N, d]
-    if qkv.dtype == torch.bfloat16:
+    qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # [windows, N, 3, heads, d]
+    if qkv.dtype == torch.bfloat16 and not _on_gpu(qkv):
         step = max(1, _SCORES // bias.numel())
-        x = torch.cat([_multiply(qkv[:, i:i + step], bias, attn.scale) for i in range(0, qkv.shape[1], step)])
+        x = torch.cat([_multiply(part, bias, attn.scale) for part in qkv.split(step)])
     else:
-        x = F.scaled_dot_product_attention(*qkv, attn_mask=bias, scale=attn.scale)
-    return x.transpose(1, 2).flatten(2).flatten(0, 1)
+        x = attend_fused(qkv, bias, attn.scale)
+    return x.flatten(2).flatten(0, 1)
 
 
 def _multiply(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
     """Attention by separate products: PyTorch's fused kernel is slower on CPUs, whose products in bfloat16 are fast."""
-    q, k, v = qkv.contiguous().flatten(1, 2)  # [windows * heads, N, d] each
-    scores = bias.repeat(qkv.shape[1], 1, 1, 1).flatten(0, 1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)  # [windows * heads, N, d] each
+    scores = bias.repeat(len(qkv), 1, 1)
     maps = scores.baddbmm_(q, k.transpose(1, 2), alpha=scale).softmax(-1)
-    return torch.bmm(maps, v).view(qkv.shape[1:])
+    return torch.bmm(maps, v).unflatten(0, (len(qkv), -1)).transpose(1, 2)
 
 
 def _chunks(pieces: list[tuple[Pair, int]], limit: int) -> list[list[tuple[Pair, int]]]:
@@ -117,7 +148,29 @@ def _chunks(pieces: list[tuple[Pair, int]], limit: int) -> list[list[tuple[Pair,
     return groups
 
 
-@lru_cache(maxsize=64)
+def _window_orders(blocks: list[tuple[Pair, Pair]], batch: int, height: int, width: int, device) -> list:
+    """How tokens get from the window order of one block to that of the next.
+
+    Args:
+        blocks: Window and shift of each.
+        batch: Number of maps.
+        height: Of a map.
+        width: Of a map.
+        device: Where the rows are needed.
+
+    Returns:
+        For each block the rows `[B * H * W]` that it takes of what the one before gave, and the sizes of the pieces of
+        windows with their numbers; at the end the rows that give the map back.
+    """
+    place, steps = torch.arange(batch * height * width, device='cpu'), []  # of every row of the map
+    for window, shift in blocks:
+        order, pieces = _window_order(batch, height, width, window, shift)
+        steps.append((place[order], pieces))
+        place[order] = torch.arange(len(place), device='cpu')
+    steps.append((place, []))
+    return [(rows.to(device, torch.int32), pieces) for rows, pieces in steps]
+
+
 def _window_order(batch: int, height: int, width: int, window: Pair, shift: Pair) -> tuple[Tensor, list]:
     """How the tokens of maps lie in window order.
 
@@ -125,8 +178,9 @@ def _window_order(batch: int, height: int, width: int, window: Pair, shift: Pair
         The rows `[B * H * W]` of the maps in that order, and the sizes of the pieces of windows with their numbers.
     """
     pieces = {}  # size -> rows of pieces of that size
-    rows = torch.arange(batch * height * width, device='cpu').view(batch, height, width)
-    rows = rows.roll((-shift[0], -shift[1]), (1, 2))
+    images, y, x = (torch.arange(count, device='cpu') for count in (batch, height, width))
+    y, x = (y + shift[0]) % height, (x + shift[1]) % width
+    rows = (images[:, None, None] * height + y[:, None]) * width + x  # [B, H, W]
     for top, bottom in _spans(height, window[0], shift[0]):
         for left, right in _spans(width, window[1], shift[1]):
             piece = rows[:, top:bottom, left:right]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor
 
-__all__ = ['attend_in_windows', 'window_attention_forward']
+__all__ = ['attend_fused', 'attend_in_windows', 'padded_bias', 'window_attention_forward']
 
 CHUNK = 2 ** 18  # attention scores at a time: 1 MB in float32, about a core's cache
 
@@ -31,18 +31,50 @@ def window_attention_forward(attn: WindowAttention, x: Tensor, mask: Tensor | No
         return type(attn).forward(attn, x, mask)
     qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1))  # [B * W, N, 3, heads, d]
     bias = attn._get_rel_pos_bias()[0]  # [heads, N, N]
-    attend = _attend_fused if x.is_cuda else attend_in_windows
-    return attn.proj_drop(attn.proj(attend(qkv, bias, mask, attn.scale).flatten(-2)))
+    if _on_gpu(x):
+        x = attend_fused(qkv, padded_bias(bias, mask, qkv.dtype), attn.scale)
+    else:
+        x = attend_in_windows(qkv, bias, mask, attn.scale)
+    return attn.proj_drop(attn.proj(x.flatten(-2)))
 
 
-def _attend_fused(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """`attend_in_windows` by PyTorch's kernel: the windows of an image stand beside the heads, with one mask each."""
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B * W, heads, N, d] each
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
+
+
+def padded_bias(bias: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Bias and mask as the kernels of `attend_fused` take them, which would else bring them into this form each time.
+
+    Args:
+        bias: `[heads, N, N]`.
+        mask: `[W, N, N]`, or None.
+        dtype: That of the queries.
+
+    Returns:
+        `[heads, N, N]`, or `[W * heads, N, N]` with a mask; rows begin at multiples of 8 numbers.
+    """
     if mask is not None:
-        bias = (bias + mask.unsqueeze(1)).flatten(0, 1)  # [W * heads, N, N]
+        bias = (bias + mask.unsqueeze(1)).flatten(0, 1)
+    tokens = bias.shape[-1]
+    return F.pad(bias.to(dtype), (0, -tokens % 8))[..., :tokens]
+
+
+def attend_fused(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """`softmax(scale * q k^T + bias) v` by PyTorch's fused kernel, for the windows of any number of images.
+
+    Args:
+        qkv: `[B * W, N, 3, heads, d]`, windows image by image.
+        bias: From `padded_bias`: `[heads, N, N]` for all windows, or `[W * heads, N, N]`. Windows then stand beside the
+            heads, so that images share the bias.
+        scale: Factor of the scores.
+
+    Returns:
+        `[B * W, N, heads, d]`.
+    """
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B * W, heads, N, d] each
+    if len(bias) != q.shape[1]:
         q, k, v = (t.reshape(-1, *bias.shape[:2], t.shape[-1]) for t in (q, k, v))  # [B, W * heads, N, d]
-    bias = bias.to(q.dtype).unsqueeze(0).expand(len(q), -1, -1, -1)
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(len(q), -1, -1, -1), scale=scale)
     return x.reshape(len(qkv), -1, *x.shape[-2:]).transpose(1, 2)
 
 
