@@ -225,7 +225,8 @@ def _working_copy(x: Tensor, b: int, heads: slice, scale: float = 1.) -> Tensor:
     """One group of heads, `[T, H, N, d]`, in the dtype of the sums, times scale."""
     x = x[b, :, heads]
     copy = x.new_empty((*x.shape[:3], _aligned(x.shape[3])), dtype=_sum_dtype(x.dtype))[..., :x.shape[3]]
-    return copy.copy_(x).mul_(scale)
+    copy.copy_(x)
+    return copy if scale == 1 else copy.mul_(scale)
 
 
 def _aligned(elements: int) -> int:
