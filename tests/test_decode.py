@@ -164,6 +164,32 @@ def test_only_the_stretches_that_are_needed_are_decoded(files, name, monkeypatch
         assert len(decoded) <= 1  # goes on from where it is
 
 
+@pytest.mark.parametrize('name, codec', [('h264.mp4', 'libx264'), ('h264.mkv', 'libx264'), ('mpeg4.avi', 'mpeg4')])
+def test_frames_that_nobody_needs_are_left_out(tmp_path, monkeypatch, name, codec):
+    path = write_video(tmp_path / name, codec=codec, gop=60, count=60, **({'bf': '3'} if codec == 'libx264' else {}))
+    decoded = []
+    decode_all = decode._PyAVSource._decode
+
+    def count_frames(self, *args):
+        for pts, frame in decode_all(self, *args):
+            decoded.append(pts)
+            yield pts, frame
+
+    with VideoReader(path) as video:
+        frames = video.get_frames(range(60))
+    monkeypatch.setattr(decode._PyAVSource, '_decode', count_frames)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        indices = torch.randperm(60, generator=generator)[:6].sort()[0]
+        del decoded[:]
+        with VideoReader(path) as video:
+            assert torch.equal(video.get_frames(indices), frames[indices])
+            assert len(decoded) < 2 / 3 * int(indices[-1]) + 6  # at least a third are B-frames without dependents
+            # what was left out is decoded when it is wanted after all
+            assert torch.equal(video.get_frames(indices + (indices < 59)), frames[indices + (indices < 59)])
+            assert torch.equal(video.get_frames(range(60)), frames)
+
+
 def test_key_frame_spacing_decides_about_seeking(tmp_path, monkeypatch):
     seeks = []
     seek = decode._PyAVSource._start_at

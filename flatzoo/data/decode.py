@@ -2,8 +2,9 @@
 
 A clip needs 8 or 16 frames out of hundreds. The PyAV reader therefore first lists the packets of the file without
 decoding them, which gives the true number of frames and their times whatever the header claims, and then decodes, in
-one forward pass, only the stretches between a key frame and a wanted frame. Frames are recognised by their presentation
-time, so a variable frame rate, B-frames, edit lists and a start time other than zero change nothing.
+one forward pass, only the stretches between a key frame and a wanted frame, and of these only what the wanted frame
+refers to. Frames are recognised by their presentation time, so a variable frame rate, B-frames, edit lists and a start
+time other than zero change nothing.
 
 Whatever is wrong with a file is told by one exception, `VideoError`. A file is never trusted: sizes and counts in its
 header are checked against `MAX_PIXELS` and against the bytes that are there.
@@ -31,6 +32,8 @@ _REFUSED_FORMATS = {
     'applehttp', 'avisynth', 'concat', 'dash', 'hls', 'image2', 'imf', 'lavfi', 'rtp', 'rtsp', 'sap', 'sdp', 'tty',
     'vapoursynth',
 }
+# Where frames that no other frame refers to can be left out: these decoders pass over them, and a packet is a frame.
+_SKIPPING_CODECS, _FRAMED_FORMATS = ('h264', 'mpeg4'), ('mov', 'matroska', 'avi')
 
 
 class VideoError(ValueError):
@@ -251,6 +254,7 @@ class _PyAVSource:
         self._can_seek = True
         self._intact = True  # the container could be read to its end
         self._number_frames = False  # name frames by number instead of by time
+        self._wanted: set[int] | None = None  # times of the frames that must be decoded; None: all
         _check_mp4_claims(path)
         try:
             self._open()
@@ -341,7 +345,11 @@ class _PyAVSource:
             self._keys, self._pts = [0], list(range(count))
             rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
             self.timestamps = [i / rate for i in range(count)]
-        if self._can_seek and self._intact and self._container.format.name.startswith('mov'):
+        container = self._container.format.name
+        self._leaves_out = (
+            not self._number_frames
+            and self._stream.codec_context.name in _SKIPPING_CODECS and container.startswith(_FRAMED_FORMATS))
+        if self._can_seek and self._intact and container.startswith('mov'):
             # At the end of the file: any frame is sought, which costs less than opening. In damaged Matroska files
             # seeks go elsewhere once all has been read.
             self._fed_key = -math.inf
@@ -373,6 +381,9 @@ class _PyAVSource:
                 self._fed_key = packet.pts if self._fed_key is None else max(self._fed_key, packet.pts)
             if not landed and packet is not None:
                 continue
+            if packet is not None:
+                leave_out = self._wanted is not None and packet.pts not in self._wanted
+                self._stream.codec_context.skip_frame = 'NONREF' if leave_out else 'DEFAULT'
             try:
                 frames = self._stream.decode(packet)  # None drains the decoder
             except av.error.FFmpegError:
@@ -400,15 +411,19 @@ class _PyAVSource:
         self._held = self._ahead = self._fed_key = None
         self._frames = self._decode(key)
 
+    def _restart(self, key: int) -> None:
+        """Back to a key frame, or to the first packet."""
+        if self._can_seek:
+            self._start_at(key)
+        else:
+            self._open()
+
     def _frame_at(self, index: int):
         """Decodes the frame `index`; a missing one gives the nearest earlier one."""
         target = self._pts[index]
         key = self._keys[bisect.bisect_right(self._keys, target) - 1]
         if self._held is not None and target < self._held[0]:  # backwards: only between two calls of `read`
-            if self._can_seek:
-                self._start_at(key)
-            else:
-                self._open()
+            self._restart(key)
         elif self._can_seek and (key > self._keys[0] if self._fed_key is None else key > self._fed_key):
             self._start_at(key)  # a key frame not yet read lies between here and the target: skip what is before it
         while self._held is None or self._held[0] < target:
@@ -417,6 +432,11 @@ class _PyAVSource:
             if self._ahead is None or self._ahead[0] > target:
                 break
             self._held, self._ahead = self._ahead, None
+        if self._wanted is not None and (self._held is None or self._held[0] != target):
+            self._wanted = None  # damaged, or left out before it was wanted: from now on all frames are decoded
+            self._leaves_out = False
+            self._restart(key)
+            return self._frame_at(index)
         if self._held is not None:
             return self._held[1]
         if self._can_seek:  # nothing came out after the seek: read this file from its start from now on
@@ -431,6 +451,7 @@ class _PyAVSource:
         """Frames with the given ascending indices, uint8 `[N, H, W, C]`."""
         from av.video.reformatter import VideoReformatter
         reformatter = VideoReformatter()  # kept for all frames: setting one up costs more than a small frame
+        self._wanted = {self._pts[index] for index in indices} if self._leaves_out else None
         out = None
         for row, index in enumerate(indices):
             frame = self._frame_at(index)
