@@ -140,7 +140,8 @@ def whole_path(files: dict[int, Path], args: argparse.Namespace) -> list[dict]:
     ours = flatzoo.optimize(model)
     ours = ours if args.device == 'cpu' else torch.compile(ours)
     size = model.img_size
-    uint8 = torch.randint(256, (args.batch, 3, model.num_frames, *size), dtype=torch.uint8, device=args.device)
+    frames = torch.randint(256, (args.batch, model.num_frames, *size, 3), dtype=torch.uint8, device=args.device)
+    uint8 = frames.permute(0, 4, 1, 2, 3)  # as decoders give them
     normal = torch.randn(uint8.shape, device=args.device, dtype=dtype)
     steps = {
         (OURS, 'layout'): lambda: model.super_image(uint8), ('official', 'layout'): lambda: official_layout(normal),

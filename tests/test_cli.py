@@ -126,6 +126,11 @@ def test_csv(trained, clip, tmp_path, capsys):
     assert rows[0]['label'] in LABELS and float(rows[0]['probability']) >= float(rows[1]['probability'])
 
 
+def test_weights_are_not_read_for_files_that_are_not_there(tmp_path, capsys):
+    assert main(['predict', str(tmp_path / 'none.mp4'), '--checkpoint', str(tmp_path / 'none.safetensors')]) == 1
+    assert capsys.readouterr().err == f'error: {tmp_path / "none.mp4"}: no such file. Check the path.\n'
+
+
 @pytest.mark.parametrize('options, protocol', [
     ([], EvalProtocol(num_clips=3, num_crops=3)),
     (['--views', 'fast'], EvalProtocol()),

@@ -258,6 +258,11 @@ def test_copies_hold_no_packed_weights_and_answer_alike(duplicate):
     assert twin.head.fc.weight.data_ptr() != model.head.fc.weight.data_ptr()
 
 
+def test_names_are_refused():
+    with pytest.raises(TypeError, match="got 'sifar_swin_b12': build it first"):
+        flatzoo.optimize('sifar_swin_b12')
+
+
 @torch.no_grad()
 def test_prepared_models_are_taken():
     model, x = swin()

@@ -199,7 +199,7 @@ def find_videos(paths: Iterable[str]) -> list[tuple[str, str | None]]:
     """Finds the files that files, folders and patterns mean.
 
     Args:
-        paths: Files, which are taken as they are; folders, in which files with a video's suffix are looked for at any
+        paths: Files, whatever their names; folders, in which files with a video's suffix are looked for at any
             depth, hidden ones left out; patterns (`*`, `?`, `[...]`, `**`) that the shell did not expand.
 
     Returns:
@@ -213,7 +213,8 @@ def find_videos(paths: Iterable[str]) -> list[tuple[str, str | None]]:
             if not matches:
                 found[path] = path, f'{path}: the pattern matches nothing. Check the path.'
         for match in matches:
-            for file, error in _videos_in(match) if os.path.isdir(match) else [(match, None)]:
+            missing = None if os.path.lexists(match) else f'{match}: no such file. Check the path.'
+            for file, error in _videos_in(match) if os.path.isdir(match) else [(match, missing)]:
                 found.setdefault(os.path.abspath(file), (file, error))
     return list(found.values())
 

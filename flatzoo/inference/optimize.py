@@ -49,7 +49,12 @@ def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
     Returns:
         The prepared model, in eval mode.
+
+    Raises:
+        TypeError: If what is given is no model.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'optimize takes a model, got {model!r}: build it first, with timm.create_model(name).')
     shared = {id(buffer): buffer for buffer in model.buffers()}
     shared |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     prepared = copy.deepcopy(model, shared).to(dtype=dtype)
