@@ -1,27 +1,27 @@
 """Time and memory of the operators of AM Flow against attention on the same queries and keys, and a whole ViT-B block.
 
 12 heads of 64 channels, one clip; 257 tokens are 224 pixels in patches of 14, 1370 are 518 pixels. Variants take turns
-in every round and medians are given, as ratios to attention. On one CPU thread time is that of the process, which other
-programs disturb less than the clock's, and memory is the peak of all allocations, as the profiler records them. On CUDA
-devices time is between events and memory that of the allocator. Memory counts what lives beside q, k, v, the
-output and their gradients.
+in every round and medians are given, as ratios to attention and to the block. On one CPU thread time is that of the
+process, which other programs disturb less than the clock's, and memory is the peak of all allocations, as the profiler
+records them. On CUDA devices time is between events and memory that of the allocator. Memory counts what lives beside
+q, k, v, the output and their gradients.
 
-    python benchmarks/attention_flow.py --out benchmarks/results/attention_flow_cpu.md
-    python benchmarks/attention_flow.py --device cuda --dtype bfloat16 --rounds 20 --out attention_flow_cuda.md
+    python benchmarks/attention_flow.py --out benchmarks/results
+    python benchmarks/attention_flow.py --device cuda --dtype bfloat16 --frames 8 16 32 --rounds 20 --out .
 
-On a CUDA device it compares the naive form, the same compiled, flex_attention, the chunked form and the Triton kernels.
-Those figures are not in `results/`: no GPU was at hand, and that part of the script has not been run.
+writes `attention_flow_<hardware>_<precision>_<torch>.csv` and a table of the same name. On a CUDA device the naive
+form, the same compiled, flex_attention, the chunked form and the Triton kernels are compared. Those figures are not in
+`results/`: no GPU was at hand, and that part of the script has not been run.
 """
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _timing import clock_name, seconds
+from _timing import clock_name, hardware, in_turn, markdown, ratio, save, stem
 from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -29,7 +29,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from flatzoo.layers.attention_flow import attention_map_flow, attention_received
 
 HEADS, DIM = 12, 64
-BLOCK = 'block of ViT-B'
+ATTENTION, BLOCK = 'attention (SDPA)', 'block of ViT-B'
+SHOWN = ('tokens', 'frames', 'pass', 'variant', 'ms', 'of_attention', 'of_block', 'extra_mib', 'of_naive_mib')
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def variants(device: str, dtype: torch.dtype) -> dict[str, Callable[[Tensor, Ten
         return lambda q, k, v: attention_received(q, k, implementation=implementation)
 
     of = {
-        'attention (SDPA)': sdpa,
+        ATTENTION: sdpa,
         'flow, naive': flow('reference'),
         'flow, chunked': flow('chunked'),
         'received, naive': received('reference'),
@@ -122,57 +123,35 @@ def peak_bytes(run: Callable, device: str) -> int:
 def measure(
         tokens: int, frames: int, rounds: int, device: str, dtype: torch.dtype, with_backward: bool = True,
 ) -> list[dict]:
-    """Rows of one size: median seconds and peak bytes of every variant, forward and with backward."""
+    """Rows of one size: time and memory of every variant, forward and with backward."""
     inputs = [  # as backbones cut them out of one tensor
         x.unflatten(0, (1, frames)) for x in
         torch.randn(frames, tokens, 3, HEADS, DIM, device=device, dtype=dtype).permute(2, 0, 3, 1, 4).unbind()]
     of, rows = variants(device, dtype), []
     for backward in (False, True) if with_backward else (False,):
-        runs, sizes, times, peaks = {}, {}, {}, {}
+        runs, peaks = {}, {}
         for name, function in of.items():
             try:
-                runs[name], sizes[name] = prepare(function, inputs, backward)
-                peaks[name] = peak_bytes(runs[name], device) - sizes[name]
-                times[name] = []
+                run, size = prepare(function, inputs, backward)
+                peaks[name] = peak_bytes(run, device) - size
+                runs[name] = run
             except (RuntimeError, NotImplementedError) as error:
                 if device == 'cpu':
                     raise
                 print(f'{name} cannot run: {str(error).splitlines()[0]}')
-                runs.pop(name, None)
-        for _ in range(rounds):
-            for name, run in runs.items():
-                times[name].append(seconds(run, device))
-        medians = {name: statistics.median(x) for name, x in times.items()}
-        for name, median in medians.items():
-            rows.append(dict(
-                tokens=tokens, frames=frames, backward=backward, name=name, seconds=median,
-                ratio=median / next(iter(medians.values())), of_block=median / medians[BLOCK],
-                extra_mib=peaks[name] / 2 ** 20,
-                of_naive=peaks[name] / peaks[f"{name.split(',')[0]}, naive"] if ',' in name else None))
-            print(rows[-1], flush=True)
+        times = in_turn(runs, rounds, device)
+        for name in runs:
+            naive = peaks.get(f'{name.partition(",")[0]}, naive')
+            rows.append({
+                'tokens': tokens, 'frames': frames, 'pass': 'forward + backward' if backward else 'forward',
+                'variant': name, 'ms': f'{1000 * statistics.median(times[name]):.4g}',
+                'of_attention': f'{ratio(times[name], times[ATTENTION]):.2f}',
+                'of_block': f'{ratio(times[name], times[BLOCK]):.1%}', 'extra_mib': f'{peaks[name] / 2 ** 20:.1f}',
+                'of_naive_mib': f'1/{naive / peaks[name]:.0f}' if naive and 2 * peaks[name] < naive else None,
+                'rounds': rounds, 'clock': clock_name(device), 'hardware': hardware(device),
+                'precision': str(dtype).removeprefix('torch.'), 'torch': torch.__version__})
+            print({key: rows[-1][key] for key in SHOWN}, flush=True)
     return rows
-
-
-def table(rows: list[dict]) -> list[str]:
-    """Lines of the table, one per size and variant."""
-    lines = [
-        '| tokens | frames | | forward, ms | / attention | / block | extra MiB | of naive | forward + backward, ms '
-        '| / attention | / block | extra MiB | of naive |',
-        '|---|---|---|---|---|---|---|---|---|---|---|---|---|']
-    keys = list(dict.fromkeys((row['tokens'], row['frames'], row['name']) for row in rows))
-    for key in keys:
-        cells = []
-        for backward in (False, True):
-            found = [r for r in rows if (r['tokens'], r['frames'], r['name'], r['backward']) == (*key, backward)]
-            if found:
-                row = found[0]
-                share = f"1/{1 / row['of_naive']:.0f}" if row['of_naive'] and row['of_naive'] < 0.5 else ''
-                cells += [f"{1000 * row['seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['of_block']:.1%}",
-                          f"{row['extra_mib']:.1f}", share]
-            else:
-                cells += [''] * 5
-        lines.append(f"| {' | '.join(map(str, key))} | {' | '.join(cells)} |")
-    return lines
 
 
 def main() -> None:
@@ -185,7 +164,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--forward', action='store_true', help='no backward')
     parser.add_argument('--threads', type=int, default=1, help='of the CPU')
-    parser.add_argument('--out', type=Path, default=None)
+    parser.add_argument('--out', type=Path, default=None, help='folder')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -194,25 +173,16 @@ def main() -> None:
         for frames in args.frames:
             rows += measure(
                 tokens, frames, args.rounds, args.device, getattr(torch, args.dtype), not args.forward)
-    cuda = args.device == 'cuda'
-    lines = [
-        '# Cost of the operators of AM Flow', '',
-        f'`python benchmarks/attention_flow.py --device {args.device} --dtype {args.dtype} --rounds {args.rounds}`: '
-        f"{torch.cuda.get_device_name() if cuda else f'CPU, threads: {args.threads}'}, torch {torch.__version__}, "
-        f'{HEADS} heads of {DIM} channels, one clip.',
-        f"Medians of {args.rounds} rounds in which the variants took turns, {clock_name(args.device)}. "
-        'Extra memory is the exact peak of',
-        'allocations beside q, k, v, the output and their gradients.', '',
-        *table(rows)]
-    if not cuda:
-        lines += ['', 'The Triton kernels, the compiled naive form and flex_attention have not been measured on a GPU; '
-                  '`--device cuda` does that.']
-    text = '\n'.join(lines) + '\n'
-    print(text)
-    if args.out is not None:
-        partial = args.out.with_suffix('.partial')
-        partial.write_text(text)
-        os.replace(partial, args.out)
+    if args.out is None:
+        return
+    path = args.out / f'{stem("attention_flow", args.device, args.dtype)}.csv'
+    rows = save(path, rows, ('tokens', 'frames', 'pass', 'variant'))
+    markdown(path.with_suffix('.md'), 'Cost of the operators of AM Flow', [
+        f'`python benchmarks/attention_flow.py` on {hardware(args.device)}, {args.dtype}, torch {torch.__version__}; '
+        f'{clock_name(args.device)}, medians of {args.rounds} rounds in which variants took turns; {HEADS} heads of '
+        f'{DIM} channels, one clip. Extra memory is the exact peak of allocations beside q, k, v, the output and their '
+        'gradients.',
+        [{key: row[key] for key in SHOWN} for row in rows]])
 
 
 if __name__ == '__main__':

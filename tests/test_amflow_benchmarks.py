@@ -1,4 +1,5 @@
 """The AM Flow benchmark scripts, on sizes that take seconds."""
+import csv
 import importlib
 import json
 import sys
@@ -104,3 +105,15 @@ def test_amflow_training_cost(case, monkeypatch):
     assert row['saved_mb'] > 0 and row['seconds'] > 0
     assert (row['trained_m'] < row['parameters_m']) == ('frozen' in case)
     assert len(module.table({case: row, 'other': row})) == 4
+
+
+def test_attention_flow(script, tmp_path):
+    script('attention_flow', '--tokens', 12, '--frames', 2, '--rounds', 2, '--out', tmp_path)
+    [path] = tmp_path.glob('attention_flow_*_float32_torch*.csv')
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 and {row['pass'] for row in rows} == {'forward', 'forward + backward'}
+    for row in rows:
+        assert float(row['ms']) > 0
+        assert (row['variant'] == 'block of ViT-B') <= (row['of_block'] == '100.0%')
+    assert path.with_suffix('.md').read_text().count('\n| 12 | 2 |') == 12
