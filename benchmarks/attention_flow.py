@@ -147,7 +147,7 @@ def measure(
                 'variant': name, 'ms': f'{1000 * statistics.median(times[name]):.4g}',
                 'of_attention': f'{ratio(times[name], times[ATTENTION]):.2f}',
                 'of_block': f'{ratio(times[name], times[BLOCK]):.1%}', 'extra_mib': f'{peaks[name] / 2 ** 20:.1f}',
-                'of_naive_mib': f'1/{naive / peaks[name]:.0f}' if naive and 2 * peaks[name] < naive else None,
+                'of_naive_mib': f'1/{naive / peaks[name]:.0f}' if naive and 0 < 2 * peaks[name] < naive else None,
                 'rounds': rounds, 'clock': clock_name(device), 'hardware': hardware(device),
                 'precision': str(dtype).removeprefix('torch.'), 'torch': torch.__version__})
             print({key: rows[-1][key] for key in SHOWN}, flush=True)

@@ -31,6 +31,7 @@ import timm
 import torch
 from _peers import NUM_CLASSES, PEERS, Official, StockTimm, build_peer, printed_accuracy
 from _timing import clock_name, hardware, in_turn, markdown, peak_bytes, ratio, save, stem
+from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -83,8 +84,13 @@ def backend(model: nn.Module, variant: str) -> str:
     """What computes products and attention of a variant."""
     states = {module.fused_attn for module in model.modules() if hasattr(module, 'fused_attn')}
     attention = getattr(model, 'attention', ('fused' if any(states) else 'eager') if states else '')
-    attention = 'fused' if attention and ('optimized' in variant or variant == 'selective') else attention
-    on_cpu = next(model.parameters()).device.type == 'cpu'
+    weight = next(model.parameters())
+    on_cpu = weight.device.type == 'cpu'
+    if any(isinstance(module, WindowAttention) for module in model.modules()):
+        if 'optimized' in variant:
+            attention = 'eager' if on_cpu and weight.dtype == torch.bfloat16 else 'fused'
+        elif 'selective' in variant:
+            attention = 'chunked' if on_cpu else 'fused'
     plain = 'packed oneDNN' if variant == 'optimized' and on_cpu else 'torch'
     products = 'inductor' if 'compiled' in variant else plain
     return products + (f', {attention} attention' if attention else '')
@@ -165,12 +171,15 @@ def measure(names: list[str], frames: int, batch: int, args: argparse.Namespace)
         counters.clear()
         run = make_run(model, clip, args)
         try:
-            answers[name, variant] = run().detach().float()  # compiles and packs, too
-            peak = peak_bytes(run, args.device)
+            answers[name, variant] = run().detach().float().clone()  # compiles and packs, too
+            peak = None if 'graphs' in variant else peak_bytes(run, args.device)  # which have memory of their own
         except (RuntimeError, NotImplementedError) as error:
             failed.append(f'{name}, {variant}: {str(error).splitlines()[0][:120]}')
             continue
         compiled = 'compiled' in variant
+        if compiled and not counters['stats']['unique_graphs']:
+            failed.append(f'{name}, {variant}: torch.compile gave up and runs it eagerly')
+            continue
         source = next((key for key in answers if key[0] == _ours(name, names)), None)
         error = None
         if not args.training and source and (name, variant) != source:
@@ -290,6 +299,7 @@ def main(argv: list[str] | None = None) -> None:
     args.frames = args.frames or ((8, 16) if args.quick else (8, 16, 32))
     args.torch_dtype, args.profiles = getattr(torch, args.dtype), []
     torch.set_num_threads(args.threads)
+    torch._dynamo.config.recompile_limit = 256  # video models share a forward, of which it compiles 8 by default
     names = args.models or (QUICK if args.quick else (*OURS, *PEERS))
     rows, failed = [], []
     for kind in args.passes:

@@ -1,7 +1,9 @@
 """`flatzoo.optimize`: the same answers from the same tensors, by other operators."""
 import copy
 import pickle
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -287,6 +289,30 @@ def plain_operators(run) -> Counter:
         run()
     assert not any(name.startswith('mkldnn::_linear') for name in operators.count)
     return operators.count
+
+
+def test_tangents_take_the_plain_way():
+    model, x = swin()
+    prepared = flatzoo.optimize(model)
+    direction = torch.randn_like(x)
+    expected, actual = (torch.func.jvp(m, (x,), (direction,))[1] for m in (model, prepared))
+    assert_near(actual, expected)
+
+
+@torch.no_grad()
+def test_threads_share_a_prepared_model():
+    prepared = flatzoo.optimize(swin()[0])
+    clips = [torch.randn(count, 3, *IMAGE_MODELS['oblong'][2]) for count in range(1, 7)]
+    expected = [prepared(clip) for clip in clips]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            for _ in range(10):
+                for actual, wanted in zip(pool.map(prepared, clips), expected):
+                    assert_near(actual, wanted)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_input_gradients_take_the_plain_way():

@@ -2,9 +2,9 @@
 
 A clip needs 8 or 16 frames out of hundreds. The PyAV reader therefore first lists the packets of the file without
 decoding them, which gives the true number of frames and their times whatever the header claims, and then decodes, in
-one forward pass, only the stretches between a key frame and a wanted frame, and of these only what the wanted frame
-refers to. Frames are recognised by their presentation time, so a variable frame rate, B-frames, edit lists and a start
-time other than zero change nothing.
+one forward pass, only the stretches between a key frame and a wanted frame, in H.264 without the B-frames that no other
+frame refers to. Frames are recognised by their presentation time, so a variable frame rate, B-frames, edit lists and a
+start time other than zero change nothing.
 
 Whatever is wrong with a file is told by one exception, `VideoError`. A file is never trusted: sizes and counts in its
 header are checked against `MAX_PIXELS` and against the bytes that are there.
@@ -32,8 +32,6 @@ _REFUSED_FORMATS = {
     'applehttp', 'avisynth', 'concat', 'dash', 'hls', 'image2', 'imf', 'lavfi', 'rtp', 'rtsp', 'sap', 'sdp', 'tty',
     'vapoursynth',
 }
-# Where frames that no other frame refers to can be left out: these decoders pass over them, and a packet is a frame.
-_SKIPPING_CODECS, _FRAMED_FORMATS = ('h264', 'mpeg4'), ('mov', 'matroska', 'avi')
 
 
 class VideoError(ValueError):
@@ -48,7 +46,8 @@ class VideoReader:
 
     Videos (all containers and codecs of FFmpeg), animations (GIF, WebP) and still images (a video of one frame) are
     read alike. Rotation metadata is applied. Damaged packets are skipped and each frame that they should have given is
-    filled with the nearest earlier frame; of a truncated file the frames that are present are used.
+    filled with the nearest earlier frame; of a truncated file the frames that are present are used. Where a decoder
+    conceals damage within a frame, its pixels can depend on which frames are asked together.
 
     `backend='auto'` is PyAV, also where torchcodec is installed: its packet list and key-frame seeks leave torchcodec
     no lead on one thread, and PyAV also reads damaged files, raw streams and streams without whole key frames,
@@ -312,6 +311,7 @@ class _PyAVSource:
         pts: set[int] = set()
         keys: dict[int, int] = {}
         shown, claimed, limit = 0, 0, _claim_limit(self.path)
+        latest, reordered = -math.inf, False
         for packet in self._demux():
             claimed += 1 + packet.size
             if claimed > limit:
@@ -319,6 +319,8 @@ class _PyAVSource:
             if packet.pts is None:
                 pts.clear()
                 break
+            reordered |= packet.pts < latest
+            latest = max(latest, packet.pts)
             if packet.is_keyframe:
                 keys.setdefault(packet.pts, packet.pts if packet.dts is None else packet.dts)
             # What lies before the first key frame cannot be decoded; what an edit list cuts away is decoded, not shown.
@@ -346,9 +348,11 @@ class _PyAVSource:
             rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
             self.timestamps = [i / rate for i in range(count)]
         container = self._container.format.name
+        # Only times out of order tell that packets carry the times of their own frames; where they are those of
+        # decoding, or a packet is a field, a frame could be taken for another one.
         self._leaves_out = (
-            not self._number_frames
-            and self._stream.codec_context.name in _SKIPPING_CODECS and container.startswith(_FRAMED_FORMATS))
+            reordered and not self._number_frames
+            and self._stream.codec_context.name == 'h264' and container.startswith(('mov', 'matroska')))
         if self._can_seek and self._intact and container.startswith('mov'):
             # At the end of the file: any frame is sought, which costs less than opening. In damaged Matroska files
             # seeks go elsewhere once all has been read.

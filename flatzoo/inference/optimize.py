@@ -38,7 +38,8 @@ def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     Where the fast way does not apply, modules run their plain forward: in training mode (also of a part, such as
     dropout), where the input needs gradients, under autocast and tracing, under `torch.compile` on a CPU, on other
     devices and in other dtypes (fp32 and bf16; on CUDA fp16, too), without oneDNN, and where hooks wait for parts that
-    would be skipped. For `torch.jit.script` take the given model.
+    would be skipped. Swin's attention on CUDA is exchanged under autocast and with gradients, too. For
+    `torch.jit.script` take the given model.
 
     Packed weights are made in the first forward and held beside the plain ones: linear layers take twice their memory.
     Neither pickles nor copies hold them.

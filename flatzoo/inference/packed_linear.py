@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 
 __all__ = ['PackedLinear', 'Prepared', 'needs_parts', 'runs_fast']
@@ -26,6 +27,7 @@ def runs_fast(x: Tensor, module: nn.Module, devices: tuple[str, ...] = ('cpu',))
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and getattr(forward_ad, '_current_level', -1) < 0  # no tangents, which packed operators would drop
         and type(x) is Tensor
         and x.device.type in devices
         and x.dtype in _DTYPES[x.device.type]

@@ -19,6 +19,7 @@ from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
 __all__ = ['FusedWindowAttention', 'WindowOrderStage']
 
 Pair = tuple[int, int]
+_SIZES = 4  # of maps, batch included
 _SCORES = 2 ** 20  # of attention at a time in bfloat16: 2 MB
 
 
@@ -68,12 +69,15 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
         return x.index_select(0, back).view(B, H, W, C)
 
     def _steps(self, *size) -> list[tuple[Tensor, list]]:
-        """`_window_orders` of the blocks for maps of this size, kept for the next maps."""
-        blocks = [(block.window_size, block.shift_size) for block in self.blocks]
-        kept = self.__dict__.setdefault('_derived', {})
-        if kept.get('steps', (None,))[0] != (blocks, size):
-            kept['steps'] = (blocks, size), _window_orders(blocks, *size)
-        return kept['steps'][1]
+        """`_window_orders` of the blocks for maps of this size; those of a few sizes are kept."""
+        blocks = tuple((block.window_size, block.shift_size) for block in self.blocks)
+        kept = self.__dict__.setdefault('_derived', {}).setdefault('steps', {})
+        steps = kept.get((blocks, size))
+        if steps is None:
+            if len(kept) >= _SIZES:
+                kept.clear()
+            steps = kept[blocks, size] = _window_orders(blocks, *size)
+        return steps
 
     def _run_block(self, index: int, block: SwinTransformerBlock, x: Tensor, pieces: list[tuple[Pair, int]]) -> Tensor:
         """Runs a block on tokens `[N, C]` in its order, on a CPU a few windows at a time, in place."""
@@ -148,7 +152,7 @@ def _chunks(pieces: list[tuple[Pair, int]], limit: int) -> list[list[tuple[Pair,
     return groups
 
 
-def _window_orders(blocks: list[tuple[Pair, Pair]], batch: int, height: int, width: int, device) -> list:
+def _window_orders(blocks: tuple[tuple[Pair, Pair], ...], batch: int, height: int, width: int, device) -> list:
     """How tokens get from the window order of one block to that of the next.
 
     Args:

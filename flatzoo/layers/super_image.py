@@ -305,7 +305,7 @@ class SuperImage(nn.Module):
 
 def _in_pixels(values: Tensor, width: int) -> Tensor:
     """Values per channel `[C, 1, 1]` -> `[C, 1, width]`, channels side by side in memory."""
-    return values.flatten().repeat(width).view(width, -1).t().unsqueeze(1)
+    return values.flatten().repeat(width).view(width, values.numel()).t().unsqueeze(1)
 
 
 def _boxes(index: Index) -> list[list[int]]:
