@@ -18,12 +18,14 @@ are bitwise equal for equal frames. The batched ones of `reference` are not alwa
 """
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from ._operator import register_operator
 
 __all__ = ['attention_map_flow', 'attention_received']
 
@@ -36,9 +38,6 @@ CHUNK_ELEMENTS = {'cpu': 2 ** 17, 'other': 2 ** 21}
 MAX_TRITON_HEAD_DIM = 128
 _HAS_TRITON = find_spec('triton') is not None
 _said = set()  # notes given once
-# Operators by schema: torch.library.custom_op looks through the source of all imported modules, which takes longer than
-# the rest of `import flatzoo`.
-_LIBRARY = torch.library.Library('flatzoo', 'FRAGMENT')
 
 
 def attention_map_flow(
@@ -370,31 +369,16 @@ def _triton_gradients(ctx, grad: Tensor, _):
 # Registration
 
 
-def _no_second_derivative(ctx, *grads: Tensor):
-    raise NotImplementedError("AM flow has no second derivatives but those of implementation='reference'.")
-
-
-def _register(
-        schema: str, function: Callable, fake: Callable, backward: Callable = _no_second_derivative,
-        setup_context: Callable | None = None) -> None:
-    """Makes a function an operator that `torch.compile`, `torch.export` and autograd know."""
-    name = 'flatzoo::' + schema.partition('(')[0]
-    _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
-    torch.library.register_kernel(name, None, function, lib=_LIBRARY)
-    torch.library.impl(name, 'Meta', fake, lib=_LIBRARY)
-    torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_LIBRARY)
-
-
-_register(
+register_operator(
     'attention_columns(Tensor q, Tensor k, float scale, bool flow) -> Tensor',
     _chunked, _chunked_fake, _chunked_gradients, _save)
-_register(
+register_operator(
     'attention_columns_backward(Tensor grad, Tensor q, Tensor k, float scale, bool flow) -> (Tensor, Tensor)',
     _chunked_backward, _gradients_fake)
-_register(
+register_operator(
     'attention_columns_triton(Tensor q, Tensor k, float scale, bool flow) -> (Tensor, Tensor)',
     _triton, _triton_fake, _triton_gradients, _save_with_statistics)
-_register(
+register_operator(
     'attention_columns_triton_backward(Tensor grad, Tensor q, Tensor k, Tensor statistics, float scale, bool flow) '
     '-> (Tensor, Tensor)',
     _triton_backward, _gradients_fake)

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor
 
+from ._operator import register_operator
+
 __all__ = ['attend_fused', 'attend_in_windows', 'padded_bias', 'window_attention_forward']
 
 CHUNK = 2 ** 18  # attention scores at a time: 1 MB in float32, about a core's cache
@@ -78,7 +80,6 @@ def attend_fused(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
     return x.reshape(len(qkv), -1, *x.shape[-2:]).transpose(1, 2)
 
 
-@torch.library.custom_op('flatzoo::attend_in_windows', mutates_args=())
 def attend_in_windows(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """`softmax(scale * q k^T + bias + mask) v`, whose backward pass needs nothing but the arguments.
 
@@ -91,6 +92,10 @@ def attend_in_windows(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: flo
     Returns:
         `[B * W, N, heads, d]`.
     """
+    return torch.ops.flatzoo.attend_in_windows(qkv, bias, mask, scale)
+
+
+def _forward(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     out = torch.empty_like(qkv[:, :, 0], memory_format=torch.contiguous_format)
     for windows in _chunks(qkv):
         _, _, v, attention = _attention_maps(qkv, bias, mask, scale, windows)
@@ -98,12 +103,10 @@ def attend_in_windows(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: flo
     return out
 
 
-@attend_in_windows.register_fake
-def _(qkv, bias, mask, scale):
+def _forward_fake(qkv, bias, mask, scale):
     return torch.empty_like(qkv[:, :, 0], memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op('flatzoo::attend_in_windows_backward', mutates_args=())
 def _backward(
         grad: Tensor,
         qkv: Tensor,
@@ -127,8 +130,7 @@ def _backward(
     return grad_qkv, grad_bias.to(bias.dtype)
 
 
-@_backward.register_fake
-def _(grad, qkv, bias, mask, scale):
+def _backward_fake(grad, qkv, bias, mask, scale):
     return torch.empty_like(qkv, memory_format=torch.contiguous_format), torch.empty_like(bias)
 
 
@@ -138,10 +140,7 @@ def _keep(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad):
-    return *_backward(grad, *ctx.saved_tensors, ctx.scale), None, None
-
-
-attend_in_windows.register_autograd(_differentiate, setup_context=_keep)
+    return *torch.ops.flatzoo.attend_in_windows_backward(grad, *ctx.saved_tensors, ctx.scale), None, None
 
 
 def _chunks(qkv: Tensor) -> list[slice]:
@@ -161,3 +160,11 @@ def _attention_maps(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float
         positions = torch.arange(windows.start, windows.stop, device=mask.device) % len(mask)
         scores += mask[positions].unsqueeze(1)
     return q, k, v, scores.softmax(-1)
+
+
+register_operator(
+    'attend_in_windows(Tensor qkv, Tensor bias, Tensor? mask, float scale) -> Tensor',
+    _forward, _forward_fake, _differentiate, _keep)
+register_operator(
+    'attend_in_windows_backward(Tensor grad, Tensor qkv, Tensor bias, Tensor? mask, float scale) -> (Tensor, Tensor)',
+    _backward, _backward_fake)

@@ -19,6 +19,7 @@ from flatzoo.layers.layout import LayoutSpec
 
 from ._backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
 from ._checkpoint import account_for_keys, image_checkpoint, load_checkpoint, unwrap_checkpoint
+from ._recompute import recompute_activations
 from ._registry import global_pool_of, update_model_input_size
 
 __all__ = ['VideoModel', 'channel_stats', 'checkpoint_filter_fn', 'prefixed']
@@ -240,8 +241,6 @@ class VideoModel(nn.Module):
         Raises:
             ValueError: If nothing of the backbone can be recomputed selectively.
         """
-        from ._recompute import recompute_activations  # its operators would be a quarter of `import flatzoo`
-
         self.backbone.set_grad_checkpointing(enable and not selective)
         if recompute_activations(self.backbone, enable and selective) == 0 and enable and selective:
             raise ValueError(
