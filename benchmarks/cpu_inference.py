@@ -169,6 +169,7 @@ def table(rows: list[dict]) -> str:
 
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + '.tmp')
     temporary.write_text(text)
     temporary.replace(path)
