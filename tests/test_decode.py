@@ -2,6 +2,7 @@
 import os
 import struct
 import sys
+import types
 import zlib
 from fractions import Fraction
 
@@ -440,6 +441,15 @@ def test_wrong_arguments(files):
         assert video.get_frames([]).shape == (0, 3, HEIGHT, WIDTH)
     with pytest.raises(ValueError, match='closed'):
         len(video)
+
+
+def test_libraries_of_torchcodec_missing(files, monkeypatch):
+    def decoder(*args, **kwargs):
+        raise RuntimeError('Could not load libtorchcodec. Likely causes: ...')
+
+    monkeypatch.setitem(sys.modules, 'torchcodec.decoders', types.SimpleNamespace(VideoDecoder=decoder))
+    with pytest.raises(ImportError, match="use backend='pyav'"):
+        VideoReader(files['h264.mp4'], backend='torchcodec')
 
 
 def test_torchcodec_missing(files, monkeypatch):

@@ -470,6 +470,12 @@ class _PyAVSource:
         return out
 
 
+def _no_torchcodec() -> ImportError:
+    return ImportError(
+        "backend='torchcodec' needs the torchcodec package that matches this torch, and the shared FFmpeg "
+        "libraries. Install them or use backend='pyav'.")
+
+
 class _TorchcodecSource:
     """Frames by index with torchcodec in its exact mode, one thread."""
 
@@ -477,9 +483,7 @@ class _TorchcodecSource:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, OSError, RuntimeError) as error:  # a missing FFmpeg library is a RuntimeError
-            raise ImportError(
-                "backend='torchcodec' needs the torchcodec package that matches this torch, and the shared FFmpeg "
-                "libraries. Install them or use backend='pyav'.") from error
+            raise _no_torchcodec() from error
         self.path = path
         # The times, and the checks of the file, are those of PyAV.
         listing = _PyAVSource(path)
@@ -501,6 +505,8 @@ class _TorchcodecSource:
         try:
             return function(*args, **kwargs)
         except (RuntimeError, ValueError, IndexError) as error:
+            if 'Could not load libtorchcodec' in str(error):  # which newer releases load at first use
+                raise _no_torchcodec() from error
             raise VideoError(
                 f"{self.path}: torchcodec cannot decode it ({_reason(error)}). "
                 f"Try backend='pyav', which skips damaged packets.") from None
