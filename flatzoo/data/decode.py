@@ -466,7 +466,8 @@ class _PyAVSource:
             # A stream may change its frame size on the way; all frames get the size of the first.
             plane = reformatter.reformat(frame, width, height, 'rgb24', threads=1).planes[0]
             pixels = torch.frombuffer(plane, dtype=torch.uint8).view(height, plane.line_size)  # lines may be padded
-            out[row] = pixels[:, :3 * width].unflatten(1, (width, 3)).rot90(turns)
+            pixels = pixels[:, :3 * width].unflatten(1, (width, 3))
+            out[row] = pixels.rot90(turns) if turns else pixels
         return out
 
 
