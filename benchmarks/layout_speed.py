@@ -7,7 +7,7 @@ Second table: uint8 frames of 340 x 256 pixels, as decoders give them (`[T, H, W
 Ours resizes and crops in uint8 (`EvalTransform`) and normalises into a kept image, whose channels lie side by side as
 those of the frames do; `resize` is torch's uint8 resize in it. The usual way is torchvision's v2 transforms in float
 (resize with antialias, crop, normalise), then official layout.
-Variants take turns; process time of one thread, medians.
+Variants take turns, several runs of one in a row; process time of one thread, medians.
 
     python benchmarks/layout_speed.py --rounds 15 --out benchmarks/results
 """
@@ -64,7 +64,7 @@ def layout(batch: int, frames: int, size: int, rounds: int) -> dict:
     assert torch.equal(layer(clip, out=kept), official(clip))
     medians = milliseconds({
         'copy': lambda: copy.copy_(clip), 'image': lambda: image.copy_(kept), 'kept': lambda: layer(clip, out=kept),
-        'new': lambda: layer(clip), 'official': lambda: official(clip)}, rounds, max(1, 16 // batch))
+        'new': lambda: layer(clip), 'official': lambda: official(clip)}, rounds, max(5, 16 // batch))
     return dict(batch=batch, frames=frames, pixels=size, copy_ms=round(medians['copy'], 2), **{
         name: round(medians[name] / medians['copy'], 2) for name in ('image', 'kept', 'new', 'official')})
 
