@@ -8,6 +8,7 @@ import csv
 import ctypes
 import gc
 import math
+import random
 import re
 import statistics
 import time
@@ -45,11 +46,15 @@ def seconds(run: Callable[[], Any], device: str) -> float:
 
 
 def in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every run in every round; the runs have been warmed up before."""
+    """Seconds of every run in every round, each round in another order; the runs have been warmed up before.
+
+    What a run finds in caches and heap is what the one before it left there: always the same one would be unfair.
+    """
     times = {name: [] for name in runs}
+    shuffle = random.Random(0)
     for _ in range(rounds):
-        for name, run in runs.items():
-            times[name].append(seconds(run, device))
+        for name in shuffle.sample(list(runs), len(runs)):
+            times[name].append(seconds(runs[name], device))
     return times
 
 

@@ -49,6 +49,15 @@ def test_medians_and_ratios_are_taken_round_by_round(script):
     assert timing.slope([1, 2], [3, 12]) is None
 
 
+def test_turns_come_in_another_order_each_round(script):
+    turns = []
+    runs = {name: lambda name=name: turns.append(name) for name in 'abcd'}
+    times = script('_timing').in_turn(runs, 6, 'cpu')
+    assert {name: len(values) for name, values in times.items()} == dict.fromkeys('abcd', 6)
+    rounds = [tuple(turns[start:start + 4]) for start in range(0, 24, 4)]
+    assert all(sorted(turn) == list('abcd') for turn in rounds) and len(set(rounds)) > 2
+
+
 def test_memory_is_what_a_run_needs_at_once(script):
     timing = script('_timing')
     kept = torch.ones(1_000_000)
