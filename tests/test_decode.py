@@ -143,17 +143,23 @@ def test_frames_equal_plain_sequential_decoding(files):
     assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected[[29, 3, 17]])
 
 
-@pytest.mark.parametrize('name', ['h264.mp4', 'h264.mkv'])
-def test_only_the_stretches_that_are_needed_are_decoded(files, name, monkeypatch):
-    decoded = []
+@pytest.fixture
+def decoded(monkeypatch):
+    """Times of the frames that the PyAV reader decodes, in their order."""
+    times = []
     decode_all = decode._PyAVSource._decode
 
     def count_frames(self, *args):
         for pts, frame in decode_all(self, *args):
-            decoded.append(pts)
+            times.append(pts)
             yield pts, frame
 
     monkeypatch.setattr(decode._PyAVSource, '_decode', count_frames)
+    return times
+
+
+@pytest.mark.parametrize('name', ['h264.mp4', 'h264.mkv'])
+def test_only_the_stretches_that_are_needed_are_decoded(files, name, decoded):
     with VideoReader(files[name]) as video:  # key frames are 0, 8, 16, 24
         assert decoded == []
         video.get_frames([2, 1, 26])
@@ -166,19 +172,10 @@ def test_only_the_stretches_that_are_needed_are_decoded(files, name, monkeypatch
 
 
 @pytest.mark.parametrize('name', ['h264.mp4', 'h264.mkv'])
-def test_frames_that_nobody_needs_are_left_out(tmp_path, monkeypatch, name):
+def test_frames_that_nobody_needs_are_left_out(tmp_path, decoded, name):
     path = write_video(tmp_path / name, gop=60, count=60, bf='3')
-    decoded = []
-    decode_all = decode._PyAVSource._decode
-
-    def count_frames(self, *args):
-        for pts, frame in decode_all(self, *args):
-            decoded.append(pts)
-            yield pts, frame
-
     with VideoReader(path) as video:
         frames = video.get_frames(range(60))
-    monkeypatch.setattr(decode._PyAVSource, '_decode', count_frames)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         indices = torch.randperm(60, generator=generator)[:6].sort()[0]
@@ -193,20 +190,11 @@ def test_frames_that_nobody_needs_are_left_out(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize('name, options', [
     ('decode_times.avi', {'bf': '8', 'b-pyramid': 'none', 'b-adapt': '0'}), ('mpeg4.avi', {'codec': 'mpeg4'})])
-def test_nothing_is_left_out_where_times_are_those_of_decoding(tmp_path, monkeypatch, name, options):
+def test_nothing_is_left_out_where_times_are_those_of_decoding(tmp_path, decoded, name, options):
     path = write_video(tmp_path / name, gop=60, count=60, **options)
-    modes = []
-    decode_all = decode._PyAVSource._decode
-
-    def note_modes(self, *args):
-        for pair in decode_all(self, *args):
-            modes.append(self._stream.codec_context.skip_frame)
-            yield pair
-
-    monkeypatch.setattr(decode._PyAVSource, '_decode', note_modes)
     with VideoReader(path) as video:
-        video.get_frames([0, 20, 40])
-    assert set(map(str, modes)) == {'DEFAULT'}
+        video.get_frames([0, 8])
+        assert len(decoded) >= 8  # a decoder that leaves B-frames out gives less than half of them
 
 
 def test_key_frame_spacing_decides_about_seeking(tmp_path, monkeypatch):

@@ -444,8 +444,7 @@ def test_compiled_without_graph_breaks():
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    for module in (swin_stage, window_attention):
-        monkeypatch.setattr(module, '_on_gpu', lambda x: True)
+    monkeypatch.setattr(window_attention, 'on_gpu', lambda x: True)
 
 
 @pytest.mark.parametrize('case', ['oblong', 'whole map last'])

@@ -11,6 +11,7 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
+from flatzoo.layers import window_attention
 from flatzoo.layers.window_attention import attend_fused, padded_bias, window_attention_forward
 
 from .mlp import PackedMlp, chunk_rows
@@ -31,13 +32,9 @@ class FusedWindowAttention(Prepared, WindowAttention):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`[B * W, N, C]` and mask `[W, N, N]` -> `[B * W, N, C]`."""
-        if not _on_gpu(x) or needs_parts(self):
+        if not window_attention.on_gpu(x) or needs_parts(self):
             return super().forward(x, mask)
         return window_attention_forward(self, x, mask)
-
-
-def _on_gpu(x: Tensor) -> bool:
-    return x.is_cuda
 
 
 class WindowOrderStage(Prepared, SwinTransformerStage):
@@ -81,7 +78,7 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
 
     def _run_block(self, index: int, block: SwinTransformerBlock, x: Tensor, pieces: list[tuple[Pair, int]]) -> Tensor:
         """Runs a block on tokens `[N, C]` in its order, on a CPU a few windows at a time, in place."""
-        groups = [pieces] if _on_gpu(x) else _chunks(pieces, chunk_rows())
+        groups = [pieces] if window_attention.on_gpu(x) else _chunks(pieces, chunk_rows())
         if len(groups) == 1:
             return self._run_windows(index, block, x, pieces)
         start = 0
@@ -120,7 +117,7 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
 def _attend(attn: WindowAttention, qkv: Tensor, bias: Tensor) -> Tensor:
     """Attention within windows, `[windows, N, 3 * heads * d]` -> `[windows * N, heads * d]`."""
     qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # [windows, N, 3, heads, d]
-    if qkv.dtype == torch.bfloat16 and not _on_gpu(qkv):
+    if qkv.dtype == torch.bfloat16 and not window_attention.on_gpu(qkv):
         step = max(1, _SCORES // bias.numel())
         x = torch.cat([_multiply(part, bias, attn.scale) for part in qkv.split(step)])
     else:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._operator import register_operator
 
-__all__ = ['attend_fused', 'attend_in_windows', 'padded_bias', 'window_attention_forward']
+__all__ = ['attend_fused', 'attend_in_windows', 'on_gpu', 'padded_bias', 'window_attention_forward']
 
 CHUNK = 2 ** 18  # attention scores at a time: 1 MB in float32, about a core's cache
 
@@ -33,14 +33,15 @@ def window_attention_forward(attn: WindowAttention, x: Tensor, mask: Tensor | No
         return type(attn).forward(attn, x, mask)
     qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1))  # [B * W, N, 3, heads, d]
     bias = attn._get_rel_pos_bias()[0]  # [heads, N, N]
-    if _on_gpu(x):
+    if on_gpu(x):
         x = attend_fused(qkv, padded_bias(bias, mask, qkv.dtype), attn.scale)
     else:
         x = attend_in_windows(qkv, bias, mask, attn.scale)
     return attn.proj_drop(attn.proj(x.flatten(-2)))
 
 
-def _on_gpu(x: Tensor) -> bool:
+def on_gpu(x: Tensor) -> bool:
+    """Whether attention is left to PyTorch's fused kernel."""
     return x.is_cuda
 
 
