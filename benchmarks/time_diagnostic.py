@@ -19,8 +19,8 @@ import torch
 from train_actions import measure_orders, train, write_file
 
 from flatzoo.data.actions import ACTIONS
-from flatzoo.models._checkpoint import load_checkpoint
 from flatzoo.models.time_layer import time_layout
+from flatzoo.weights.checkpoint import load_checkpoint
 
 SLIM = dict(backbone='resnet10t', channels=(32, 64, 128, 256), stem_width=16, img_size=48)  # 48 = 4 * 12 = 3 * 16
 

@@ -2,7 +2,6 @@
 from . import models as models
 from .hub.pull import pull as pull
 from .hub.push import push_to_hub as push_to_hub, save_pretrained as save_pretrained
-from .inference import optimize as optimize
 from .layers import Layout as Layout, SuperImage as SuperImage
 from .models import (
     HubError as HubError,
@@ -10,4 +9,5 @@ from .models import (
     eval_protocol as eval_protocol,
     list_models as list_models,
 )
+from .runtime import optimize as optimize
 from .version import __version__ as __version__

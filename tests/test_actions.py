@@ -5,7 +5,6 @@ import random
 import pytest
 import torch
 
-from flatzoo.data import _scenes
 from flatzoo.data.actions import (
     ACTIONS,
     ActionClips,
@@ -13,6 +12,7 @@ from flatzoo.data.actions import (
     render_action,
     reversed_label,
     scene_labels,
+    scenes as _scenes,
     write_action,
     write_action_folder,
 )

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from flatzoo.layers import HyperAdapter, HyperNetwork, ParallelAdapter, SerialAdapter
+from flatzoo.models.amflow import HyperAdapter, HyperNetwork, ParallelAdapter, SerialAdapter
 
 TOKENS, FLOW = (2, 3, 5, 16), (2, 3, 5, 4)
 

@@ -6,8 +6,8 @@ from test_adapters import check_layer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from flatzoo.layers import AligningEncoder
-from flatzoo.layers.aligning_encoder import LinearAttention
+from flatzoo.models.amflow import AligningEncoder
+from flatzoo.models.amflow.aligning_encoder import LinearAttention
 
 SMALL = dict(num_heads_in=4, dim=24, depth=2, mlp_dim=32, num_heads=3)
 

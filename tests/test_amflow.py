@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 import flatzoo
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers.attention_flow import attention_map_flow
-from flatzoo.models._adapter_file import weight_digest
 from flatzoo.models.amflow import AMFlow, amflow_from_adapters
+from flatzoo.weights.adapter_file import weight_digest
 
 WIDTHS = dict(
     bottleneck=16, aligner_dim=24, aligner_depth=1, aligner_mlp_dim=32, aligner_heads=4, tcn_dim=8, lstm_dim=12,
@@ -597,7 +597,7 @@ def test_a_failed_save_leaves_the_old_file(trained, monkeypatch):
         partial.write_bytes(b'half')
         raise OSError('disk full')
 
-    monkeypatch.setattr('flatzoo.models._adapter_file.save_file', fail)
+    monkeypatch.setattr('flatzoo.weights.adapter_file.save_file', fail)
     with pytest.raises(OSError, match='disk full'):
         model.save_adapters(path)
     assert path.read_bytes() == old and [file.name for file in path.parent.iterdir()] == [path.name]

@@ -7,7 +7,7 @@ import pytest
 
 from flatzoo.cli import main
 from flatzoo.data.actions import ACTIONS, write_action
-from flatzoo.train import batch
+from flatzoo.inference import parquet as batch
 
 pyarrow = pytest.importorskip('pyarrow', reason="needs pip install 'flatzoo[ray]'")
 

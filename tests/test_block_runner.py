@@ -4,7 +4,7 @@ import timm
 import torch
 from timm.layers import set_fused_attn
 
-from flatzoo.models._block_runner import block_runner
+from flatzoo.models.block_runner import block_runner
 
 SMALL = dict(embed_dim=48, depth=2, num_heads=3, num_classes=0)
 HIERA = dict(

@@ -28,7 +28,7 @@ from torch import Tensor
 import flatzoo
 from flatzoo.hub.card import PAPER_FIGURES, model_card
 from flatzoo.hub.convert import convert_state_dict
-from flatzoo.hub.sources import WeightSource, weight_source
+from flatzoo.zoo.sources import WeightSource, weight_source
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).parent / 'data'

@@ -19,14 +19,14 @@ from timm.models import save_for_hf
 
 import flatzoo
 from flatzoo.cli import main
-from flatzoo.cli._model import load_model
-from flatzoo.cli.predict import MANY, classify_file, classify_files, find_videos
+from flatzoo.cli.commands.predict import MANY, classify_file, classify_files, find_videos
+from flatzoo.cli.model import load_model
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.decode import VideoError
 from flatzoo.data.protocol import EvalProtocol
-from flatzoo.models import _registry
+from flatzoo.models import builder as _registry
 
-predict = importlib.import_module('flatzoo.cli.predict')
+predict = importlib.import_module('flatzoo.cli.commands.predict')
 LABELS = ['walks', 'jumps', 'sits down', 'stands up']
 
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from flatzoo.cli import main
-from flatzoo.cli.list import list_names
-from flatzoo.hub.comparison import columns, compare_models, fastest, read_measured
-from flatzoo.hub.comparison_page import write_page
-from flatzoo.hub.comparison_plot import accuracy_figure, plotted
-from flatzoo.hub.cost import _LiveBytes, count_forward
+from flatzoo.cli.commands.list import list_names
+from flatzoo.evaluation.cost import _LiveBytes, count_forward
 from flatzoo.layers.attention_flow import attention_received
+from flatzoo.zoo.comparison import columns, compare_models, fastest, read_measured
+from flatzoo.zoo.comparison_page import write_page
+from flatzoo.zoo.comparison_plot import accuracy_figure, plotted
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which('chromium')

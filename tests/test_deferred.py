@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from flatzoo.models._deferred import DeferredInit
+from flatzoo.weights.deferred import DeferredInit
 
 MODELS = {
     'test_vit': {}, 'test_resnet': {}, 'test_convnext': {}, 'test_efficientnet': {}, 'test_vit_relpos': {},

@@ -18,8 +18,8 @@ from PIL import Image
 
 import flatzoo
 from flatzoo.cli import main
-from flatzoo.cli.demo import _Models
-from flatzoo.cli.predict import classify_file
+from flatzoo.cli.commands.demo import _Models
+from flatzoo.cli.commands.predict import classify_file
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.demo.answer import LAYOUTS, ORDERS, Limits, answer_video, check_video
 from flatzoo.demo.page import KEPT_MINUTES, Uploads, build_page

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from flatzoo.cli.predict import classify_file
+from flatzoo.cli.commands.predict import classify_file
 from flatzoo.data.actions import write_action
 
 EXAMPLES = Path(__file__).parent.parent / 'examples'

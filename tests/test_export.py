@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from base import assert_close, build, perturb, random_clip
 from torch.overrides import TorchFunctionMode
 
-import flatzoo.cli.export
+import flatzoo.cli.commands.export
 import flatzoo.export
 from flatzoo.cli import main
 from flatzoo.export import ExportError, check, exporter, formats
@@ -217,7 +217,7 @@ def test_files_of_others_are_not_loaded(tmp_path):
 
 
 def test_command(tmp_path, monkeypatch, capsys):
-    assert flatzoo.cli.export.FORMATS == tuple(formats.FORMATS)
+    assert flatzoo.cli.commands.export.FORMATS == tuple(formats.FORMATS)
     monkeypatch.chdir(tmp_path)
     assert main(['export', 'sifar_resnet10t', '--format', 'torchscript']) == 0
     out = capsys.readouterr().out

@@ -22,7 +22,7 @@ import flatzoo
 from flatzoo.cli import main
 from flatzoo.hub.pull import download
 from flatzoo.hub.push import push_to_hub, save_pretrained
-from flatzoo.models import _download
+from flatzoo.weights import download as _download
 
 WEIGHTS = 'model.safetensors'
 

@@ -14,11 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flatzoo
-from flatzoo.inference import swin as swin_stage
-from flatzoo.inference.mlp import PackedMlp
-from flatzoo.inference.packed_linear import PackedLinear, _packs
-from flatzoo.inference.swin import WindowOrderStage, _chunks, _window_order
 from flatzoo.layers import window_attention
+from flatzoo.runtime import swin as swin_stage
+from flatzoo.runtime.mlp import PackedMlp
+from flatzoo.runtime.packed_linear import PackedLinear, _packs
+from flatzoo.runtime.swin import WindowOrderStage, _chunks, _window_order
 
 SWIN = dict(embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=5)
 VIT = dict(embed_dim=32, depth=2, num_heads=2, num_classes=5, img_size=32, patch_size=8)
@@ -180,7 +180,7 @@ def test_shifted_windows_are_cut_at_the_mask():
 @pytest.mark.parametrize('rows', [1, 20, 100])
 @torch.no_grad()
 def test_windows_in_chunks(monkeypatch, rows):
-    monkeypatch.setattr('flatzoo.inference.mlp._ROWS_PER_THREAD', rows)
+    monkeypatch.setattr('flatzoo.runtime.mlp._ROWS_PER_THREAD', rows)
     model, x = swin()
     assert_near(flatzoo.optimize(model)(x), model(x))
 
@@ -403,7 +403,7 @@ def test_default_device_of_new_tensors_does_not_matter():
 @pytest.mark.parametrize('missing', ['_LINEAR', '_pack'])
 @torch.no_grad()
 def test_missing_operators_leave_window_order(monkeypatch, missing):
-    monkeypatch.setattr(f'flatzoo.inference.packed_linear.{missing}', None)
+    monkeypatch.setattr(f'flatzoo.runtime.packed_linear.{missing}', None)
     model, x = swin()
     prepared = flatzoo.optimize(model)
     count = plain_operators(lambda: prepared(x))
@@ -540,7 +540,7 @@ def test_cuda(dtype):
 @pytest.mark.parametrize('act', [nn.GELU, GELU, lambda: nn.GELU('tanh'), GELUTanh])
 @torch.no_grad()
 def test_mlp_in_chunks(monkeypatch, act):
-    monkeypatch.setattr('flatzoo.inference.mlp._ROWS_PER_THREAD', 7)
+    monkeypatch.setattr('flatzoo.runtime.mlp._ROWS_PER_THREAD', 7)
     mlp = Mlp(16, 40, 24, act_layer=act).eval()
     prepared = flatzoo.optimize(nn.Sequential(mlp))[0]
     assert type(prepared) is PackedMlp

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flatzoo  # noqa: F401 - registers the models
-from flatzoo.models._checkpoint import map_weights
+from flatzoo.weights.checkpoint import map_weights
 
 CLIP = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -4,7 +4,7 @@ import torch
 from test_adapters import check_layer
 from torch import nn
 
-from flatzoo.layers import HeadBank, LogitFusion
+from flatzoo.models.amflow import HeadBank, LogitFusion
 
 
 @pytest.mark.parametrize('build, shape', [

@@ -164,13 +164,13 @@ def test_commit_of_config_and_weights(hub, monkeypatch):
     """Weights come from the commit of config.json, even if there is a push in between."""
     first, second = small_model(0), small_model(1)
     push_to_hub(first, 'alice/net')
-    fetch = flatzoo.models._registry.fetch_weights
+    fetch = flatzoo.models.builder.fetch_weights
 
     def push_in_between(*args):
         push_to_hub(second, 'alice/net')
         return fetch(*args)
 
-    monkeypatch.setattr(flatzoo.models._registry, 'fetch_weights', push_in_between)
+    monkeypatch.setattr(flatzoo.models.builder, 'fetch_weights', push_in_between)
     assert same(first, timm.create_model('hf-hub:alice/net', pretrained=True))
 
 

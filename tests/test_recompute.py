@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import flatzoo  # noqa: F401 - registers the models
 from flatzoo.layers import window_attention
-from flatzoo.models._recompute import recompute_activations
+from flatzoo.models.recompute import recompute_activations
 
 ATTENTION_PRODUCTS = 'bmm', '_scaled_dot_product_flash_attention_for_cpu'
 LINEAR_PRODUCTS = 'mm', 'addmm', 'convolution'

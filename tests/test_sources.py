@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 import flatzoo
-from flatzoo.hub.sources import _PUBLISHED, WeightSource, weight_source
+from flatzoo.zoo.sources import _PUBLISHED, WeightSource, weight_source
 
 NAMES = flatzoo.list_models(pretrained=True) + timm.list_models('uniformer*', pretrained=True)
 LICENCES = ('apache-2.0', 'mit', 'cc-by-nc-4.0')

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from flatzoo.hub.comparison import read_measured
+from flatzoo.zoo.comparison import read_measured
 
 BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
 pytest.importorskip('transformers')

@@ -4,7 +4,7 @@ import torch
 from test_adapters import check_layer
 from torch import nn
 
-from flatzoo.layers import LSTMUnit, TCNUnit, TransformerUnit
+from flatzoo.models.amflow import LSTMUnit, TCNUnit, TransformerUnit
 
 SMALL = {
     'tcn': lambda **dd: TCNUnit(16, 12, **dd),

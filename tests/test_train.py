@@ -16,9 +16,9 @@ from train_runs import PLAIN, same, small_recipe, train, weights, write_clips
 from flatzoo import VideoModel
 from flatzoo.cli import main
 from flatzoo.data.lists import read_videos
+from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import eval_protocol
 from flatzoo.train import build, checkpoint, loop
-from flatzoo.train.evaluate import evaluate
 from flatzoo.train.loop import TrainingStopped
 
 AMFLOW = dict(

@@ -14,7 +14,7 @@ import torch
 from hub_server import HubServer
 
 import flatzoo
-from flatzoo.cli.predict import classify_file
+from flatzoo.cli.commands.predict import classify_file
 from flatzoo.data.actions import ACTIONS, ActionClips, write_action
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.data.protocol import EvalProtocol

@@ -18,10 +18,10 @@ from flatzoo.cli import main
 from flatzoo.data.actions import ACTIONS, reversed_label, write_action_folder
 from flatzoo.data.lists import Clip, DataError, VideoList, read_videos
 from flatzoo.data.protocol import EvalProtocol
-from flatzoo.hub.cost import count_forward
-from flatzoo.train import evaluate as evaluation_module
-from flatzoo.train.evaluate import Evaluation, evaluate, match_classes
-from flatzoo.train.results import COLUMNS, read_results, write_results
+from flatzoo.evaluation import evaluate as evaluation_module
+from flatzoo.evaluation.cost import count_forward
+from flatzoo.evaluation.evaluate import Evaluation, evaluate, match_classes
+from flatzoo.evaluation.results import COLUMNS, read_results, write_results
 from flatzoo.visualize.confusion import confusion_figure
 
 MODEL = 'sifar_resnet10t.actions16'

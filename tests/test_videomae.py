@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import flatzoo.models.videomae
 from flatzoo import eval_protocol
 from flatzoo.layers import TimeLayer
-from flatzoo.layers.tubelet_embed import TubeletEmbed, sinusoidal_positions
+from flatzoo.models.videomae.tubelet_embed import TubeletEmbed, sinusoidal_positions
 
 GOLDEN = Path(__file__).parent / 'data' / 'videomae_tiny.safetensors'
 CONFIG = dict(

@@ -1,4 +1,4 @@
-"""The command `flatzoo`: each file in this folder is one subcommand, found by its name (`_model.py` is shared by them).
+"""The command `flatzoo`: each file in `commands/` is one subcommand, found by its name; what they share lies here.
 
 A subcommand's file has a docstring, whose first line is its summary in `flatzoo --help` and which is all of its own
 `--help`; `add_arguments(parser)`; and `run(args) -> int`, which returns the exit code. Files import torch, timm and the
@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from typing import IO
 
 from flatzoo.version import __version__
-
-# Beware: once `flatzoo/cli/list.py` is imported it is the `list` of this package and hides the builtin in this file.
 
 __all__ = ['CommandError', 'main', 'write']
 
@@ -82,10 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--version', action='version', version=f'flatzoo {__version__}')
     commands = parser.add_subparsers(title='commands', dest='command', metavar='COMMAND', required=True)
-    for name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
-        if name.startswith('_'):
-            continue
-        command = importlib.import_module(f'{__name__}.{name}')
+    for name in sorted(module.name for module in pkgutil.iter_modules([os.path.join(__path__[0], 'commands')])):
+        command = importlib.import_module(f'{__name__}.commands.{name}')
         text = command.__doc__ or ''
         subparser = commands.add_parser(
             name,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .decode import VideoError, _check_pixels
-from .readers._files import is_image, natural_key
+from .files import is_image, natural_key
 
 __all__ = ['FrameFolder']
 

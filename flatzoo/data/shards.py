@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from .decode import VideoError
+from .files import is_image, is_video
 from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
-from .readers._files import is_image, is_video
 
 __all__ = ['find_shards', 'index_shards', 'pack', 'read_index', 'read_member']
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.models import eval_protocol
-from flatzoo.models._base import VideoModel
+from flatzoo.models.base import VideoModel
 from flatzoo.visualize.animation import save_cam_gif
 from flatzoo.visualize.cam import class_activation_maps, frame_maps
 from flatzoo.visualize.figures import importance_figure, overlay, super_image_figure

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flatzoo.data.decode import VideoError
-from flatzoo.models._base import VideoModel
+from flatzoo.models.base import VideoModel
 
 from .answer import LAYOUTS, ORDERS, Answer, Limits, answer_video, check_video
 

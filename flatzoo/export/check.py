@@ -10,7 +10,7 @@ from torch import Tensor
 
 import flatzoo
 from flatzoo.models import VideoModel, eval_protocol
-from flatzoo.models._base import channel_stats
+from flatzoo.models.base import channel_stats
 
 __all__ = ['ExportError', 'Report', 'check_clips', 'largest_difference', 'speed_ratio']
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from flatzoo.models import VideoModel, eval_protocol
-from flatzoo.models._base import channel_stats
-from flatzoo.models._config import video_block
+from flatzoo.models.base import channel_stats
+from flatzoo.weights.config import video_block
 
 from .check import ExportError, Report, check_clips, largest_difference, speed_ratio
 from .formats import FORMATS, load, write

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from flatzoo.layers.attention_flow import _reference as attention_columns
+from flatzoo.layers.attention_flow import attention_columns
 
 __all__ = ['FORMATS', 'Exported', 'load', 'write']
 

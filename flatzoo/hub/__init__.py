@@ -1,1 +1,1 @@
-"""Weights: where they come from, how they get here and to the Hub, and their cards."""
+"""The way to and from the Hugging Face Hub: save, push, pull, convert, cards, and the classes for transformers."""

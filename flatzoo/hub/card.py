@@ -8,9 +8,8 @@ from timm.models import get_pretrained_cfg
 
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import eval_protocol
-from flatzoo.models._registry import is_video_model
-
-from .sources import WeightSource, weight_source
+from flatzoo.models.builder import is_video_model
+from flatzoo.zoo.sources import WeightSource, weight_source
 
 __all__ = ['PAPER_FIGURES', 'model_card']
 

@@ -1,6 +1,6 @@
 """The `config.json` of a video model that is saved: timm's, completed and checked before anything is written.
 
-What is added to timm's file, the block `video`, is described in `flatzoo/models/_config.py`, which also reads it.
+What is added to timm's file, the block `video`, is described in `flatzoo/weights/config.py`, which also reads it.
 """
 import json
 import tempfile
@@ -13,8 +13,8 @@ from timm.models._hub import save_config_for_hf
 
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
-from flatzoo.models._base import channel_stats
-from flatzoo.models._config import check_config, video_block
+from flatzoo.models.base import channel_stats
+from flatzoo.weights.config import check_config, video_block
 
 __all__ = ['model_config']
 

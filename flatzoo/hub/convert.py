@@ -28,13 +28,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from flatzoo.models._base import VideoModel
-from flatzoo.models._checkpoint import load_checkpoint
+from flatzoo.models.base import VideoModel
 from flatzoo.models.flatten import FlattenUniFormer
 from flatzoo.models.sifar import SifarSwin
 from flatzoo.models.uniformer import UniFormer, checkpoint_filter_fn as uniformer_filter
 from flatzoo.models.videomae import VideoMAE
 from flatzoo.version import __version__
+from flatzoo.weights.checkpoint import load_checkpoint
 
 __all__ = ['Conversion', 'convert', 'convert_state_dict']
 

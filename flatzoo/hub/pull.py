@@ -15,8 +15,9 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 
 from flatzoo.models import VideoModel
-from flatzoo.models._config import CONFIG_FILE, read_config
-from flatzoo.models._download import (
+from flatzoo.models.builder import is_video_model
+from flatzoo.weights.config import CONFIG_FILE, read_config
+from flatzoo.weights.download import (
     WEIGHT_FILES,
     HubError,
     check_file,
@@ -28,7 +29,6 @@ from flatzoo.models._download import (
     split_name,
     within,
 )
-from flatzoo.models._registry import is_video_model
 
 from .preprocessor import PREPROCESSOR_FILE
 

@@ -24,9 +24,9 @@ from safetensors import safe_open
 
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
-from flatzoo.models._config import CONFIG_FILE
-from flatzoo.models._download import HubError, deadline, explain, is_offline, within
 from flatzoo.version import __version__
+from flatzoo.weights.config import CONFIG_FILE
+from flatzoo.weights.download import HubError, deadline, explain, is_offline, within
 
 from .config import model_config
 from .preprocessor import PREPROCESSOR_FILE, video_preprocessor_config

@@ -28,8 +28,8 @@ import flatzoo
 from flatzoo.data.decode import VideoReader
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.transforms import EvalTransform
-from flatzoo.models._base import channel_stats
-from flatzoo.models._config import check_config, protocol_of_config, stats_of_config, video_block
+from flatzoo.models.base import channel_stats
+from flatzoo.weights.config import check_config, protocol_of_config, stats_of_config, video_block
 
 from .preprocessor import video_preprocessor_config
 

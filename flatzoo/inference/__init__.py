@@ -1,2 +1,1 @@
-"""A trained model, prepared to answer fast."""
-from .optimize import optimize as optimize
+"""A file becomes an answer: which action a video shows, for one file or for very many."""

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ._operator import register_operator
 
-__all__ = ['attention_map_flow', 'attention_received']
+__all__ = ['attention_columns', 'attention_map_flow', 'attention_received']
 
 _logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def _columns(q: Tensor, k: Tensor, scale: float | None, flow: bool, implementati
     implementation = _choose(q, implementation)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if implementation == 'reference':
-        columns = _reference(q, k, scale, flow)
+        columns = attention_columns(q, k, scale, flow)
     elif implementation == 'chunked':
         columns = torch.ops.flatzoo.attention_columns(q, k, scale, flow)
     else:
@@ -182,8 +182,8 @@ def _without_autocast(device: torch.device):
     return nullcontext()
 
 
-def _reference(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
-    """The equations as they stand."""
+def attention_columns(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
+    """The equations as they stand, for export and as reference: `[B, T, heads, N, d]` -> `[B, T, heads, N]`."""
     dtype = _sum_dtype(q.dtype)
     with _without_autocast(q.device):
         scores = scale * (q.to(dtype) @ k.to(dtype).mT)  # [B, T, heads, N, N]

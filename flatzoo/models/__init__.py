@@ -1,4 +1,6 @@
 """Video models, registered with timm on import; one paper is one file."""
+from flatzoo.weights.download import HubError as HubError
+
 from . import (
     amflow as amflow,
     flatten as flatten,
@@ -8,6 +10,5 @@ from . import (
     uniformer as uniformer,
     videomae as videomae,
 )
-from ._base import VideoModel as VideoModel
-from ._download import HubError as HubError
-from ._registry import eval_protocol as eval_protocol, list_models as list_models
+from .base import VideoModel as VideoModel
+from .builder import eval_protocol as eval_protocol, list_models as list_models

@@ -37,8 +37,8 @@ from timm.models import generate_default_cfgs, register_model
 from flatzoo.layers import SuperImage
 from flatzoo.layers.layout import LayoutSpec
 
-from ._base import Size, VideoModel
-from ._registry import build_video_model
+from .base import Size, VideoModel
+from .builder import build_video_model
 
 __all__ = ['Flatten', 'FlattenUniFormer']  # timm's registry appends the entry points
 

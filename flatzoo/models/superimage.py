@@ -9,9 +9,9 @@ from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 
-from ._backbone import default_img_size
-from ._base import VideoModel, prefixed
-from ._registry import build_video_model, has_own_weights
+from .backbone import default_img_size
+from .base import VideoModel, prefixed
+from .builder import build_video_model, has_own_weights
 
 __all__ = ['VideoModel']  # timm's registry appends the entry points
 

@@ -27,8 +27,8 @@ from flatzoo.layers import Layout
 from flatzoo.layers.layout import LayoutSpec
 from flatzoo.layers.time_layer import check_time_grid
 
-from ._base import Size, VideoModel
-from ._registry import build_video_model
+from .base import Size, VideoModel
+from .builder import build_video_model
 from .videomae import VideoMAE
 
 __all__ = ['TimeModel', 'TimeVideoMAE', 'time_layout']  # timm's registry appends the entry points

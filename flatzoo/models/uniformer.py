@@ -65,7 +65,7 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from timm.models.swin_transformer import window_partition, window_reverse
 
-from ._registry import prefetch
+from .builder import prefetch
 
 __all__ = ['UniFormer']
 

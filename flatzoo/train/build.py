@@ -18,8 +18,8 @@ from flatzoo.data.clips import ClipDataset
 from flatzoo.data.lists import DataError, VideoList, read_videos
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
-from flatzoo.models._adapter_model import AdapterModel
-from flatzoo.models._base import channel_stats
+from flatzoo.models.adapter_model import AdapterModel
+from flatzoo.models.base import channel_stats
 
 from .augment import AutoAugment, ClipErasing, train_crop
 from .mixing import ClipMixup

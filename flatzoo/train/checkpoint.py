@@ -23,7 +23,7 @@ import torch
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.hub.push import save_pretrained
 from flatzoo.models import VideoModel
-from flatzoo.models._adapter_model import AdapterModel
+from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.version import __version__
 
 __all__ = [

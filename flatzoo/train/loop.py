@@ -22,12 +22,12 @@ from tqdm import tqdm
 from flatzoo.data.clips import collate_clips
 from flatzoo.data.lists import some
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
 
 from . import build, checkpoint as files
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
 from .ends import TrainingStopped, clear_ends
-from .evaluate import evaluate
 from .recipe import Recipe
 
 __all__ = ['Trainer', 'TrainingStopped', 'train']

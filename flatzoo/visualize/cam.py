@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from flatzoo.models._base import VideoModel
 from flatzoo.models.amflow import AMFlow
+from flatzoo.models.base import VideoModel
 from flatzoo.models.videomae import VideoMAE
 
-from ._model import check_classes, class_indices, one_by_one, resting, whole_cells
+from .model import check_classes, class_indices, one_by_one, resting, whole_cells
 from .rollout import attention_rollout
 
 __all__ = ['METHODS', 'class_activation_maps', 'default_method', 'frame_maps']

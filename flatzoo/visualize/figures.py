@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ._model import whole_cells
+from .model import whole_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flatzoo.models._base import VideoModel
+from flatzoo.models.base import VideoModel
 
-from ._model import check_classes, class_indices, one_by_one, resting
+from .model import check_classes, class_indices, one_by_one, resting
 
 __all__ = ['frame_importance']
 

@@ -4,8 +4,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from flatzoo.models._base import VideoModel
-from flatzoo.models._block_runner import block_runner
+from flatzoo.models.base import VideoModel
+from flatzoo.models.block_runner import block_runner
 
 __all__ = ['attention_rollout']
 

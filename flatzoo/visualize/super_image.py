@@ -2,9 +2,9 @@
 import torch
 from torch import Tensor
 
-from flatzoo.models._base import VideoModel, channel_stats
+from flatzoo.models.base import VideoModel, channel_stats
 
-from ._model import one_by_one, resting
+from .model import one_by_one, resting
 
 __all__ = ['super_images']
 

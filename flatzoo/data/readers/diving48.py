@@ -9,8 +9,8 @@ no left and right, so clips are mirrored in training.
 """
 from pathlib import Path
 
+from ..files import choose, first_dir, first_file, need_file, read_json, videos_below
 from ..lists import Clip, DataError, VideoList, generic_list
-from ._files import choose, first_dir, first_file, need_file, read_json, videos_below
 
 SPLITS = ('train', 'test')
 

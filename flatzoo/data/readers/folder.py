@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ..files import split_folder, subfolders, videos_below
 from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list, some
-from ._files import split_folder, subfolders, videos_below
 
 SPLITS = ('train', 'val', 'test', 'all')
 

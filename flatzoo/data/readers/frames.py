@@ -4,8 +4,8 @@ Frames are sorted by the numbers in their names. Splits are those of the layout 
 """
 from pathlib import Path
 
+from ..files import frame_folders_below
 from ..lists import VideoList
-from ._files import frame_folders_below
 from .folder import SPLITS as SPLITS, holds_classes, read_classes
 
 

@@ -9,8 +9,8 @@ or in `test_train_splits/testTrainMulti_7030_splits`; videos may have another su
 import os
 from pathlib import Path
 
+from ..files import bad_line, choose, first_dir, is_video, read_lines
 from ..lists import Clip, NotThere, VideoList, generic_list
-from ._files import bad_line, choose, first_dir, is_video, read_lines
 
 SPLITS = ('train', 'test')
 _LISTS = 'testTrainMulti_7030_splits'

@@ -8,8 +8,8 @@ Inferred: the lists may lie in the root, in `labels` or in `annotations`, the fr
 """
 from pathlib import Path
 
+from ..files import bad_line, first_dir, first_file, need_file, read_lines
 from ..lists import Clip, VideoList, generic_list
-from ._files import bad_line, first_dir, first_file, need_file, read_lines
 
 SPLITS = ('train', 'val', 'test')
 _NAMES = {'train': 'train', 'val': 'validation', 'test': 'test-answers', 'labels': 'labels'}

@@ -11,8 +11,8 @@ a video is accepted, and any depth of folders. Many videos have left YouTube sin
 """
 from pathlib import Path
 
+from ..files import read_table, to_int, videos_below
 from ..lists import SPLIT_NAMES, Clip, NotThere, VideoList, generic_list
-from ._files import read_table, to_int, videos_below
 
 SPLITS = ('train', 'val', 'test')
 COLUMNS = ('youtube_id', 'time_start', 'time_end')

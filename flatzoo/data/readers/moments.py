@@ -9,8 +9,8 @@ Inferred: a label whose name holds a comma is quoted, as CSV has it.
 import csv
 from pathlib import Path
 
+from ..files import bad_line, need_file, read_lines, read_text, to_int
 from ..lists import Clip, DataError, VideoList, generic_list
-from ._files import bad_line, need_file, read_lines, read_text, to_int
 
 SPLITS = ('train', 'val')
 

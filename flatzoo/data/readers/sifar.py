@@ -10,8 +10,8 @@ Inferred: names of the classes come from `classes.txt` or `labels.txt`, one a li
 import re
 from pathlib import Path
 
+from ..files import bad_line, first_file, need_file, read_lines, to_int
 from ..lists import Clip, DataError, VideoList, generic_list, unnamed
-from ._files import bad_line, first_file, need_file, read_lines, to_int
 
 SPLITS = ('train', 'val', 'test')
 _LINE = re.compile(r'(?P<path>.+?)(?P<sep>[ ;\t])(?P<first>\d+)(?P=sep)(?P<last>\d+)(?P=sep)(?P<label>\d+)')

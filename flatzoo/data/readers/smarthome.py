@@ -9,8 +9,8 @@ Inferred: the videos may lie in `mp4`, in `videos` or in the root, at any depth.
 import re
 from pathlib import Path
 
+from ..files import first_dir, videos_below
 from ..lists import Clip, DataError, VideoList, some
-from ._files import first_dir, videos_below
 
 SPLITS = ('train', 'test')
 TRAIN_SUBJECTS = frozenset((3, 4, 6, 7, 9, 12, 13, 15, 17, 19, 25))

@@ -10,8 +10,8 @@ after a conversion, and lie in `videos` or in the root.
 """
 from pathlib import Path
 
+from ..files import bad_line, first_dir, first_file, need_file, read_json, read_lines, videos_below
 from ..lists import Clip, DataError, VideoList, generic_list
-from ._files import bad_line, first_dir, first_file, need_file, read_json, read_lines, videos_below
 
 SPLITS = ('train', 'val', 'test')
 _LISTS = {'train': ('train',), 'val': ('validation', 'val'), 'labels': ('labels',)}

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import bad_line, first_file, read_lines, read_text, to_int
 from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list, unnamed
-from ._files import bad_line, first_file, read_lines, read_text, to_int
 
 SPLITS = ('train', 'val', 'test', 'all')
 _PATHS, _LABELS = ('path', 'video', 'file', 'filename'), ('label', 'class', 'action')

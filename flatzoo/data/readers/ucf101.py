@@ -9,8 +9,8 @@ also with another suffix.
 """
 from pathlib import Path
 
+from ..files import bad_line, choose, first_dir, first_file, need_file, read_lines, videos_below
 from ..lists import Clip, VideoList, generic_list
-from ._files import bad_line, choose, first_dir, first_file, need_file, read_lines, videos_below
 
 SPLITS = ('train', 'test')
 _FOLDERS = ('ucfTrainTestlist', 'annotations', '.', '../ucfTrainTestlist')

@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..files import choose, is_video
 from ..lists import Clip, DataError, VideoList
-from ._files import choose, is_video
 
 SPLITS = ('train', 'test')
 MAX_DEPTH = 4000  # [mm]

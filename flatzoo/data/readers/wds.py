@@ -10,8 +10,8 @@ name of the file or of its folder (`train-000000.tar`, `train/000000.tar`).
 """
 from pathlib import Path
 
+from ..files import first_file, read_lines
 from ..lists import NotThere, VideoList, generic_list, unnamed
-from ._files import first_file, read_lines
 
 SPLITS = ('train', 'val', 'test', 'all')
 

@@ -1,0 +1,1 @@
+"""The subcommands of `flatzoo`: one file each, found by its name."""

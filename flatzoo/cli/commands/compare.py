@@ -1,0 +1,118 @@
+"""Compare models: parameters, multiply-adds, memory, measured speed, what the papers print.
+
+PATTERN picks names, with wildcards: 'sifar*', '*16f*', 'sifar_swin_b14.*'; without one, all models
+are compared. Every set of weights is one line. Costs are counted without computing anything or
+downloading weights, in about a second for each model. 'trainable' counts the parameters that
+train when the backbone of an AM Flow model is frozen. '†' marks accuracies of papers for which
+there are no weights. Notes below the table say what the figures mean.
+
+Speeds are read from CSV files with the columns model, clips_per_s, hardware, precision and batch,
+as the scripts in benchmarks/ write them. A model's fastest batch counts.
+
+    flatzoo compare 'sifar*' 'flatten*'
+    flatzoo compare --measured benchmarks/results/cpu_inference.csv --page docs/models
+
+--page FOLDER writes FOLDER/comparison.html, a table that sorts itself at a click on a title, with
+a plot of the papers' accuracies against multiply-adds (needs flatzoo[show]), and FOLDER.md, the
+same in Markdown.
+"""
+import argparse
+import csv
+import io
+import json
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from .. import CommandError, write
+from ..table import table_text
+from .list import list_names
+
+__all__ = ['matching_names']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `flatzoo compare`."""
+    parser.add_argument('patterns', nargs='*', metavar='PATTERN', help='names to compare (default: all)')
+    parser.add_argument(
+        '--measured', nargs='+', default=[], type=Path, metavar='FILE', help='CSV files of measured speeds')
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument('--json', action='store_true', help='print a JSON list of objects')
+    output.add_argument('--csv', action='store_true', help='print CSV')
+    output.add_argument('--page', type=Path, metavar='FOLDER', help='write a page with a sortable table and a plot')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `flatzoo compare`: 0, or a `CommandError` if a pattern matches nothing or a file cannot be used."""
+    names = matching_names(args.patterns)
+
+    from tqdm import tqdm
+
+    from flatzoo.zoo.comparison import NOTES, columns, compare_models, printed_in, read_measured, settings_of
+
+    try:
+        measured = read_measured(args.measured)
+    except (OSError, ValueError) as error:
+        raise CommandError(error) from error
+    rows = compare_models(tqdm(names, unit='model', file=sys.stderr, disable=None, leave=False), measured)
+    if args.page:
+        from flatzoo.zoo.comparison_page import write_page
+
+        try:
+            measured = ['--measured', *map(str, args.measured)] if args.measured else []
+            command = shlex.join(['flatzoo', 'compare', *args.patterns, *measured, '--page', str(args.page)])
+            write('\n'.join(map(str, write_page(rows, args.page, command))))
+        except (ImportError, OSError) as error:
+            raise CommandError(error) from error
+    elif args.json:
+        write(json.dumps(rows, indent=2))
+    elif args.csv:
+        write(_csv(rows))
+    else:
+        table = columns(rows)
+        cells = {
+            column.title: (lambda row, text=column.text: text(row).replace('\n', '; '), column.right)
+            for column in table}
+        notes = [*settings_of(table), *(textwrap.fill(note, 110) for note in [*NOTES, *printed_in(rows)])]
+        write('\n\n'.join([table_text(rows, cells), *notes]))
+    return 0
+
+
+def matching_names(patterns: list[str]) -> list[str]:
+    """Names of the video models that match any of the patterns, in the order of `flatzoo list`.
+
+    Raises:
+        CommandError: If nothing matches one of them.
+    """
+    found = set()
+    for pattern in patterns or ['']:
+        names = list_names(pattern)
+        if not names:
+            raise CommandError(
+                f"no model matches {pattern!r}. Put wildcards around a part of a name ('*swin*'); 'flatzoo list' shows "
+                'all.')
+        found.update(names)
+    return [name for name in list_names() if name in found]
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    """One line for each model: lists as text, and a column for each setting that speeds were measured in."""
+    from flatzoo.zoo.comparison import fastest, figure_text, setting_of
+
+    settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
+    lines = []
+    for row in rows:
+        line = {key: value for key, value in row.items() if key not in ('img_size', 'measured', 'paper')}
+        line['height'], line['width'] = row['img_size']
+        line['paper_top1'] = '; '.join(f'{figure_text(figure)}, {figure["where"]}' for figure in row['paper'])
+        for setting in settings:
+            entry = fastest(row, setting)
+            line[f'clips_per_s: {setting}'] = entry and entry['clips_per_s']
+        lines.append(line)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, lines[0], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue().rstrip('\n')

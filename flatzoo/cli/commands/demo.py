@@ -1,0 +1,109 @@
+"""Serve a page on this machine that shows what a model sees of a video.
+
+Drop a video or use the camera, choose model, layout and order of frames, and see the top 5, the image
+that the backbone gets, the places that speak for the answer, and which frames matter. The page works
+without a network; weights that are not on this machine are downloaded when their model is chosen.
+Needs pip install 'flatzoo[demo]'.
+
+    flatzoo demo
+    flatzoo demo --model local-dir:runs/mine --model sifar_swin_b14.ibm_k400 --port 8000
+"""
+import argparse
+import functools
+import ipaddress
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from .. import CommandError, write
+from ..arguments import count
+from ..model import check_registered, load_model, weights_name_classes
+
+if TYPE_CHECKING:
+    from flatzoo import VideoModel
+
+DEFAULT_MODEL = 'sifar_resnet10t.actions16'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `flatzoo demo`."""
+    parser.add_argument(
+        '--model', dest='models', action='append', metavar='NAME',
+        help="a model to choose from, several times for several: a name that 'flatzoo list' shows, hf-hub:ORG/NAME or "
+             'local-dir:FOLDER (default: all registered ones with a trained head)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    parser.add_argument(
+        '--max-megabytes', type=count, default=50, metavar='N', help='largest video that is accepted (default: 50)')
+    parser.add_argument(
+        '--max-seconds', type=count, default=60, metavar='N', help='longest video that is accepted (default: 60)')
+    parser.add_argument('--port', type=count, default=7860, metavar='N', help='port of the page (default: 7860)')
+    parser.add_argument(
+        '--host', default='127.0.0.1', metavar='ADDRESS',
+        help='address to listen at; any but the default lets other machines use the page (default: %(default)s)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `flatzoo demo` until Ctrl-C or SIGTERM."""
+    import threading
+
+    from flatzoo.demo.answer import Limits
+    from flatzoo.demo.page import serve
+
+    names = args.models or _trained_models()
+    for name in names:
+        if ':' not in name:  # else it is hf-hub:... or local-dir:...
+            check_registered(name)
+    models = _Models(args.device)
+    try:
+        models(names[0])  # what is wrong with it is said here and not in the page
+    except ValueError as error:
+        raise CommandError(error) from error
+    if not _is_loopback(args.host):
+        write(
+            f'warning: --host {args.host}: whoever reaches this machine can use the page, it asks for no password.',
+            sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads go, too
+    try:
+        with serve(models, names, Limits(args.max_megabytes, args.max_seconds), args.host, args.port) as address:
+            write(f'{address}  (Ctrl-C ends it)')
+            threading.Event().wait()
+    except ImportError as error:
+        raise CommandError(error) from error
+    except (OSError, OverflowError) as error:  # OverflowError: no such port
+        reason = str(error).partition('. ')[0].rstrip('.')  # what follows is advice to programs that use gradio
+        raise CommandError(
+            f'the page cannot be served at {args.host}, port {args.port} ({reason}). Choose another --port.') from error
+    return 0
+
+
+class _Models:
+    """Loads models by name and layout, and keeps the last few."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self._kept = functools.lru_cache(maxsize=3)(self._load)
+
+    def __call__(self, name: str, layout: str | None = None) -> 'VideoModel':
+        return self._kept(name, layout)
+
+    def _load(self, name: str, layout: str | None) -> 'VideoModel':
+        try:
+            return load_model(name, device=self.device, **({} if layout is None else {'layout': layout}))
+        except CommandError as error:
+            raise ValueError(str(error)) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == 'localhost'
+
+
+def _trained_models() -> list[str]:
+    import timm
+
+    from flatzoo import list_models
+
+    names = [name for name in list_models(pretrained=True) if weights_name_classes(timm.get_pretrained_cfg(name))]
+    return sorted(names, key=lambda name: name != DEFAULT_MODEL)  # that one first: it is in the package

@@ -1,0 +1,92 @@
+"""Train a video model on videos in a folder.
+
+SPEC is the layout of the data set, such as folder, kinetics, ssv2 or ucf101:fold=2 ('auto' recognises
+it), ROOT its folder. The run folder holds the best model (config.json, model.safetensors), the last
+checkpoint (last.pt), summary.csv and args.yaml. Defaults are the recipe of SIFAR; --config takes a
+preset or a YAML file, over which options of the command line go:
+
+    flatzoo train folder videos/ --model sifar_swin_b12 --pretrained --output runs/mine
+    flatzoo train ssv2 something/ --config sifar_ssv2 --batch-size 12 --amp
+    flatzoo train --config runs/mine/args.yaml --resume auto
+    torchrun --nproc-per-node 8 -m flatzoo train kinetics k400/ --config sifar_k400 --amp
+    flatzoo predict clip.mp4 --model local-dir:runs/mine
+    flatzoo push runs/mine org/name
+
+Killed at any moment, --resume auto goes on from the last checkpoint as if nothing had happened.
+Presets:
+"""
+import argparse
+import dataclasses
+import sys
+
+from flatzoo.train.recipe import Recipe, load_recipe, option_type, presets
+
+from .. import CommandError, write
+from ..arguments import KeyValues
+
+__all__ = ['add_arguments', 'run']
+
+__doc__ += f'    {", ".join(presets())}\n'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `flatzoo train`: the fields of `Recipe`."""
+    for name, text in (('spec', 'layout of the data set'), ('root', 'folder of the data set')):
+        parser.add_argument(
+            name, metavar=name.upper(), nargs='?', default=argparse.SUPPRESS, help=f'{text} (default: of --config)')
+    parser.add_argument('--config', metavar='NAME', help='preset, or YAML file with options')
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in dataclasses.fields(Recipe):
+        if option.name not in ('spec', 'root'):
+            name = option.metadata['group']
+            if name not in groups:
+                groups[name] = parser.add_argument_group(name)
+            _add_option(groups[name], option)
+
+
+def _add_option(group: argparse._ArgumentGroup, option: dataclasses.Field) -> None:
+    kind, several, _ = option_type(option)
+    text, default = option.metadata['help'].replace('%', '%%'), option.default
+    if kind is not bool and default is not None:
+        shown = ' '.join(f'{value:.3g}' for value in default) if several else default
+        text += f' (default: {shown})'
+    flag = '--' + option.name.replace('_', '-')
+    if option.name.startswith('no_'):  # argparse would take --no-aug for the opposite of --aug
+        group.add_argument(flag, action='store_true', default=argparse.SUPPRESS, help=text)
+    elif kind is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+    elif kind is dict:
+        group.add_argument(
+            flag, nargs='+', action=KeyValues, default=argparse.SUPPRESS, metavar='NAME=VALUE', help=text)
+    elif option.name == 'torchcompile':
+        group.add_argument(
+            flag, nargs='?', const='inductor', default=argparse.SUPPRESS, metavar='BACKEND', help=text)
+    else:
+        choices = option.metadata['choices'] or None
+        metavar = None if choices else {int: 'N', float: 'X'}.get(kind, 'NAME')
+        group.add_argument(
+            flag, type=kind, nargs='+' if several else None, choices=choices, default=argparse.SUPPRESS,
+            metavar=metavar, help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `flatzoo train`; prints the folder of the run."""
+    from timm.utils.distributed import world_info_from_env
+
+    from flatzoo.train.loop import train
+
+    from ..model import check_registered
+
+    options = {name: value for name, value in vars(args).items() if name not in ('command', 'run', 'config')}
+    try:
+        recipe = load_recipe(args.config, **options)
+        if not recipe.root:
+            raise CommandError('name the data set: flatzoo train SPEC ROOT, or a --config that has its spec and root')
+        if recipe.model and ':' not in recipe.model:
+            check_registered(recipe.model)
+        train(recipe, report=lambda line: write(line, sys.stderr))
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise CommandError(' '.join(str(error).split())) from error
+    if world_info_from_env()[1] == 0:  # one of the processes that torchrun started
+        write(str(recipe.folder))
+    return 0

@@ -1,0 +1,11 @@
+"""Procedural labelled actions: the data set that needs no download, and the painter of its scenes."""
+from .actions import (
+    ACTIONS as ACTIONS,
+    ActionClips as ActionClips,
+    ActionFrames as ActionFrames,
+    render_action as render_action,
+    reversed_label as reversed_label,
+    scene_labels as scene_labels,
+    write_action as write_action,
+    write_action_folder as write_action_folder,
+)

@@ -1,0 +1,331 @@
+"""Procedural labelled actions: a small video data set that is rendered from a seed, with nothing to download.
+
+Sixteen actions in eight pairs; one action of a pair is the other one played backwards. A clip of class `2p + 1` is made
+by reversing the frames of the clip that class `2p` has for the same seed, so the two classes hold exactly the same sets
+of frames: a model that ignores their order cannot beat chance between them, nor can one that sees a frame without its
+place in time. What is left to learn is motion. What a single frame does show (the shape and the texture of the object,
+the texture of the place) has labels too, from which an image model can be trained first. Needs torch alone to render;
+PyAV decodes the real clip that lends textures, once, and writes files.
+"""
+import os
+import random
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .scenes import SCENE_CLASSES, SPLITS, describe, paint, paint_frame
+
+__all__ = [
+    'ACTIONS', 'ActionClips', 'ActionFrames', 'render_action', 'reversed_label', 'scene_labels', 'write_action',
+    'write_action_folder',
+]
+
+ACTIONS: tuple[str, ...] = (
+    'moves left', 'moves right',
+    'moves down', 'moves up',
+    'approaches', 'recedes',
+    'appears', 'vanishes',
+    'turns clockwise', 'turns counter-clockwise',
+    'passes behind from the left', 'passes behind from the right',
+    'is picked up', 'is put down',
+    'joins', 'separates',
+)  # fmt: skip
+"""Class names; the label of an action is its index here, and labels `2p` and `2p + 1` are each other reversed."""
+
+
+def _label_index(label: int | str) -> int:
+    if isinstance(label, str) and label in ACTIONS:
+        return ACTIONS.index(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(ACTIONS):
+        return label
+    raise ValueError(
+        f'unknown action {label!r}: give a label from 0 to {len(ACTIONS) - 1} or one of {", ".join(ACTIONS)}')
+
+
+def reversed_label(label: int | str) -> int:
+    """The label of an action played backwards.
+
+    Args:
+        label: Label or name of an action.
+
+    Raises:
+        ValueError: If there is no such action.
+    """
+    return _label_index(label) ^ 1
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: give 'train' or 'test'")
+
+
+def _clip_seed(seed: int, index: int) -> int:
+    """The seed of clip `index` in the set of a seed; no two sets of up to 2**32 clips share one."""
+    return (seed << 32) + index
+
+
+def render_action(
+        label: int | str,
+        seed: int,
+        num_frames: int = 16,
+        size: int = 64,
+        *,
+        camera_shake: float = 0.0,
+        split: str = 'train',
+) -> Tensor:
+    """Render one clip of an action.
+
+    The frames are taken at the centres of `num_frames` equal segments of the action, which is where uniform sampling
+    looks in a longer clip. The same arguments give the same bytes, whatever the number of threads.
+
+    Args:
+        label: Label (index into `ACTIONS`) or name of the action.
+        seed: Any integer; chooses textures, shapes, places, sizes and speeds.
+        num_frames: Number of frames T.
+        size: Height and width in pixels, at least 16.
+        camera_shake: Greatest shift of a hand-held camera as a share of the frame, 0 to 0.25; 0.05 is a nervous hand.
+        split: 'train' or 'test'. The splits share no scene, no texture and no pixel of the real clip, and 'test' has
+            two more kinds of texture.
+
+    Returns:
+        uint8 tensor `[T, 3, size, size]`, RGB.
+
+    Raises:
+        ValueError: If an argument lies outside the range given above.
+    """
+    index = _label_index(label)
+    if num_frames < 1 or size < 16:
+        raise ValueError(
+            f'cannot render {num_frames} frames of {size} pixels: give at least 1 frame of at least 16 pixels')
+    if not 0 <= camera_shake <= 0.25:
+        raise ValueError(f'camera_shake must be from 0 to 0.25 (share of the frame), got {camera_shake}')
+    _check_split(split)
+    pair, backwards = divmod(index, 2)
+    clip = paint(pair, seed, num_frames, size, camera_shake, split)
+    return clip.flip(0) if backwards else clip
+
+
+def scene_labels(label: int | str, seed: int, split: str = 'train') -> dict[str, str]:
+    """What the frames of a clip show besides its action.
+
+    Args:
+        label: Label or name of the action; both actions of a pair show the same.
+        seed: See `render_action`.
+        split: See `render_action`.
+
+    Returns:
+        The shape of the acting object under 'object' (of two that join, the larger one), the kind of its texture under
+        'texture' and that of the background under 'place'; `ActionFrames.classes` holds all that there are.
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+    index = _label_index(label)
+    _check_split(split)
+    return describe(index // 2, seed, split)
+
+
+class ActionClips(Dataset):
+    """Rendered clips as a map-style data set, the classes in turn.
+
+    Args:
+        num_clips: Number of clips.
+        num_frames: Frames per clip, T.
+        size: Height and width in pixels.
+        seed: Seed of the whole set; sets of different seeds share no clip.
+        split: 'train' or 'test', see `render_action`.
+        camera_shake: See `render_action`.
+        transform: Called on each clip as uint8 `[T, C, H, W]`, for example a torchvision v2 transform.
+
+    Each item is the clip `[C, T, H, W]` (uint8 unless the transform changes it) and its label. `classes` holds the
+    names of the labels.
+    """
+
+    classes = ACTIONS
+
+    def __init__(
+            self,
+            num_clips: int,
+            num_frames: int = 8,
+            size: int = 64,
+            *,
+            seed: int = 0,
+            split: str = 'train',
+            camera_shake: float = 0.0,
+            transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        _check_split(split)
+        self.num_clips = num_clips
+        self.num_frames = num_frames
+        self.size = size
+        self.seed = seed
+        self.split = split
+        self.camera_shake = camera_shake
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not 0 <= index < self.num_clips:
+            raise IndexError(f'clip {index} of {self.num_clips}')
+        label = index % len(ACTIONS)
+        clip = render_action(
+            label,
+            _clip_seed(self.seed, index),
+            self.num_frames,
+            self.size,
+            camera_shake=self.camera_shake,
+            split=self.split,
+        )
+        if self.transform is not None:
+            clip = self.transform(clip)
+        return clip.transpose(0, 1), label
+
+
+class ActionFrames(Dataset):
+    """Single frames as a map-style data set for image classifiers, the actions in turn, each at a random moment.
+
+    Args:
+        num_frames: Number of frames in the set, each of a scene of its own.
+        size: Height and width in pixels.
+        seed: Seed of the whole set; no other seed, and no `ActionClips` of the same seed, shares a scene with it.
+        split: 'train' or 'test', see `render_action`; two kinds of texture occur in 'test' only.
+        camera_shake: See `render_action`.
+        zoom: Greatest magnification, at least 1; each frame draws its own between 1 and this, and is then a part of
+            the picture around the object, as photographs of objects are.
+
+    Each item is the frame, uint8 `[3, size, size]`, and its labels by name as in `scene_labels`, each an index into the
+    names that `classes` holds under it. The object can be out of sight for a moment: nothing then tells its label.
+    """
+
+    classes = SCENE_CLASSES
+
+    def __init__(
+            self,
+            num_frames: int,
+            size: int = 64,
+            *,
+            seed: int = 0,
+            split: str = 'train',
+            camera_shake: float = 0.0,
+            zoom: float = 1.0,
+    ) -> None:
+        _check_split(split)
+        if not zoom >= 1:
+            raise ValueError(f'zoom must be at least 1, got {zoom}')
+        self.num_frames = num_frames
+        self.size = size
+        self.seed = seed
+        self.split = split
+        self.camera_shake = camera_shake
+        self.zoom = zoom
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, int]]:
+        if not 0 <= index < self.num_frames:
+            raise IndexError(f'frame {index} of {self.num_frames}')
+        seed = ~_clip_seed(self.seed, index)  # below 0, where no clip of a set is
+        rng = random.Random(f'frame/{self.split}/{seed}')
+        time, zoom = rng.random(), self.zoom ** rng.random()
+        pair = index % (len(ACTIONS) // 2)
+        frame, labels = paint_frame(pair, seed, time, self.size, self.camera_shake, self.split, zoom)
+        return frame, {name: self.classes[name].index(label) for name, label in labels.items()}
+
+
+def write_action(
+        path: str | os.PathLike,
+        label: int | str,
+        seed: int,
+        size: int = 128,
+        num_frames: int = 32,
+        fps: int | Fraction = 16,
+        *,
+        camera_shake: float = 0.0,
+        split: str = 'train',
+        crf: int = 23,
+) -> Path:
+    """Write one clip of an action as an H.264 video file; the file appears when it is complete.
+
+    Args:
+        path: File to write, for example `clip.mp4`; its folder must exist.
+        label: Label or name of the action.
+        seed: See `render_action`.
+        size: Height and width in pixels, even.
+        num_frames: Number of frames.
+        fps: Frames per second.
+        camera_shake: See `render_action`.
+        split: See `render_action`.
+        crf: Constant rate factor of the encoder: 0 is lossless, 51 worst.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+    import av
+
+    if size % 2:
+        raise ValueError(f'H.264 wants an even size, got {size}')
+    path = Path(path)
+    clip = render_action(label, seed, num_frames, size, camera_shake=camera_shake, split=split)
+    partial = path.with_name(f'{path.name}.partial')
+    try:
+        with av.open(str(partial), 'w', format='mp4') as container:
+            stream = container.add_stream('libx264', rate=fps, options={'crf': str(crf), 'threads': '1'})
+            stream.width = stream.height = size
+            stream.pix_fmt = 'yuv420p'
+            for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+            container.mux(stream.encode())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_action_folder(
+        root: str | os.PathLike,
+        clips_per_class: int,
+        *,
+        seed: int = 0,
+        size: int = 128,
+        num_frames: int = 32,
+        fps: int | Fraction = 16,
+        camera_shake: float = 0.0,
+        split: str = 'train',
+) -> list[Path]:
+    """Write a data set of video files, one folder per action: `root/moves_left/00000.mp4` and so on.
+
+    Args:
+        root: Folder to write into; made if missing.
+        clips_per_class: Number of files in each folder.
+        seed: Seed of the whole set; sets of different seeds share no clip.
+        size: See `write_action`.
+        num_frames: See `write_action`.
+        fps: See `write_action`.
+        camera_shake: See `render_action`.
+        split: See `render_action`.
+
+    Returns:
+        The files, class by class.
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+    paths = []
+    for label, name in enumerate(ACTIONS):
+        folder = Path(root) / name.replace(' ', '_')
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(clips_per_class):
+            clip_seed = _clip_seed(seed, i * len(ACTIONS) + label)
+            path = folder / f'{i:05d}.mp4'
+            write_action(path, label, clip_seed, size, num_frames, fps, camera_shake=camera_shake, split=split)
+            paths.append(path)
+    return paths

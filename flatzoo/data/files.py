@@ -1,0 +1,146 @@
+"""What readers share: finding files, and reading lists with errors that name the place."""
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .lists import SPLIT_NAMES, DataError, NotThere
+
+VIDEO_SUFFIXES = frozenset(
+    '.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .rm '
+    '.rmvb .ts .vob .webm .webp .wmv .y4m'.split()
+)
+IMAGE_SUFFIXES = frozenset('.bmp .jpeg .jpg .png .tif .tiff .webp'.split())
+
+
+def is_video(name: str) -> bool:
+    """Whether a file name is that of a video."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith('.')
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith('.')
+
+
+def natural_key(name: str) -> list:
+    """Sorts `frame10` behind `frame9`."""
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in re.split(r'(\d+)', name)]
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, hidden ones left out."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
+
+
+def videos_below(folder: Path) -> Iterator[str]:
+    """Paths of the videos at any depth of a folder, sorted within each folder."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        yield from (os.path.join(here, name) for name in sorted(names) if is_video(name))
+
+
+def frame_folders_below(folder: Path) -> Iterator[str]:
+    """Paths of the folders that hold images, at any depth below a folder."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        if here != str(folder) and any(map(is_image, names)):
+            folders.clear()
+            yield here
+
+
+def first_dir(root: Path, *names: str) -> Path:
+    """The first of some folders that is there; the root itself if none is."""
+    return next((root / name for name in names if (root / name).is_dir()), root)
+
+
+def first_file(root: Path, *patterns: str) -> Path | None:
+    """The first file that one of some patterns matches, None if there is none."""
+    return next((path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()), None)
+
+
+def need_file(data_set: str, root: Path, *patterns: str) -> Path:
+    """`first_file`, or an error that says what was looked for."""
+    path = first_file(root, *patterns)
+    if path is None:
+        raise NotThere(
+            f'{root}: {data_set} has a file {" or ".join(patterns)} here, and it is missing. Give the folder of the '
+            "data set with the publisher's lists in it.")
+    return path
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a split under any of its usual names."""
+    return next((root / name for name in SPLIT_NAMES[split] if (root / name).is_dir()), None)
+
+
+def read_text(path: Path) -> str:
+    """Text of a list."""
+    try:
+        return path.read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f'{path}: cannot be read as text ({error}). Get the file again.') from None
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Numbers (from 1) and text of the lines that are not empty."""
+    return [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file whose top is of the given kind."""
+    try:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f'{path}: is not JSON ({error}). Get the file again.') from None
+    if not isinstance(value, kind):
+        raise DataError(f'{path}: should hold a {kind.__name__}, it holds a {type(value).__name__}.')
+    return value
+
+
+def read_table(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line numbers and rows of a CSV file with a header.
+
+    Raises:
+        DataError: A column that is not there, or a row that is too short.
+    """
+    reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
+    lacking = [name for name in columns if name not in (reader.fieldnames or ())]
+    if lacking:
+        raise DataError(f'{path}: has no column {", ".join(lacking)}; it has {", ".join(reader.fieldnames or ())}.')
+    for row in reader:
+        if any(row[name] is None for name in columns):
+            raise bad_line(path, reader.line_num, f'wanted {len(reader.fieldnames)} columns')
+        yield reader.line_num, row
+
+
+def bad_line(path: Path, number: int, why: str) -> DataError:
+    """The error of a line of a list."""
+    return DataError(f'{path}, line {number}: {why}. Correct the line or get the list again.')
+
+
+def to_int(text: Any, path: Path, number: int, what: str) -> int:
+    """An integer of a list, also written as `3.0`."""
+    try:
+        value = float(text)
+        if value == int(value):
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise bad_line(path, number, f'{what} should be a whole number, it is {text!r}')
+
+
+def choose(name: str, value: Any, choices: Iterable[str]) -> str:
+    """An option out of some.
+
+    Raises:
+        DataError: Another value.
+    """
+    choices = [str(choice) for choice in choices]
+    if str(value) not in choices:
+        raise DataError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
+    return str(value)

@@ -1,0 +1,131 @@
+"""The table of results of `flatzoo validate`: a row for every measurement, what it is about, and what it cost."""
+import csv
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flatzoo.data.lists import VideoList
+from flatzoo.data.protocol import EvalProtocol
+
+from .cost import count_forward
+
+if TYPE_CHECKING:
+    from flatzoo import VideoModel
+
+    from .evaluate import Evaluation
+
+__all__ = ['COLUMNS', 'read_results', 'result_row', 'result_setting', 'write_results']
+
+COLUMNS = (
+    # those of timm
+    'model', 'img_size', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'crop_pct', 'interpolation',
+    # those of video
+    'num_frames', 'views', 'gmacs', 'gmacs_views', 'mean_class', 'clips', 'broken', 'missing', 'data', 'root',
+    'split', 'order', 'sampling', 'stride', 'num_clips', 'num_crops', 'checkpoint',
+    'model_kwargs', 'seconds',
+)
+"""Columns of the results: accuracies and errors in per cent, parameters in millions, multiply-adds in 10^9."""
+
+
+def result_setting(
+        name: str,
+        model: 'VideoModel',
+        videos: VideoList,
+        protocol: EvalProtocol,
+        order: str = 'normal',
+        checkpoint: str | None = None,
+        root: str = '',
+        model_kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """What a row of results is about, as text; two rows that agree in it are the same measurement."""
+    height, width = model.img_size
+    values = {
+        'model': name,
+        'img_size': height if height == width else f'{height}x{width}',
+        'crop_pct': 0.875 if protocol.scale_up else 1.0,
+        'num_frames': model.num_frames,
+        'data': videos.name,
+        'root': root,
+        'split': videos.split,
+        'order': order,
+        'sampling': protocol.sampling,
+        'stride': '' if protocol.stride is None else protocol.stride,
+        'num_clips': protocol.num_clips,
+        'num_crops': protocol.num_crops,
+        'checkpoint': checkpoint or '',
+        'model_kwargs': ' '.join(f'{key}={value}' for key, value in sorted((model_kwargs or {}).items())),
+    }
+    return {key: str(value) for key, value in values.items()}
+
+
+def result_row(
+        setting: Mapping[str, str],
+        model: 'VideoModel',
+        videos: VideoList,
+        evaluation: 'Evaluation',
+) -> dict[str, Any]:
+    """A row of the results; its columns are `COLUMNS`.
+
+    Args:
+        setting: What was measured, `result_setting`.
+        model: The model.
+        videos: The list.
+        evaluation: What `evaluate` counted.
+    """
+    gmacs = count_forward(model).macs / 1e9
+    views = int(setting['num_clips']) * int(setting['num_crops'])
+    row = {
+        **setting,
+        'top1': round(evaluation.top1, 4),
+        'top1_err': round(100 - evaluation.top1, 4),
+        'top5': round(evaluation.top5, 4),
+        'top5_err': round(100 - evaluation.top5, 4),
+        'param_count': round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2),
+        'interpolation': 'bilinear',
+        'views': views,
+        'gmacs': round(gmacs, 3),
+        'gmacs_views': round(gmacs * views, 3),
+        'mean_class': round(evaluation.mean_class, 4),
+        'clips': evaluation.clips,
+        'broken': len(evaluation.broken),
+        'missing': len(videos.missing),
+        'seconds': round(evaluation.seconds, 1),
+    }
+    return {column: row[column] for column in COLUMNS}
+
+
+def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of a file that `write_results` wrote, as text; none if it does not exist.
+
+    Raises:
+        ValueError: If it has other columns.
+    """
+    try:
+        with open(path, encoding='utf-8', newline='') as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except FileNotFoundError:
+        return []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f'{os.fsdecode(path)}: is no CSV file ({error}).') from error
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ValueError(
+            f"{os.fsdecode(path)}: has not the columns of 'flatzoo validate'. Give another file for the results.")
+    return rows
+
+
+def write_results(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS) -> None:
+    """Writes a CSV file under a temporary name, then renames it: no reader sees half of it."""
+    path = Path(path)
+    partial = path.with_name(f'{path.name}.partial')
+    try:
+        with partial.open('w', encoding='utf-8', errors='backslashreplace', newline='') as file:
+            writer = csv.DictWriter(file, tuple(columns))
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,710 @@
+"""AM Flow: adapters for time on a frozen image transformer, told what moves by the change of its attention maps.
+
+Paper: "AM Flow: Adapters for Temporal Processing in Action Recognition", Agrawal, Ali, Dantcheva and Bremond, 2024,
+https://arxiv.org/abs/2411.02065. No official code or weights are known.
+
+The image transformer runs over every frame. What changes from its attention map of one frame to that of the next,
+summed per key token, is AM flow (equation 3); where the camera moves, an aligning encoder makes the frames comparable
+first (equations 4 and 5). Scaled parallel adapters run across both sublayers of every block; the one across attention
+sees AM flow (equations 1 and 6). What is in their bottlenecks goes through temporal units, each with its own logits.
+
+The paper fixes the equations, an aligning encoder with 12 heads and linear attention, two temporal units per block, the
+mean of all logits (25 for ViT-B), and flow in all blocks (AM/12) or in the first and the last (AM/2). It leaves open
+all widths, the layout of encoder and temporal units, what becomes of heads and class token, where tokens are averaged,
+the flow of the last frame and how to train. Taken here: heads are channels, class token and registers take part, tokens
+are averaged before the temporal units, the last frame repeats the flow of the last pair, W_up starts at zero, and the
+backbone's own logits are those of the last frame's adapted features. Widths are arguments; those of the names without
+suffix come closest to the parameters that the paper prints for ViT-B, within 2 % in sum; what cannot be met, and why,
+is in `benchmarks/results/amflow_parameters.md`. `_lite` is what to start with.
+
+| M parameters (400 classes), trained / all | `_tcn` | `_lstm` | `_transformer` |
+|---|---|---|---|
+| `amflow_dinov2_s` | 93.6 / 115.2 | 394.8 / 416.4 | 95.9 / 117.5 |
+| `amflow_dinov2_b` | 129.4 / 215.1 | 444.2 / 530.0 | 178.2 / 263.9 |
+| `amflow_dinov2_l` | 314.7 / 617.9 | 960.8 / 1264.0 | 487.1 / 790.3 |
+| `amflow_clip_b` | 129.4 / 215.1 | 444.2 / 530.0 | 178.2 / 264.0 |
+| `amflow_dinov2_s`, `_lite` | 9.3 / 30.9 | 13.6 / 35.2 | 13.8 / 35.4 |
+| `amflow_dinov2_b`, `_lite` | 13.0 / 98.7 | 17.3 / 103.1 | 17.5 / 103.2 |
+| `amflow_dinov2_l`, `_lite` | 30.5 / 333.7 | 39.2 / 342.5 | 39.6 / 342.8 |
+| `amflow_clip_b`, `_lite` | 13.0 / 98.8 | 17.3 / 103.1 | 17.5 / 103.3 |
+| `amflow_dinov2_b_smarthome` (AM/2, vanilla, 31 classes) | | 84.7 / 170.4 | |
+
+The widths of S and L are ours (the bottleneck is 5/6 of the backbone's width, as in B, in steps of 64).
+
+    model = timm.create_model('amflow_dinov2_b_tcn_lite', pretrained=True, num_classes=51)
+    model.freeze_backbone()
+    ...                                         # train
+    model.save_adapters('mine.safetensors')     # all but the backbone
+    model = flatzoo.models.amflow.amflow_from_adapters('mine.safetensors')
+
+`pretrained=True` brings the image weights of the backbone, DINOv2 or OpenAI's CLIP, both Apache-2.0; all else starts
+fresh. `backbone=` takes any other plain ViT, with its own weights and their licence (`model.pretrained_cfg['license']`:
+MetaCLIP and most Hiera weights are not for commercial use, DINOv3 has a licence of its own).
+
+Adapters cannot be merged into the backbone after training, as those of other methods can: between their two matrices is
+a ReLU, and AM flow is another for every clip.
+"""
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from timm.layers import get_device_dtype
+from timm.models import PretrainedCfg, checkpoint, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices  # has no public name in timm
+from torch import Tensor, nn
+
+from flatzoo.layers import Layout, attention_map_flow, attention_received
+from flatzoo.layers.layout import LayoutSpec
+from flatzoo.weights.adapter_file import read_adapter_file
+
+from ..adapter_model import AdapterModel
+from ..backbone import image_cfg
+from ..base import Size, prefixed
+from ..block_runner import block_runner
+from ..builder import build_video_model
+from .adapters import HyperAdapter, HyperNetwork, ParallelAdapter, SerialAdapter
+from .aligning_encoder import AligningEncoder
+from .logit_fusion import HeadBank, LogitFusion
+from .temporal_unit import LSTMUnit, TCNUnit, TransformerUnit
+
+__all__ = ['AMFlow', 'amflow_from_adapters']  # timm's registry appends the entry points
+
+_CHOICES = dict(
+    flow=('aligned', 'vanilla', 'none'), temporal=('tcn', 'lstm', 'transformer'),
+    adapter=('parallel', 'serial', 'hyper'), fusion=('mean', 'linear', 'random'), squeeze=('before', 'after'),
+)
+
+
+class AMFlow(AdapterModel):
+    """An image transformer with adapters that see how its attention changes from frame to frame.
+
+    The backbone runs over every frame. Beside each of its two sublayers lies an adapter; the one beside attention also
+    takes AM flow, the change of the block's attention map to the next frame. The activations of both bottlenecks, mean
+    over tokens, go through a temporal unit each and a linear head; the logits of all units and those of the backbone's
+    features of the last frame are fused.
+
+    Nothing is frozen until `freeze_backbone()`. Everything that is not under `backbone.` is what the method trains.
+
+    The flow has the precision of the queries and keys: in bfloat16, also under autocast, what changes attention by less
+    than half a percent is lost, and the aligning encoder, whose output is a difference, adds noise of that size.
+
+    Args:
+        backbone: Name of a timm model; see `flatzoo.models.block_runner` for those that are accepted.
+        num_frames: Frames T per clip, at least 2.
+        layout: Frames are looked at one by one: `time:1` is the only layout.
+        img_size: Frame size in pixels, any that the backbone takes.
+        in_chans: Channels per frame.
+        num_classes: Number of classes; 0 for pooled features of the last frame.
+        flow: `aligned` (equations 4 and 5: for moving cameras), `vanilla` (equation 3) or `none`.
+        temporal: Temporal units: `tcn`, `lstm` or `transformer`.
+        am_blocks: Blocks with AM flow and temporal units, counted from 0, or from the end if negative; all by default.
+            The others get adapters alone. The paper's AM/2 is `(0, -1)`.
+        adapter: `parallel` to the sublayer, `serial` behind it, or `hyper`: parallel, with the weights of all adapters
+            from one shared network.
+        fusion: Logits are fused by `mean`, by `linear` weights that are learned, or by `random` ones that are not.
+        squeeze: Mean over tokens `before` the temporal units, or `after` them, which then run for every token.
+        flow_grad: Whether gradients flow through queries and keys into earlier blocks; without, training is cheaper.
+        bottleneck: Width of the adapters' bottleneck and of what the temporal units take.
+        aligner_dim: Width of the aligning encoder.
+        aligner_depth: Its layers.
+        aligner_mlp_dim: Hidden width of its MLPs.
+        aligner_heads: Its attention heads.
+        tcn_dim: Channels of the TCN.
+        tcn_kernel_size: Frames of its kernels, odd.
+        tcn_dilations: Dilations of its convolutions.
+        lstm_dim: Width of the LSTM's state.
+        lstm_depth: Its layers.
+        transformer_mlp_dim: Hidden width of the temporal transformer's MLP.
+        transformer_depth: Its blocks.
+        transformer_heads: Its attention heads.
+        max_frames: Most frames that the temporal transformer has positions for.
+        device: Device of parameters and buffers.
+        dtype: Floating dtype of parameters and buffers.
+        **kwargs: As for `VideoModel`; what it does not know reaches the backbone.
+
+    Attributes:
+        adapters: Per block, the adapters `attn` and `mlp` (no `attn` where a block pools its tokens).
+        aligners: Aligning encoders by block.
+        temporal: Temporal units `attn` and `mlp` by block.
+        head: Classifier of the last frame's features.
+        side_head: Classifiers of the temporal units.
+        am_blocks: Indices of the blocks with AM flow and temporal units.
+
+    Raises:
+        ValueError: If an argument is unknown, or does not fit the backbone or the clip.
+    """
+
+    def __init__(
+            self,
+            backbone: str,
+            num_frames: int = 8,
+            layout: LayoutSpec = 'time:1',
+            img_size: Size = 224,
+            in_chans: int = 3,
+            num_classes: int = 400,
+            flow: str = 'aligned',
+            temporal: str = 'tcn',
+            am_blocks: Sequence[int] | None = None,
+            adapter: str = 'parallel',
+            fusion: str = 'mean',
+            squeeze: str = 'before',
+            flow_grad: bool = True,
+            bottleneck: int = 640,
+            aligner_dim: int = 192,
+            aligner_depth: int = 4,
+            aligner_mlp_dim: int = 2048,
+            aligner_heads: int = 12,
+            tcn_dim: int = 320,
+            tcn_kernel_size: int = 5,
+            tcn_dilations: Sequence[int] = (1, 2, 4),
+            lstm_dim: int = 1024,
+            lstm_depth: int = 2,
+            transformer_mlp_dim: int = 2048,
+            transformer_depth: int = 1,
+            transformer_heads: int = 8,
+            max_frames: int = 32,
+            device=None,
+            dtype=None,
+            **kwargs: Any,
+    ):
+        chosen = dict(flow=flow, temporal=temporal, adapter=adapter, fusion=fusion, squeeze=squeeze)
+        for name, value in chosen.items():
+            if value not in _CHOICES[name]:
+                raise ValueError(f'{name}={value!r} is none of {", ".join(map(repr, _CHOICES[name]))}.')
+        self._check_clip_args(num_frames, layout, flow, temporal, max_frames)
+        super().__init__(
+            backbone, num_frames=num_frames, layout=layout, img_size=img_size, in_chans=in_chans, num_classes=0,
+            device=device, dtype=dtype, **kwargs)
+        self.runner = block_runner(self.backbone, backbone)
+        self.check_input_size()
+        self.flow, self.squeeze, self.serial, self.flow_grad = flow, squeeze, adapter == 'serial', flow_grad
+        self.am_blocks = self._resolve_blocks(am_blocks)
+        self.grad_checkpointing = False
+        widths = dict(
+            bottleneck=bottleneck, aligner_dim=aligner_dim, aligner_depth=aligner_depth,
+            aligner_mlp_dim=aligner_mlp_dim, aligner_heads=aligner_heads, tcn_dim=tcn_dim,
+            tcn_kernel_size=tcn_kernel_size, tcn_dilations=_numbers('tcn_dilations', tcn_dilations), lstm_dim=lstm_dim,
+            lstm_depth=lstm_depth, transformer_mlp_dim=transformer_mlp_dim, transformer_depth=transformer_depth,
+            transformer_heads=transformer_heads, max_frames=max_frames)
+        for name, value in widths.items():
+            for number in value if isinstance(value, list) else [value]:
+                if not isinstance(number, int) or number < 1:
+                    raise ValueError(f'{name}={value!r}: whole numbers of at least 1 are accepted.')
+        # what the numbers depend on, beside the backbone
+        self.adapter_args: dict[str, Any] = dict(chosen, am_blocks=self.am_blocks, **widths)
+
+        dd = dict(device=device, dtype=dtype)
+        blocks = self.backbone.blocks
+        flow_dims = {i: self.runner.num_heads(blocks[i]) for i in self.am_blocks} if flow != 'none' else {}
+        self.hypernetwork = self._hypernetwork(set(flow_dims.values()), **dd) if adapter == 'hyper' else None
+        self.adapters = nn.ModuleList()
+        for i, block in enumerate(blocks):
+            places = nn.ModuleDict()
+            if self.runner.keeps_tokens(block):
+                places['attn'] = self._adapter(self.runner.width(block), flow_dims.get(i, 0), **dd)
+            places['mlp'] = self._adapter(self.runner.width(block), 0, **dd)
+            self.adapters.append(places)
+        self.aligners = nn.ModuleDict({
+            str(i): AligningEncoder(num_heads, aligner_dim, aligner_depth, aligner_mlp_dim, aligner_heads, **dd)
+            for i, num_heads in flow_dims.items() if flow == 'aligned'})
+        self.temporal = nn.ModuleDict({
+            str(i): nn.ModuleDict({place: self._temporal_unit(**dd) for place in ('attn', 'mlp')})
+            for i in self.am_blocks})
+        self.fusion = LogitFusion(2 * len(self.am_blocks) + 1, fusion, **dd)
+        self._num_classes = num_classes
+        self._build_heads()
+
+    # What the model is made of
+
+    @staticmethod
+    def _check_clip_args(num_frames: int, layout: LayoutSpec, flow: str, temporal: str, max_frames: int) -> None:
+        if str(Layout(layout)) != str(Layout('time:1')):
+            raise ValueError(
+                f"layout={str(layout)!r}: AM Flow compares one frame with the next, so that layout='time:1' is the "
+                "only one. For frames in one image use 'superimage'.")
+        if num_frames == 1 and flow != 'none':
+            raise ValueError("num_frames=1: AM flow is between frames. Give 2 or more, or flow='none'.")
+        if temporal == 'transformer' and num_frames > max_frames:
+            raise ValueError(
+                f'num_frames={num_frames} is more than max_frames={max_frames}, for which the temporal transformer has '
+                f'positions: build the model with max_frames={num_frames}.')
+
+    def _resolve_blocks(self, indices: Sequence[int] | None) -> list[int]:
+        """Indices of blocks from 0 upwards, in order."""
+        blocks = self.backbone.blocks
+        able = [i for i, block in enumerate(blocks) if self.runner.keeps_tokens(block)]
+        if indices is None:
+            return able
+        indices, depth = _numbers('am_blocks', indices), len(blocks)
+        found = sorted({i + depth if i < 0 else i for i in indices if -depth <= i < depth})
+        if len(found) != len(indices) or not found or not set(found) <= set(able):
+            pooling = [i for i in range(depth) if i not in able]
+            but = f', but {", ".join(map(str, pooling))}, which pool their tokens' if pooling else ''
+            raise ValueError(
+                f'am_blocks={indices} must name at least one block, each once; {self._backbone_name} has blocks '
+                f'0 to {depth - 1} (or -{depth} to -1){but}.')
+        return found
+
+    def _hypernetwork(self, flow_dims: set[int], **dd: Any) -> HyperNetwork:
+        widths = {self.runner.width(block) for block in self.backbone.blocks}
+        if len(widths) > 1 or len(flow_dims) > 1:
+            raise ValueError(
+                f"adapter='hyper' makes the weights of all adapters with one network, which takes blocks of one width; "
+                f'{self._backbone_name} has widths {sorted(widths)}. Use another adapter or backbone.')
+        return HyperNetwork(*widths, self.adapter_args['bottleneck'], *(flow_dims or (0,)), **dd)
+
+    def _adapter(self, dim: int, flow_dim: int, **dd: Any) -> nn.Module:
+        if self.hypernetwork is not None:
+            return HyperAdapter(self.hypernetwork, flow_dim, **dd)
+        return (SerialAdapter if self.serial else ParallelAdapter)(
+            dim, self.adapter_args['bottleneck'], flow_dim, **dd)
+
+    def _temporal_unit(self, **dd: Any) -> nn.Module:
+        args = self.adapter_args
+        dim = args['bottleneck']
+        if args['temporal'] == 'tcn':
+            return TCNUnit(dim, args['tcn_dim'], args['tcn_kernel_size'], args['tcn_dilations'], **dd)
+        if args['temporal'] == 'lstm':
+            return LSTMUnit(dim, args['lstm_dim'], args['lstm_depth'], **dd)
+        return TransformerUnit(
+            dim, args['transformer_mlp_dim'], args['transformer_depth'], args['transformer_heads'], args['max_frames'],
+            **dd)
+
+    def _build_heads(self) -> None:
+        """Fresh classifiers, of the last frame and of the temporal units."""
+        if self._num_classes and self.global_pool == '':
+            raise ValueError("global_pool='' leaves tokens that have no logits to fuse: it takes num_classes=0.")
+        dd = get_device_dtype(self.adapters)
+        self.head = self.side_head = nn.Identity()
+        if self._num_classes:
+            self.head = nn.Linear(self.backbone.head_hidden_size, self._num_classes, **dd)
+            units = [unit for places in self.temporal.values() for unit in places.values()]
+            if units:
+                self.side_head = HeadBank(len(units), units[0].out_dim, self._num_classes, **dd)
+        self.head.train(self.training)
+        self.side_head.train(self.training)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the current heads, 0 if there are none."""
+        return self._num_classes
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens of a frame in front of its patches: class token and registers."""
+        return self.runner.num_prefix_tokens(self.backbone)
+
+    @property
+    def patch_grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of patches of a frame in every block of `am_blocks`."""
+        return [self.runner.grid_size(self.backbone, self.image_size, i) for i in self.am_blocks]
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of a frame, those of `patch_grids` where all are the same (all but Hiera)."""
+        return self.runner.grid_size(self.backbone, self.image_size, len(self.backbone.blocks) - 1)
+
+    # The timm contract
+
+    @AdapterModel._model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        given = {key: list(args[key]) for key in ('am_blocks', 'tcn_dilations') if args.get(key) is not None}
+        AdapterModel._model_args.fset(self, {**args, **given})  # lists, since JSON holds no ranges
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay: those of the backbone, biases of the heads, tokens and positions of time."""
+        ends = ('side_head.bias', '.cls_token', '.pos_embed')
+        own = {name for name, _ in self.named_parameters() if name.endswith(ends) and not name.startswith('backbone.')}
+        return super().no_weight_decay() | own
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups by depth: what hangs on a block is as deep as the block, heads and fusion come last."""
+        matcher = super().group_matcher(coarse)
+        matcher['blocks'] = [*matcher['blocks'], (r'^(?:adapters|aligners|temporal)\.(\d+)', None)]
+        return matcher
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True, selective: bool = False) -> None:
+        """Recomputes each block, with what hangs on it, in the backward pass to save memory; clips stay whole.
+
+        Raises:
+            ValueError: For `selective`: adapters sit inside of the blocks, which run whole or not at all.
+        """
+        if selective:
+            raise ValueError('AM Flow recomputes whole blocks: use set_grad_checkpointing() without selective=True.')
+        super().set_grad_checkpointing(enable)
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """All classifiers: of the last frame and of the temporal units."""
+        return nn.ModuleList([self.head, self.side_head])
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces all classifiers by fresh ones; temporal units stay.
+
+        Args:
+            num_classes: Number of classes; 0 to remove the classifiers.
+            global_pool: New type of pooling of the last frame, unchanged if None.
+        """
+        super().reset_classifier(0, global_pool)
+        self._num_classes = num_classes
+        self._build_heads()
+        self.pretrained_cfg = self._pretrained_cfg  # label names of another number of classes go
+
+    def set_input_size(
+            self,
+            img_size: Size | None = None,
+            num_frames: int | None = None,
+            layout: LayoutSpec | None = None,
+            **backbone_args: Any,
+    ) -> None:
+        """Changes the frame size or the number of frames, see `VideoModel.set_input_size`.
+
+        Raises:
+            ValueError: If they fit neither AM flow nor the backbone; both keep their size.
+        """
+        args = self.adapter_args
+        self._check_clip_args(
+            num_frames or self.num_frames, self.layout if layout is None else layout, args['flow'], args['temporal'],
+            args['max_frames'])
+        super().set_input_size(img_size, num_frames, layout, **backbone_args)
+
+    def forward_intermediates(
+            self,
+            x: Tensor,
+            indices: int | list[int] | None = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+            per_frame: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Adapted features of several depths.
+
+        Args:
+            x: Clips `[B, C, T, H, W]`.
+            indices: The last n levels if int, all if None, or the levels to take: blocks, or stages of a Hiera.
+            norm: Whether to apply the final norm.
+            stop_early: Whether to stop after the last level that is asked for.
+            output_fmt: `NCHW` for maps of frames `[B * T, D, h, w]`, `NLC` for their patches `[B * T, h * w, D]`.
+            intermediates_only: Whether to return the list alone.
+            per_frame: Whether to return `[B, T, D, h, w]`.
+
+        Returns:
+            The list of maps, or the final tokens `[B, T, N, D]` and the list.
+        """
+        if output_fmt not in ('NCHW', 'NLC'):
+            raise ValueError(f"output_fmt={output_fmt!r} is neither 'NCHW' nor 'NLC'.")
+        if per_frame and output_fmt != 'NCHW':
+            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        blocks = [int(info['module'].rpartition('.')[2]) for info in self.backbone.feature_info]
+        levels, _ = feature_take_indices(sum(block < len(self.backbone.blocks) for block in blocks), indices)
+        taps = sorted({blocks[level] for level in levels})
+        x, kept = self._run_blocks(self.super_image(x), taps, stop=max(taps) + 1 if stop_early else None)[:2]
+        maps = []
+        for index, tokens in zip(taps, kept, strict=True):
+            tokens = self.runner.norm(self.backbone, tokens) if norm else tokens
+            tokens = self.runner.in_rows(self.backbone, tokens, index)[:, self.num_prefix_tokens:]  # [B * T, h * w, D]
+            if output_fmt == 'NCHW':
+                grid = self.runner.grid_size(self.backbone, self.image_size, index)
+                tokens = tokens.transpose(1, 2).unflatten(2, grid)
+            maps.append(self.frame_maps(tokens) if per_frame else tokens)
+        return maps if intermediates_only else (self._final(x), maps)
+
+    def prune_intermediate_layers(
+            self,
+            indices: int | list[int] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> list[int]:
+        """Removes the blocks that the given levels do not need, with what hangs on them, and returns these levels.
+
+        With `prune_head` temporal units and classifiers go, too. Without, those of the blocks that are left stay.
+        """
+        width = self.backbone.head_hidden_size
+        levels = self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+        depth = len(self.backbone.blocks)
+        kept = [i for i in self.am_blocks if i < depth]
+        if prune_head or self.backbone.head_hidden_size != width:  # features of another width have no classifier
+            self._num_classes = 0
+            self.temporal = nn.ModuleDict()
+            self._build_heads()
+            self.fusion = nn.Identity()
+        elif len(kept) < len(self.temporal):
+            self._keep_classifiers(2 * len(kept))
+        self.adapters = self.adapters[:depth]
+        self.aligners = _without_blocks(self.aligners, depth)
+        self.temporal = _without_blocks(self.temporal, depth)
+        self.am_blocks = self.adapter_args['am_blocks'] = kept
+        return levels
+
+    def _keep_classifiers(self, count: int) -> None:
+        """Keeps the classifiers of the first temporal units, and what they and the last frame weigh."""
+        with torch.no_grad():
+            if count == 0:
+                self.side_head = nn.Identity()
+            for name, parameter in list(self.side_head.named_parameters()):
+                setattr(self.side_head, name, nn.Parameter(parameter[:, :count].clone(), parameter.requires_grad))
+            old, self.fusion = self.fusion, LogitFusion(count + 1, self.fusion.kind)
+            if old.weight is not None:
+                weight = torch.cat([old.weight[:count], old.weight[-1:]])
+                self.fusion.to(weight).weight.copy_(weight).requires_grad_(old.weight.requires_grad)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Adapted tokens of all frames after the final norm: `[B, C, T, H, W]` -> `[B, T, N, D]`."""
+        return self._final(self._run_blocks(self.super_image(x))[0])
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens `[B, T, N, D]` -> logits `[B, num_classes]` of the last frame alone, or its pooled features."""
+        x = self.backbone.forward_head(x[:, -1], pre_logits=True)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`, all classifiers fused."""
+        fuse = self._num_classes > 0 and len(self.temporal) > 0
+        x, _, units, _ = self._run_blocks(self.super_image(x), with_units=fuse)
+        logits = self.forward_head(self._final(x))
+        if not fuse:
+            return logits
+        side = self.side_head(torch.cat(units, dim=1))  # [B, S, num_classes]
+        return self.fusion(torch.cat([side, logits.unsqueeze(1)], dim=1))
+
+    def attention_flows(self, x: Tensor) -> list[Tensor]:
+        """What the adapters are told of motion, for pictures.
+
+        Args:
+            x: Clips `[B, C, T, H, W]`.
+
+        Returns:
+            AM flow `[B, T, N, heads]` of every block of `am_blocks`: `num_prefix_tokens` tokens, then the patches row
+            by row, as `patch_grids` says.
+
+        Raises:
+            ValueError: If the model has no flow.
+        """
+        if not self.am_blocks or self.flow == 'none':
+            raise ValueError("This model was built with flow='none', or pruned to blocks without flow: it has none.")
+        with torch.no_grad():
+            flows = self._run_blocks(self.super_image(x), stop=self.am_blocks[-1] + 1)[3]
+            rows = [self.runner.in_rows(self.backbone, f.flatten(0, 1), i) for f, i in zip(flows, self.am_blocks)]
+        return [flow.unflatten(0, (-1, self.num_frames)) for flow in rows]
+
+    # The loop over the blocks
+
+    def _run_blocks(
+            self,
+            images: Tensor,
+            taps: Sequence[int] = (),
+            stop: int | None = None,
+            with_units: bool = False,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+        """Runs the adapted blocks.
+
+        Args:
+            images: Frames `[B * T, C, H, W]`.
+            taps: Blocks whose output is wanted.
+            stop: Number of blocks to run, all by default.
+            with_units: Whether to run the temporal units.
+
+        Returns:
+            The last tokens `[B * T, N, D]`, those of `taps`, outputs `[B, 2, U]` of the temporal units by block, and
+            AM flow `[B, T, N, heads]` by block.
+        """
+        x, positions = self.runner.embed(self.backbone, images)
+        kept, units, flows = [], [], []
+        for index in range(len(self.backbone.blocks))[:stop]:
+            args = (index, x, self.runner.position(self.backbone, positions, index), with_units)
+            x, unit, flow = checkpoint(self._run_block, *args) if self.grad_checkpointing else self._run_block(*args)
+            if index in taps:
+                kept.append(x)
+            if unit is not None:
+                units.append(unit)
+            if flow is not None:
+                flows.append(flow)
+        return x, kept, units, flows
+
+    def _run_block(
+            self,
+            index: int,
+            x: Tensor,
+            position: Tensor | None,
+            with_units: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """One block with its adapters (equations 1 and 6): tokens, outputs of its temporal units, AM flow."""
+        block, runner, adapters = self.backbone.blocks[index], self.runner, self.adapters[index]
+        hidden = []
+        normed = block.norm1(x)
+        q, k, v = runner.qkv(block, normed, position)
+        flow = self._attention_flow(index, block, q, k)
+        shortcut = runner.shortcut(block, x, normed)
+        change = runner.attention_branch(block, runner.attend(block, normed, q, k, v))
+        if 'attn' in adapters:
+            delta, seen = adapters['attn'](
+                change if self.serial else normed, None if flow is None else flow.flatten(0, 1))
+            change = change + delta
+            hidden.append(seen)
+        x = shortcut + change
+
+        normed = block.norm2(x)
+        change = runner.mlp_branch(block, block.mlp(normed))
+        delta, seen = adapters['mlp'](change if self.serial else normed)
+        hidden.append(seen)
+        x = x + (change + delta)
+
+        unit = None
+        if with_units and index in self.am_blocks:
+            temporal = self.temporal[str(index)].values()
+            unit = torch.stack([self._over_time(unit, seen) for unit, seen in zip(temporal, hidden)], dim=1)
+        return x, unit, flow
+
+    def _attention_flow(self, index: int, block: nn.Module, q: Tensor, k: Tensor) -> Tensor | None:
+        """AM flow of a block `[B, T, N, heads]`, if it has one."""
+        if self.flow == 'none' or index not in self.am_blocks:
+            return None
+        if not self.flow_grad:
+            q, k = q.detach(), k.detach()
+        q, k = (self.runner.per_frame(tensor, self.num_frames) for tensor in (q, k))
+        if self.flow == 'vanilla':
+            return self.runner.per_token(block, attention_map_flow(q, k, scale=block.attn.scale))
+        received = self.runner.per_token(block, attention_received(q, k, scale=block.attn.scale))
+        return self.aligners[str(index)](received)
+
+    def _over_time(self, unit: nn.Module, hidden: Tensor) -> Tensor:
+        """A temporal unit on the activations `[B * T, N, D]` of a bottleneck -> `[B, U]`."""
+        hidden = hidden.unflatten(0, (-1, self.num_frames))
+        if self.squeeze == 'before':
+            return unit(hidden.mean(2))
+        tokens = hidden.shape[2]
+        hidden = hidden.transpose(1, 2).flatten(0, 1)  # [B * N, T, D]
+        return unit(hidden).unflatten(0, (-1, tokens)).mean(1)
+
+    def _final(self, x: Tensor) -> Tensor:
+        """Tokens of the last block -> normed, by clip."""
+        return self.runner.norm(self.backbone, x).unflatten(0, (-1, self.num_frames))
+
+
+def amflow_from_adapters(path: str | Path, pretrained: bool = True, **kwargs: Any) -> AMFlow:
+    """Builds the model of an adapter file: the backbone from the Hub, all else from the file.
+
+    Args:
+        path: What `AMFlow.save_adapters` wrote.
+        pretrained: Whether to load the backbone's image weights, which the file holds to be these.
+        **kwargs: Further arguments of `timm.create_model`, such as `device` or `pretrained_cfg_overlay`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As for `AMFlow.load_adapters`, or if the model was not built by its name.
+    """
+    _, header = read_adapter_file(path, header_only=True)
+    if not header['model']:
+        raise ValueError(
+            f'{path}: the model was not built by timm.create_model, so that its name is not known. Build it as then '
+            'and call load_adapters().')
+    model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
+    model.load_adapters(path)
+    return model
+
+
+def _numbers(name: str, values: Any) -> list[int]:
+    """A sequence of numbers as a list."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(f'{name}={values!r} must be a list of whole numbers.')
+    return list(values)
+
+
+def _without_blocks(modules: nn.ModuleDict, depth: int) -> nn.ModuleDict:
+    return nn.ModuleDict({index: module for index, module in modules.items() if int(index) < depth})
+
+
+_BACKBONES = {  # part of an entry point's name -> its backbone and the bottleneck that stands for the paper's
+    'dinov2_s': dict(title='DINOv2 ViT-S/14', backbone='vit_small_patch14_dinov2', tag='lvd142m', bottleneck=320),
+    'dinov2_b': dict(title='DINOv2 ViT-B/14', backbone='vit_base_patch14_dinov2', tag='lvd142m', bottleneck=640),
+    'dinov2_l': dict(title='DINOv2 ViT-L/14', backbone='vit_large_patch14_dinov2', tag='lvd142m', bottleneck=832),
+    'clip_b': dict(
+        title='CLIP ViT-B/16', backbone='vit_base_patch16_clip_quickgelu_224', tag='openai', bottleneck=640,
+        mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD),
+}
+_LITE = dict(
+    bottleneck=192, aligner_dim=96, aligner_depth=1, aligner_mlp_dim=192, tcn_dim=64, lstm_dim=192, lstm_depth=1,
+    transformer_mlp_dim=384)
+
+
+def _variants() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Name of every entry point -> its part of `_BACKBONES`, its summary, its arguments."""
+    found = {}
+    for key, spec in _BACKBONES.items():
+        args = dict(backbone=spec['backbone'], num_frames=8, img_size=224)
+        for temporal, title in (('tcn', 'TCN'), ('lstm', 'LSTM'), ('transformer', 'transformer')):
+            summary = f'AM flow, aligned, and {title} adapters on a frozen {spec["title"]}: 8 frames of 224 pixels'
+            paper = dict(args, temporal=temporal, bottleneck=spec['bottleneck'])
+            size = "of the paper's size" if key.endswith('_b') else "of the paper's size for ViT-B, scaled"
+            found[f'amflow_{key}_{temporal}'] = key, f'{summary}, {size}.', paper
+            found[f'amflow_{key}_{temporal}_lite'] = key, f'{summary}, small.', dict(paper, **_LITE)
+    smarthome = dict(found['amflow_dinov2_b_lstm'][2], flow='vanilla', am_blocks=(0, -1))
+    found['amflow_dinov2_b_smarthome'] = 'dinov2_b', (
+        "The paper's set-up for Toyota Smarthome: AM flow, vanilla, and LSTM adapters in the first and the last block "
+        'of a frozen DINOv2 ViT-B/14, plain adapters in the others, 8 frames of 224 pixels.'), smarthome
+    return found
+
+
+_VARIANTS = _variants()
+
+
+def _cfg(backbone: str, tag: str, **kwargs: Any) -> dict[str, Any]:
+    return {
+        'hf_hub_id': f'timm/{backbone}.{tag}', 'license': 'apache-2.0',
+        'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'crop_pct': 1.0,
+        'interpolation': 'bicubic', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'backbone.patch_embed.proj', 'classifier': ('head', 'side_head'),
+        'paper_name': 'AM Flow: Adapters for Temporal Processing in Action Recognition',
+        'paper_ids': 'arXiv:2411.02065',
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs({
+    f'{name}.{_BACKBONES[key]["tag"]}': _cfg(
+        **{field: value for field, value in _BACKBONES[key].items() if field not in ('title', 'bottleneck')},
+        **(dict(num_classes=31) if name.endswith('smarthome') else {}))
+    for name, (key, _, _) in _VARIANTS.items()
+})
+
+
+def _create_amflow(
+        variant: str,
+        pretrained: bool = False,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
+        **kwargs: Any,
+) -> AMFlow:
+    """Builds a model; a backbone that is not the default one brings its own normalisation and image weights."""
+    overlay, name = dict(pretrained_cfg_overlay or {}), kwargs['backbone']
+    saved = isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg))  # says all that there is to say
+    if name != _VARIANTS[variant][2]['backbone'] and not saved:
+        image = image_cfg(name)
+        fields = ['mean', 'std', 'interpolation', 'crop_pct', 'license']
+        if not any(overlay.get(key) for key in ('file', 'url', 'state_dict', 'hf_hub_id')):
+            if ':' in name:  # on the Hub or in a folder
+                kwargs['backbone_pretrained'], pretrained = pretrained, False
+            else:
+                fields += ['url', 'hf_hub_id', 'hf_hub_filename']
+        own = {field: image.get(field) for field in fields}
+        overlay = {**own, 'first_conv': prefixed(image.get('first_conv')), **overlay}
+    return build_video_model(AMFlow, variant, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
+
+
+def _entry_point(name: str, summary: str, model_args: dict[str, Any]) -> Callable[..., AMFlow]:
+    def create(pretrained: bool = False, **kwargs: Any) -> AMFlow:
+        return _create_amflow(name, pretrained, **dict(model_args, **kwargs))
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = summary
+    return register_model(create)
+
+
+globals().update({name: _entry_point(name, *rest) for name, (_, *rest) in _VARIANTS.items()})

@@ -1,0 +1,527 @@
+"""The video model: a super image in front of any timm backbone, and the timm model contract for it, written once.
+
+Everything that timm users know of an image model works on clips: the backbone does it, this class translates names
+(`backbone.` in front), sizes (`img_size` is one *frame*) and shapes (`[B, C, T, H, W]` in).
+"""
+import copy
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import load_pretrained, register_notrace_function, register_notrace_module
+from torch import Tensor, nn
+
+from flatzoo.data.protocol import EvalProtocol
+from flatzoo.layers import Layout, SuperImage
+from flatzoo.layers.layout import LayoutSpec
+from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, load_checkpoint, unwrap_checkpoint
+
+from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
+from .builder import global_pool_of, update_model_input_size
+from .recompute import recompute_activations
+
+__all__ = ['VideoModel', 'channel_stats', 'checkpoint_filter_fn', 'prefixed']
+
+register_notrace_module(SuperImage)  # fx: it looks at shapes and dtypes
+
+Size = int | tuple[int, int]
+
+
+@register_notrace_function  # fx: it looks at the number of dimensions
+def average_images(x: Tensor, num_images: int) -> Tensor:
+    """Mean over the K images of a clip, `[B * K, D]` -> `[B, D]`; maps that are not pooled stay apart."""
+    if num_images > 1 and x.ndim == 2:
+        x = x.unflatten(0, (-1, num_images)).mean(1)
+    return x
+
+
+class VideoModel(nn.Module):
+    """A timm image model that classifies clips laid out as images.
+
+    A clip `[B, C, T, H, W]` becomes K images per clip, which are folded into the batch; their logits are averaged.
+    Float clips are taken as normalised, uint8 clips (0...255) are normalised on the model's device with the mean and
+    standard deviation of its weights.
+
+    Args:
+        backbone: Name of a timm model.
+        num_frames: Frames T per clip.
+        layout: How frames lie in the image, see `flatzoo.layers.Layout`.
+        img_size: Size of one frame in pixels, `int` or `(height, width)`. Frames of other sizes are resized.
+        in_chans: Channels per frame.
+        num_classes: Number of classes; 0 for pooled features.
+        backbone_pretrained: Whether timm loads the backbone's image weights.
+        device: Device of parameters and buffers.
+        dtype: Floating dtype of parameters and buffers.
+        **backbone_args: Further arguments of the timm model (`drop_path_rate`, `global_pool`, `embed_dim`, ...).
+
+    Raises:
+        TypeError: For an argument that the timm model does not know.
+        ValueError: If layout, frame size and backbone do not fit together; the message says what would.
+    """
+    # properties that TorchScript must not compile
+    __jit_unused_properties__ = [
+        'layout', 'num_frames', 'img_size', 'grid_size', 'image_size', 'num_classes', 'in_chans', 'num_features',
+        'head_hidden_size', 'feature_info', 'global_pool', 'output_fmt', 'pretrained_cfg', '_model_args',
+        '_backbone_name',
+    ]
+
+    def __init__(
+            self,
+            backbone: str,
+            num_frames: int = 8,
+            layout: LayoutSpec = 'grid',
+            img_size: Size = 224,
+            in_chans: int = 3,
+            num_classes: int = 400,
+            backbone_pretrained: bool = False,
+            device=None,
+            dtype=None,
+            **backbone_args: Any,
+    ):
+        super().__init__()
+        super_image = SuperImage(num_frames, layout, img_size)
+        try:
+            self.backbone = create_backbone(
+                backbone, super_image.image_size, in_chans, pretrained=backbone_pretrained, num_classes=num_classes,
+                device=device, dtype=dtype, **backbone_args,
+            )
+        except (AssertionError, RuntimeError, IndexError, ZeroDivisionError) as error:
+            if _can_be_built(backbone, super_image.image_size, in_chans):  # so the size is not to blame
+                asked = dict(backbone_args, **(dict(pretrained=True) if backbone_pretrained else {}))
+                asked.pop('strict_img_size', None)  # SifarSwin's own
+                raise ValueError(f'backbone={backbone!r} does not take {asked}: {error}') from error
+            raise ValueError(self._misfit(backbone, super_image, error)) from error
+        if isinstance(self.backbone, VideoModel):
+            raise ValueError(f'backbone={backbone!r} is a video model itself; name an image model.')
+        cfg = self.backbone.pretrained_cfg
+        self.super_image = SuperImage(
+            num_frames, layout, img_size, *channel_stats(cfg, in_chans), device=device, dtype=dtype)
+        self.num_images: int = self.super_image.num_images
+        fit_windows(
+            self.backbone, _growth(self.super_image), self.img_size, backbone_args.get('window_size'),
+            _multiple(self.super_image))
+        self.head_trained = False  # until weights with a classifier of this size are loaded
+        self.saved_protocol: EvalProtocol | None = None  # that of a saved model; registered weights have theirs there
+        self._pretrained_cfg: dict[str, Any] = {}
+        self._args = dict(num_frames=num_frames, layout=str(self.layout))
+        self._traits = dict(
+            img_size=self.img_size,
+            fixed_input_size=True,  # frames are resized to img_size, whatever the backbone takes
+            first_conv=prefixed(self.backbone._traits.get('first_conv') or cfg.get('first_conv')),
+        )
+
+    @staticmethod
+    def _misfit(backbone: str, super_image: SuperImage, error: Any, sizes: list[int] | None = None) -> str:
+        (height, width), (rows, cols) = super_image.image_size, super_image.grid_size
+        hint = f' Frame sizes that fit: {", ".join(map(str, sizes))}.' if sizes else ' Try another img_size or layout.'
+        return (
+            f'backbone={backbone!r} does not take the super image of {height}x{width} pixels that {rows}x{cols} cells '
+            f'with img_size={super_image.img_size[0]}x{super_image.img_size[1]} and layout={str(super_image.layout)!r} '
+            f'make: {str(error).strip() or type(error).__name__}.{hint}'
+        )
+
+    # What the model is made of
+
+    @property
+    def layout(self) -> Layout:
+        """How the frames lie in the image."""
+        return self.super_image.layout
+
+    @property
+    def num_frames(self) -> int:
+        """Frames T per clip."""
+        return self.super_image.num_frames
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return self.super_image.img_size
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of frames in an image."""
+        return self.super_image.grid_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the image that the backbone gets."""
+        return self.super_image.image_size
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the current head, 0 if there is none."""
+        return self.backbone.num_classes
+
+    @property
+    def in_chans(self) -> int:
+        """Channels per frame."""
+        return self.backbone.in_chans
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map."""
+        return self.backbone.num_features
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Channels that the classifier gets."""
+        return self.backbone.head_hidden_size
+
+    @property
+    def output_fmt(self) -> Any:
+        """Memory order of `forward_features`, `NHWC` for Swin Transformers."""
+        return getattr(self.backbone, 'output_fmt', 'NCHW')
+
+    @property
+    def global_pool(self) -> Any:
+        """Type of pooling in front of the classifier."""
+        return global_pool_of(self.backbone)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Channels, reduction and module of every feature level, as in timm; reductions are of the super image."""
+        return [dict(info, module=prefixed(info['module'])) for info in self.backbone.feature_info]
+
+    # timm assigns these two after construction; both say things that the model has to follow
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """timm's configuration of the weights; its mean and standard deviation normalise uint8 clips."""
+        return self._pretrained_cfg
+
+    @pretrained_cfg.setter
+    def pretrained_cfg(self, cfg: dict[str, Any]) -> None:
+        labels = cfg.get('label_names')
+        if labels is not None and len(labels) != self.num_classes:
+            cfg = {key: value for key, value in cfg.items() if key not in ('label_names', 'label_descriptions')}
+        self._pretrained_cfg = cfg
+        self.super_image.set_normalization(*channel_stats(cfg, self.in_chans))
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """Arguments from which timm rebuilds the model, written into its config.json."""
+        return self._args
+
+    @_model_args.setter
+    def _model_args(self, args: dict[str, Any]) -> None:
+        self._args = dict(args, layout=str(Layout(args.get('layout', self.layout))))
+        self._args.pop('mmap', None)  # how this one was loaded
+
+    # The timm contract
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay, those of the backbone."""
+        names = self.backbone.no_weight_decay() if hasattr(self.backbone, 'no_weight_decay') else ()
+        return {f'backbone.{name}' for name in names}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups by depth for layer-wise learning rates, those of the backbone."""
+        matcher = {}
+        for name, spec in self.backbone.group_matcher(coarse=coarse).items():
+            if isinstance(spec, (list, tuple)):
+                spec = [(_prefixed_pattern(pattern), suffix) for pattern, suffix in spec]
+            elif spec is not None:
+                spec = _prefixed_pattern(spec)
+            matcher[name] = spec
+        return matcher
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True, selective: bool = False) -> None:
+        """Recomputes activations in the backward pass to save memory.
+
+        Args:
+            enable: Whether to recompute.
+            selective: Whether to keep what linear layers and convolutions give and to recompute only the rest, about
+                half of the memory at the same speed; otherwise whole blocks run twice.
+
+        Raises:
+            ValueError: If nothing of the backbone can be recomputed selectively.
+        """
+        self.backbone.set_grad_checkpointing(enable and not selective)
+        if recompute_activations(self.backbone, enable and selective) == 0 and enable and selective:
+            raise ValueError(
+                f'{type(self.backbone).__name__} has no blocks (classes called ...Block) without batch norm, so '
+                'selective=True does not apply; use set_grad_checkpointing() without it.')
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classifier layer."""
+        return self.backbone.get_classifier()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classifier by a fresh one.
+
+        Args:
+            num_classes: Number of classes; 0 to remove the classifier.
+            global_pool: New type of pooling, unchanged if None.
+        """
+        if global_pool is None:
+            self.backbone.reset_classifier(num_classes)
+        else:
+            self.backbone.reset_classifier(num_classes, global_pool)
+        self.head_trained = False
+        self.pretrained_cfg = self._pretrained_cfg  # label names of another number of classes go
+
+    def set_input_size(
+            self,
+            img_size: Size | None = None,
+            num_frames: int | None = None,
+            layout: LayoutSpec | None = None,
+            **backbone_args: Any,
+    ) -> None:
+        """Changes frame size, number of frames or layout, and with them the size of the super image.
+
+        Args:
+            img_size: New frame size in pixels; unchanged if None.
+            num_frames: New number of frames; unchanged if None.
+            layout: New layout; unchanged if None.
+            **backbone_args: What the backbone's own `set_input_size` takes, such as `window_size`.
+
+        Raises:
+            ValueError: If the new super image does not fit the backbone, which then keeps its size.
+        """
+        old = self.super_image
+        mean_std = channel_stats(self.pretrained_cfg or self.backbone.pretrained_cfg, self.in_chans)
+        new = SuperImage(
+            num_frames or old.num_frames, old.layout if layout is None else layout, img_size or old.img_size, *mean_std,
+            device=old.norm_scale.device, dtype=old.norm_scale.dtype,
+        ).train(old.training)
+        trial = _share_tensors(self.backbone)
+        try:
+            _resize(trial, old, new, backbone_args)
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(self._misfit(self._backbone_name, new, error)) from error
+        self._check_image(trial, new)
+        changed = _resize(self.backbone, old, new, backbone_args)
+        self.super_image, self.num_images = new, new.num_images
+        update_model_input_size(self, new.img_size, num_frames=new.num_frames, layout=str(new.layout), **changed)
+
+    def check_input_size(self) -> None:
+        """Tries the super image on the meta device.
+
+        Raises:
+            ValueError: If the backbone does not take it, with frame sizes that would work.
+        """
+        self._check_image(self.backbone, self.super_image)
+
+    def _check_image(self, backbone: nn.Module, super_image: SuperImage) -> None:
+        error = check_image(backbone, self.in_chans, super_image.image_size)
+        if error is None:
+            return
+        rows, cols = _growth(super_image)
+        patch = patch_size_of(backbone)
+        resizable = hasattr(backbone, 'set_input_size')
+        fixed = not resizable and backbone._traits.get('fixed_input_size')  # another size needs another model
+
+        def fits(size: int) -> bool:
+            image_size = (rows * size, cols * size)
+            if patch is not None and any(side % p for side, p in zip(image_size, patch)):
+                return False
+            if fixed:
+                return patch is not None
+            trial = _share_tensors(backbone)
+            try:
+                if resizable:
+                    trial.set_input_size(img_size=image_size)
+            except (AssertionError, RuntimeError, ValueError):
+                return False
+            return check_image(trial, self.in_chans, image_size) is None
+
+        search = dict(count=2, step=16) if patch is None else dict(count=4, step=4)
+        sizes = fitting_sizes(fits, super_image.img_size, multiple=_multiple(super_image), **search)
+        raise ValueError(self._misfit(self._backbone_name, super_image, error, sizes))
+
+    @property
+    def _backbone_name(self) -> str:
+        return self.backbone.pretrained_cfg.get('architecture', type(self.backbone).__name__)
+
+    def frame_maps(self, maps: Tensor, order: Tensor | None = None) -> Tensor:
+        """Takes a feature map of the super image apart into the maps of its frames.
+
+        Args:
+            maps: `[B * K, D, h', w']`, as `forward_intermediates` returns them.
+            order: The order `[B, T]` of the frames, from `super_image.draw`, if they were shuffled.
+
+        Returns:
+            `[B, T, D, h, w]`.
+
+        Raises:
+            ValueError: If a frame is not a whole number of features high and wide.
+        """
+        return self.super_image.inverse(maps, order)
+
+    def forward_intermediates(
+            self,
+            x: Tensor,
+            indices: int | list[int] | None = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+            per_frame: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features of several depths.
+
+        Args:
+            x: Clips `[B, C, T, H, W]`.
+            indices: The last n levels if int, all if None, or the levels to take.
+            norm: Whether to apply the final norm where it fits.
+            stop_early: Whether to stop after the last level that is asked for.
+            output_fmt: `NCHW`, or `NLC` for backbones that offer it.
+            intermediates_only: Whether to return the list alone.
+            per_frame: Whether to return the maps of the frames, `[B, T, D, h, w]`, in place of those of the super
+                image, `[B * K, D, h', w']`.
+
+        Returns:
+            The list of maps, or the final features and the list.
+        """
+        if not hasattr(self.backbone, 'forward_intermediates'):
+            raise RuntimeError(f'{type(self.backbone).__name__} of this timm has no forward_intermediates().')
+        if per_frame and output_fmt != 'NCHW':
+            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        order = None
+        if per_frame and (self.super_image.shuffles_in_eval or self.super_image.shuffles and self.training):
+            order = self.super_image.draw(x.shape[0], device=x.device)  # kept, to put the maps back into order
+        out = self.backbone.forward_intermediates(
+            self.super_image(x, order=order), indices=indices, norm=norm, stop_early=stop_early, output_fmt=output_fmt,
+            intermediates_only=intermediates_only,
+        )
+        if not per_frame:
+            return out
+        if intermediates_only:
+            return [self.frame_maps(maps, order) for maps in out]
+        return out[0], [self.frame_maps(maps, order) for maps in out[1]]
+
+    def prune_intermediate_layers(
+            self,
+            indices: int | list[int] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> list[int]:
+        """Removes the layers that the given levels do not need, and returns these levels."""
+        return self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Unpooled features of the super images in the backbone's shape: `[B, C, T, H, W]` -> `[B * K, ...]`."""
+        return self.backbone.forward_features(self.super_image(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features -> logits `[B, num_classes]`, or pooled features `[B, D]` if `pre_logits`."""
+        return average_images(self.backbone.forward_head(x, pre_logits=pre_logits), self.num_images)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`."""
+        return average_images(self.backbone(self.super_image(x)), self.num_images)
+
+    # Weights
+
+    @torch.jit.ignore
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch; remembers whether the classifier came along."""
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        names = self.classifier_keys()
+        self.head_trained = bool(names) and names <= set(state_dict)
+        return result
+
+    @torch.jit.ignore
+    def classifier_keys(self) -> set[str]:
+        """Names of the classifier's parameters; none if it was removed."""
+        classifier = self.get_classifier()
+        modules = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+        kept = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
+        if not kept:
+            return set()
+        return {name for name, parameter in self.named_parameters() if id(parameter) in kept}
+
+    @torch.jit.ignore
+    def load_pretrained(self, path: str | Path) -> None:
+        """Loads a weight file that timm's own loaders would refuse or misread; timm calls it for `custom_load`."""
+        sources = ('url', 'file', 'hf_hub_id', 'source')
+        cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in sources}
+        cfg.update(custom_load=False, state_dict=load_checkpoint(path))
+        load_pretrained(
+            self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, filter_fn=checkpoint_filter_fn,
+            strict=False)
+
+    @torch.jit.ignore
+    def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
+        """Turns any state dict that the model understands into its own: its weights, or those of the image backbone.
+
+        Raises:
+            RuntimeError: If keys are left over or missing.
+        """
+        state_dict = unwrap_checkpoint(state_dict)
+        if not any(key.startswith('backbone.') for key in state_dict):
+            state_dict = image_checkpoint(state_dict, self)
+        return account_for_keys(self, state_dict)
+
+
+def _can_be_built(backbone: str, image_size: tuple[int, int], in_chans: int) -> bool:
+    """Whether a backbone takes images of this size when it is left to its defaults otherwise."""
+    try:
+        create_backbone(backbone, image_size, in_chans, device='meta')
+    except Exception:  # noqa: BLE001 - whatever it is, the size is part of it
+        return False
+    return True
+
+
+def _growth(super_image: SuperImage) -> tuple[int, int]:
+    """How often the frame size fits into the image's: the grid, unless cells or image are scaled to the frame."""
+    return super_image.grid_size if super_image.scale == 'none' else (1, 1)
+
+
+def _multiple(super_image: SuperImage) -> int:
+    """What the frame size must be a multiple of for whole cells."""
+    return math.lcm(*super_image.grid_size) if super_image.scale == 'cell' else 1
+
+
+def _share_tensors(module: nn.Module) -> nn.Module:
+    """A copy of a module that has the very same parameters and buffers, to try something on."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
+def _resize(backbone: nn.Module, old: SuperImage, new: SuperImage, backbone_args: dict[str, Any]) -> dict[str, Any]:
+    """Fits a backbone to a new super image and returns the arguments that rebuild it, beside its size."""
+    if hasattr(backbone, 'set_input_size'):
+        backbone.set_input_size(img_size=new.image_size, **backbone_args)
+        fit_windows(backbone, _growth(new), new.img_size, backbone_args.get('window_size'), _multiple(new))
+        names = ('window_size', 'patch_size', *backbone_args)
+        return {key: value for key, value in backbone._model_args.items() if key in names}
+    if backbone_args:
+        raise TypeError(f'{type(backbone).__name__} takes no {", ".join(backbone_args)} in set_input_size().')
+    if backbone._traits.get('fixed_input_size') and new.image_size != old.image_size:
+        raise ValueError(
+            f'{type(backbone).__name__} cannot change its input size after construction: '
+            'build a new model with the img_size, num_frames and layout you want.'
+        )
+    return {}
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoModel) -> dict[str, Tensor]:
+    """timm's form of `VideoModel.filter_checkpoint`."""
+    return model.filter_checkpoint(state_dict)
+
+
+def channel_stats(cfg: dict[str, Any], in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel; other channel counts than the weights' get their average."""
+    mean, std = (tuple(cfg.get(key) or default) for key, default in (('mean', (0.,)), ('std', (1.,))))
+    if len(mean) != in_chans:
+        mean, std = (sum(mean) / len(mean),) * in_chans, (sum(std) / len(std),) * in_chans
+    return mean, std
+
+
+def prefixed(name: Any) -> Any:
+    """A module name, or several, or None, with `backbone.` in front."""
+    if name is None or isinstance(name, str):
+        return f'backbone.{name}' if name else name
+    return tuple(f'backbone.{part}' for part in name)
+
+
+def _prefixed_pattern(pattern: str) -> str:
+    """The pattern of a group matcher with `backbone.` in front; timm matches from the start of a name."""
+    unanchored = re.sub(r'(?<![\[\\])\^', '', pattern)  # not in [^...] and not escaped
+    return rf'^backbone\.(?:{unanchored})'

@@ -1,0 +1,330 @@
+"""VideoMAE: the vision transformer over tubelets, the video model behind the TIME layer.
+
+Paper: "VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training", Tong et al.,
+NeurIPS 2022, https://arxiv.org/abs/2203.12602. Official code: https://github.com/MCG-NJU/VideoMAE.
+
+16 frames are cut into tubelets of 2x16x16 pixels; a plain ViT with fixed sinusoidal positions attends over all 8x14x14
+of them, and the mean of its tokens is normalised and classified. Here it is timm's `VisionTransformer` with
+`TubeletEmbed` (`flatzoo.layers`) as its embedding, in a `VideoModel` that hands it the frames of a clip one after the
+other: with the layout `time:1` ordinary frames, with `time:N` the new frames of the TIME layer.
+
+| name | params | of these k biases | G multiply-adds (16 x 224 x 224) |
+|---|---|---|---|
+| `videomae_vit_s` | 22.0 M | 4.6 k | 57 |
+| `videomae_vit_b` | 86.5 M | 9.2 k | 180 |
+| `videomae_vit_l` | 304.3 M | 24.6 k | 597 |
+
+(400 classes.) VideoMAE has biases on queries and values, none on keys; timm's attention has all three. A key bias adds
+the same number to all scores of a query, which softmax does not see: whatever its value, the output is that of VideoMAE
+and its gradient is zero. It is loaded as zero.
+
+Weights are those of the Hub, by their original authors, licensed CC BY-NC 4.0: not for commercial use.
+"""
+import re
+from functools import partial
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from torch import Tensor, nn
+
+from flatzoo.data.protocol import EvalProtocol
+from flatzoo.layers import SuperImage
+from flatzoo.layers.layout import Layout, LayoutSpec
+from flatzoo.weights.checkpoint import account_for_keys, prefixed_weights, unwrap_checkpoint
+
+from ..base import Size, VideoModel
+from ..builder import build_video_model, label_names, register_protocol
+from .tubelet_embed import TubeletEmbed
+
+__all__ = ['VideoMAE']  # timm's registry appends the entry points
+
+register_notrace_module(TubeletEmbed)  # fx: it looks at shapes
+
+
+class VideoMAE(VideoModel):
+    """A vision transformer that attends over the tubelets of a clip.
+
+    Args:
+        backbone: A timm `VisionTransformer`, which gets a `TubeletEmbed`, no class token, mean pooling and `fc_norm`.
+        num_frames: Frames T per clip, even. With a TIME layout T / N^2 is even.
+        layout: `time:1` for ordinary frames, or any layout that makes T* images of a clip, such as `time:2:spatial`,
+            which become the frames that the transformer sees.
+        img_size: Frame size in pixels, a multiple of 16.
+        **kwargs: As for `VideoModel`; what it does not know reaches the transformer (`drop_path_rate`, ...).
+
+    Raises:
+        ValueError: If the clip is not a whole number of tubelets, with what would be.
+    """
+
+    def __init__(
+            self,
+            backbone: str,
+            num_frames: int = 16,
+            layout: LayoutSpec = 'time:1',
+            img_size: Size = 224,
+            **kwargs: Any,
+    ):
+        layout = Layout(layout)
+        embed_layer = partial(TubeletEmbed, num_frames=_num_images(layout, num_frames))
+        kwargs.setdefault('global_pool', 'avg')
+        super().__init__(
+            backbone, num_frames=num_frames, layout=layout, img_size=img_size, embed_layer=embed_layer,
+            class_token=False, pos_embed='none', fc_norm=True, **kwargs)
+        self.num_images = 1  # to the transformer a clip is one sequence: there is nothing to average
+        self.backbone.fc_norm.eps = 1e-5  # as in transformers; the official 1e-6 moves logits by 1e-5
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay: none, the positions are fixed."""
+        return set()
+
+    def set_input_size(
+            self,
+            img_size: Size | None = None,
+            num_frames: int | None = None,
+            layout: LayoutSpec | None = None,
+            **backbone_args: Any,
+    ) -> None:
+        """As in `VideoModel`; the fixed positions are computed anew.
+
+        Raises:
+            ValueError: If the clip would be no whole number of tubelets.
+        """
+        embed_frames = _num_images(Layout(self.layout if layout is None else layout), num_frames or self.num_frames)
+        super().set_input_size(img_size, num_frames, layout, **backbone_args)
+        self.backbone.patch_embed.set_input_size(num_frames=embed_frames)
+        self.num_images = 1
+
+    def _check_image(self, backbone: nn.Module, super_image: SuperImage) -> None:
+        """Nothing to try: the transformer takes whole clips, whose size `TubeletEmbed` has checked."""
+
+    def frame_maps(self, maps: Tensor) -> Tensor:
+        """Maps of the frames; the frames of a tubelet share its map.
+
+        Args:
+            maps: `[B * T* / 2, D, h, w]`, as `forward_intermediates` returns them for `NCHW`.
+
+        Returns:
+            `[B, T, D, h, w]`, or h / N and w / N with the layout `time:N`.
+        """
+        return self.super_image.inverse(maps.repeat_interleave(self.backbone.patch_embed.tubelet_size, dim=0))
+
+    def forward_intermediates(
+            self,
+            x: Tensor,
+            indices: int | list[int] | None = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = 'NCHW',
+            intermediates_only: bool = False,
+            per_frame: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features of several depths, with T* / 2 tubelets per clip (T* = T with the layout `time:1`).
+
+        Args:
+            x: Clips `[B, C, T, H, W]`.
+            indices: The last n blocks if int, all if None, or the blocks to take.
+            norm: Whether to apply the final norm; there is none before pooling.
+            stop_early: Whether to stop after the last block that is asked for.
+            output_fmt: `NCHW` for the maps of all tubelets in the batch, `[B * T* / 2, D, h, w]`; `NCTHW` for
+                `[B, D, T* / 2, h, w]`; `NLC` for tokens, `[B, T* / 2 * h * w, D]`.
+            intermediates_only: Whether to return the list alone.
+            per_frame: Whether to return maps of frames, see `frame_maps`.
+
+        Returns:
+            The list of maps, or the final tokens and the list.
+        """
+        if output_fmt not in ('NCHW', 'NCTHW', 'NLC'):
+            raise ValueError(f"output_fmt={output_fmt!r} is none of 'NCHW', 'NCTHW', 'NLC'.")
+        if per_frame and output_fmt != 'NCHW':
+            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        out = super().forward_intermediates(x, indices, norm, stop_early, 'NLC', intermediates_only)
+        final, levels = (None, out) if intermediates_only else out
+        if output_fmt != 'NLC':
+            height, width = self.backbone.patch_embed.grid_size
+            levels = [tokens.transpose(1, 2).unflatten(2, (-1, height, width)) for tokens in levels]
+        if output_fmt == 'NCHW':
+            levels = [maps.transpose(1, 2).flatten(0, 1) for maps in levels]  # [B * T* / 2, D, h, w]
+        if per_frame:
+            levels = [self.frame_maps(maps) for maps in levels]
+        return levels if intermediates_only else (final, levels)
+
+    @torch.jit.ignore
+    def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
+        """Takes weights of this class, of transformers' VideoMAE, or of the official code."""
+        return checkpoint_filter_fn(state_dict, self)
+
+
+def _num_images(layout: Layout, num_frames: int) -> int:
+    """Frames that the transformer sees: the images that the layout makes of a clip."""
+    num_images = layout.shape(num_frames)[0]
+    if num_images % 2:
+        raise ValueError(
+            f'VideoMAE takes an even number of frames, for its tubelets are two frames deep; num_frames={num_frames} '
+            f'with layout={str(layout)!r} gives it {num_images}. Layouts for it are time:N, with num_frames a multiple '
+            'of 2 N^2.'
+        )
+    return num_images
+
+
+# names of transformers (with and without the prefix of its classification model) and of the official pre-training model
+# -> names of timm, applied in this order
+_RENAMES = [(re.compile(pattern), name) for pattern, name in (
+    (r'^videomae\.', ''),
+    (r'^encoder\.(?=patch_embed\.|blocks\.|norm\.)', ''),
+    (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+    (r'^encoder\.layer\.', 'blocks.'),
+    (r'^layernorm\.', 'norm.'),
+    (r'^classifier\.', 'head.'),
+    (r'\.layernorm_before\.', '.norm1.'),
+    (r'\.layernorm_after\.', '.norm2.'),
+    (r'\.attention\.output\.dense\.', '.attn.proj.'),
+    (r'\.attention\.attention\.(query|key|value)\.', r'.attn.\1.'),
+    (r'\.attention\.attention\.q_bias$', '.attn.query.bias'),  # transformers 4
+    (r'\.attention\.attention\.v_bias$', '.attn.value.bias'),
+    (r'\.attn\.q_bias$', '.attn.query.bias'),  # official
+    (r'\.attn\.v_bias$', '.attn.value.bias'),
+    (r'\.intermediate\.dense\.', '.mlp.fc1.'),
+    (r'\.output\.dense\.', '.mlp.fc2.'),
+)]
+_DECODER = ('decoder.', 'encoder_to_decoder.', 'mask_token')  # of pre-training
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoMAE) -> dict[str, Tensor]:
+    """Converts weights to those of `VideoMAE`.
+
+    Taken are its own weights; those of transformers (`VideoMAEForVideoClassification`, `VideoMAEModel`,
+    `VideoMAEForPreTraining`; biases named `q_bias` as in version 4 or `query.bias` as in version 5); and those of the
+    official code, fine-tuned or pre-trained. Queries, keys and values become one matrix with a zero key bias, the
+    kernel of the tubelets a kernel of images. Of a pre-trained model the decoder goes, and as in the official
+    fine-tuning the encoder's last norm, too: `fc_norm` and the classifier are then new. A classifier of another number
+    of classes is left out.
+
+    Raises:
+        RuntimeError: If a key is not wanted or missing; if the weights read another number of channels than the model
+            (but for in_chans=1, for which they are summed); or if they were fine-tuned to read the first token instead
+            of the mean of all (`use_mean_pooling=False` in transformers), which this model does not do.
+    """
+    if isinstance(state_dict.get('module'), dict):  # DeepSpeed
+        state_dict = state_dict['module']
+    state_dict = unwrap_checkpoint(state_dict)
+    if any(key.startswith('backbone.') for key in state_dict):
+        _check_channels(model, state_dict)
+        return account_for_keys(model, state_dict)
+
+    weights = {}
+    for key, tensor in state_dict.items():
+        if key.startswith(_DECODER):
+            continue
+        for pattern, name in _RENAMES:
+            key = pattern.sub(name, key)
+        weights[key] = tensor
+    _join_attention(weights)
+
+    kernel = weights.get('patch_embed.proj.weight')
+    if kernel is not None and kernel.ndim == 5:  # [D, C, t, p, p] -> [D, t * C, p, p]
+        weights['patch_embed.proj.weight'] = kernel.transpose(1, 2).flatten(1, 2)
+
+    has_classifier, has_fc_norm = 'head.weight' in weights, 'fc_norm.weight' in weights
+    if has_classifier and not has_fc_norm and 'norm.weight' in weights:
+        raise RuntimeError(
+            'The classifier of these weights reads the first token (use_mean_pooling=False in transformers); this '
+            'model classifies the mean of all tokens. Fine-tune it from the pre-trained weights, or remove the '
+            'classifier from the file and train a new one.'
+        )
+    if not has_classifier:
+        weights = {key: tensor for key, tensor in weights.items() if not key.startswith('norm.')}
+    optional = () if has_classifier else ('backbone.fc_norm.',)
+    weights = prefixed_weights(weights)
+    _check_channels(model, weights)
+    return account_for_keys(model, weights, optional=optional)
+
+
+def _check_channels(model: VideoMAE, weights: dict[str, Tensor]) -> None:
+    """Refuses the numbers of channels for which timm would leave the embedding random, with no more than a warning."""
+    kernel, tubelet_size = weights.get('backbone.patch_embed.proj.weight'), model.backbone.patch_embed.tubelet_size
+    if kernel is not None and model.in_chans != 1 and kernel.shape[1] != tubelet_size * model.in_chans:
+        chans = kernel.shape[1] // tubelet_size
+        raise RuntimeError(
+            f'The tubelet embedding of these weights reads {chans} channel(s) per frame and cannot be adapted to '
+            f'in_chans={model.in_chans}: build the model with in_chans={chans}, or with in_chans=1, for which the '
+            'channels are summed, or train it without these weights.'
+        )
+
+
+def _join_attention(weights: dict[str, Tensor]) -> None:
+    """Joins queries, keys and values of every block, in place."""
+    for key in [key for key in weights if key.endswith('.attn.query.weight')]:
+        stem = key.removesuffix('query.weight')
+        names = [f'{stem}{name}.weight' for name in ('query', 'key', 'value')]
+        if all(name in weights for name in names):
+            weights[f'{stem}qkv.weight'] = torch.cat([weights.pop(name) for name in names])
+    for key in [key for key in weights if key.endswith('.attn.query.bias')]:
+        stem = key.removesuffix('query.bias')
+        if f'{stem}value.bias' in weights:
+            query, value = weights.pop(key), weights.pop(f'{stem}value.bias')
+            bias = weights.pop(f'{stem}key.bias', torch.zeros_like(query))
+            weights[f'{stem}qkv.bias'] = torch.cat([query, bias, value])
+
+
+def _cfg(hub_name: str, **kwargs: Any) -> dict[str, Any]:
+    # no hf_hub_filename: timm takes model.safetensors where there is one, else pytorch_model.bin
+    return {
+        'hf_hub_id': f'MCG-NJU/{hub_name}', 'license': 'cc-by-nc-4.0',
+        'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'crop_pct': 1.0,
+        'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'backbone.patch_embed.proj', 'classifier': 'backbone.head',
+        'paper_name':
+            'VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training',
+        'paper_ids': 'arXiv:2203.12602', 'origin_url': 'https://github.com/MCG-NJU/VideoMAE',
+        **kwargs,
+    }
+
+
+# the order of the class names is inferred: alphabetical, as the data sets number them
+_K400 = dict(label_names=label_names('kinetics400'), num_classes=400)
+_SSV2 = dict(label_names=label_names('ssv2'), num_classes=174)
+
+default_cfgs = generate_default_cfgs({
+    'videomae_vit_s.mcg_k400': _cfg('videomae-small-finetuned-kinetics', **_K400),
+    'videomae_vit_s.mcg_ssv2': _cfg('videomae-small-finetuned-ssv2', **_SSV2),
+    'videomae_vit_b.mcg_k400': _cfg('videomae-base-finetuned-kinetics', **_K400),
+    'videomae_vit_b.mcg_ssv2': _cfg('videomae-base-finetuned-ssv2', **_SSV2),
+    'videomae_vit_b.mcg_mae_k400': _cfg('videomae-base', num_classes=0),
+    'videomae_vit_b.mcg_mae_ssv2': _cfg('videomae-base-ssv2', num_classes=0),
+    'videomae_vit_l.mcg_k400': _cfg('videomae-large-finetuned-kinetics', **_K400),
+    'videomae_vit_l.mcg_mae_k400': _cfg('videomae-large', num_classes=0),
+})
+
+# model zoo of the official repository: 16x5x3 views, dense with stride 4, and 16x2x3 views, uniform
+for _arch in ('videomae_vit_s', 'videomae_vit_b', 'videomae_vit_l'):
+    register_protocol(f'{_arch}.mcg_k400', EvalProtocol('dense', num_clips=5, num_crops=3, stride=4))
+for _arch in ('videomae_vit_s', 'videomae_vit_b'):
+    register_protocol(f'{_arch}.mcg_ssv2', EvalProtocol('uniform', num_clips=2, num_crops=3))
+
+
+def _create_videomae(variant: str, pretrained: bool = False, **kwargs: Any) -> VideoMAE:
+    return build_video_model(VideoMAE, variant, pretrained, **kwargs)
+
+
+@register_model
+def videomae_vit_s(pretrained: bool = False, **kwargs: Any) -> VideoMAE:
+    """VideoMAE on ViT-S/16, 16 frames of 224 pixels; 6 heads as in the official code (transformers configures 16)."""
+    model_args = dict(backbone='vit_small_patch16_224', num_frames=16, img_size=224)
+    return _create_videomae('videomae_vit_s', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def videomae_vit_b(pretrained: bool = False, **kwargs: Any) -> VideoMAE:
+    """VideoMAE on ViT-B/16, 16 frames of 224 pixels."""
+    model_args = dict(backbone='vit_base_patch16_224', num_frames=16, img_size=224)
+    return _create_videomae('videomae_vit_b', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def videomae_vit_l(pretrained: bool = False, **kwargs: Any) -> VideoMAE:
+    """VideoMAE on ViT-L/16, 16 frames of 224 pixels."""
+    model_args = dict(backbone='vit_large_patch16_224', num_frames=16, img_size=224)
+    return _create_videomae('videomae_vit_l', pretrained, **dict(model_args, **kwargs))

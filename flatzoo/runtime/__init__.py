@@ -1,0 +1,2 @@
+"""A trained model, prepared to answer fast."""
+from .optimize import optimize as optimize

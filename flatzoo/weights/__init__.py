@@ -1,0 +1,1 @@
+"""Where tensors come from: download, checkpoints, saved configurations, deferred initialisation, adapter files."""

@@ -1,0 +1,170 @@
+"""What a saved model says of itself beside its weights: `config.json` as timm writes it, with a block `video`.
+
+timm's file rebuilds the model: architecture, arguments, preprocessing. The block says what timm has no field for, most
+of all the evaluation protocol; timm and transformers ignore it.
+
+    "video": {"flatzoo_version": "0.2.0", "format": 1, "num_frames": 8, "layout": "grid", "img_size": [224, 224],
+              "protocol": {"sampling": "uniform", ...}, "mean": [...], "std": [...]}
+
+Mean and standard deviation are those of a frame's channels in 0...1. `format` counts the changes that an older flatzoo
+cannot read.
+"""
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from flatzoo.data.protocol import EvalProtocol
+from flatzoo.version import __version__
+
+from .download import check_file, fetch, split_name
+
+__all__ = [
+    'CONFIG_FILE', 'FORMAT', 'check_config', 'protocol_of_config', 'read_config', 'saved_config', 'stats_of_config',
+    'video_block',
+]
+
+CONFIG_FILE = 'config.json'
+FORMAT = 1
+
+
+def video_block(model: Any, protocol: EvalProtocol, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    """The block `video` of a video model."""
+    return {
+        'flatzoo_version': __version__,
+        'format': FORMAT,
+        'num_frames': model.num_frames,
+        'layout': str(model.layout),
+        'img_size': list(model.img_size),
+        'protocol': protocol.to_dict(),
+        'mean': list(mean),
+        'std': list(std),
+    }
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Reads a `config.json` and checks it, see `check_config`.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged or cannot be used.
+    """
+    path = Path(path)
+    check_file(path)
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path}: is damaged, it is no JSON ({error}). Save or download the model again.') from error
+    check_config(config, str(path))
+    return config
+
+
+def saved_config(cfg: Any, cache_dir: str | Path | None = None) -> tuple[dict[str, Any], Path] | None:
+    """The `config.json` from which timm is rebuilding a model, checked, and its path; None for registered models.
+
+    Args:
+        cfg: timm's `PretrainedCfg` with `source` `'local-dir'` or `'hf-hub'`.
+        cache_dir: Folder of the cache.
+
+    Raises:
+        ValueError: If it cannot be used.
+    """
+    if cfg.source == 'local-dir':
+        path = Path(cfg.file, CONFIG_FILE)
+    elif cfg.source == 'hf-hub':
+        path = _last_fetched(cfg.hf_hub_id, cache_dir)
+    else:
+        return None
+    return read_config(path), path
+
+
+def _last_fetched(name: str, cache_dir: str | Path | None) -> Path:
+    """The `config.json` of a repository that timm has just read; asks the Hub only if it is not in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo_id, revision = split_name(name)
+    path = try_to_load_from_cache(repo_id, CONFIG_FILE, cache_dir=cache_dir, revision=revision)
+    return Path(path) if isinstance(path, str) else fetch(repo_id, CONFIG_FILE, revision, cache_dir=cache_dir)
+
+
+def check_config(config: Any, where: str) -> None:
+    """Refuses a configuration that cannot be rebuilt, or whose parts contradict each other.
+
+    Args:
+        config: Content of a `config.json`.
+        where: What to call it.
+
+    Raises:
+        ValueError: If it came from a newer flatzoo, names an unknown architecture, or its number of classes and its
+            class names do not match.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
+        raise ValueError(f"{where}: names no 'architecture', so it is no configuration that timm or flatzoo wrote.")
+    for key in ('video', 'model_args', 'pretrained_cfg'):
+        if not isinstance(config.get(key) or {}, dict):
+            raise ValueError(f'{where}: {key!r} must be an object, got {config[key]!r}. Save the model again.')
+    video = config.get('video') or {}
+    writer = f'flatzoo {video["flatzoo_version"]}' if 'flatzoo_version' in video else 'another version'
+    if not isinstance(video.get('format', 1), int) or video.get('format', 1) > FORMAT:
+        raise ValueError(
+            f'{where}: came from a newer flatzoo ({writer}, format {video["format"]}); this is flatzoo {__version__}, '
+            f"which knows formats up to {FORMAT}. Update it: pip install -U flatzoo.")
+    architecture = config['architecture']
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f' Similar names: {", ".join(near)}.' if near else ''
+        raise ValueError(
+            f'{where}: there is no architecture {architecture!r} in flatzoo {__version__} and timm {timm.__version__}; '
+            f'{writer} wrote it.{hint} Update them, or import the package that registers it.')
+    _check_classes(config, where)
+    protocol_of_config(config, where)
+    for key in ('mean', 'std'):
+        stated = video.get(key, [])
+        if not isinstance(stated, list) or not all(isinstance(value, (int, float)) for value in stated):
+            raise ValueError(f"{where}: {key!r} of 'video' must be a list with a number per channel, got {stated!r}.")
+
+
+def protocol_of_config(config: dict[str, Any], where: str = 'config.json') -> EvalProtocol | None:
+    """The evaluation protocol that a configuration states, None if it states none.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    stated = (config.get('video') or {}).get('protocol')
+    if stated is None:
+        return None
+    if not isinstance(stated, dict):
+        raise ValueError(f"{where}: 'protocol' must be an object, got {stated!r}.")
+    try:
+        return EvalProtocol.from_dict(stated)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: 'protocol' cannot be used: {error}") from error
+
+
+def stats_of_config(config: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation that a configuration states for video, as fields of timm's configuration."""
+    video = config.get('video') or {}
+    return {key: tuple(video[key]) for key in ('mean', 'std') if video.get(key)}
+
+
+def _check_classes(config: dict[str, Any], where: str) -> None:
+    cfg, args = config.get('pretrained_cfg') or {}, config.get('model_args') or {}
+    count = config.get('num_classes', cfg.get('num_classes'))
+    labels = config.get('label_names', cfg.get('label_names'))
+    if labels is not None and not (
+            isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)):
+        raise ValueError(f"{where}: 'label_names' must be a list of strings. Save the model again.")
+    if count is None:
+        return
+    if not isinstance(count, int) or count < 0:
+        raise ValueError(f"{where}: 'num_classes' must be a number of classes, got {count!r}. Save the model again.")
+    if labels is not None and len(labels) != count:
+        raise ValueError(
+            f"{where}: says num_classes {count} and has {len(labels)} 'label_names'. They must match: save the model "
+            'again with its class names (label_names=).')
+    if args.get('num_classes', count) != count:
+        raise ValueError(
+            f"{where}: says num_classes {count} and {args['num_classes']} in 'model_args'. They must match: save the "
+            'model again.')

@@ -1,0 +1,256 @@
+"""Registered models side by side: size, cost, licence, measured speed, and what the papers print.
+
+Three kinds of figures stand in a row, and are never mixed: those that are counted (`flatzoo.evaluation.cost`), those
+that were measured (in CSV files that name the hardware), and those that papers print (`flatzoo.hub.card.PAPER_FIGURES`).
+"""
+import csv
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+
+from flatzoo.evaluation.cost import ForwardCost, count_forward
+from flatzoo.hub.card import PAPER_FIGURES
+from flatzoo.models import eval_protocol
+
+from .sources import weight_source
+
+__all__ = [
+    'Column', 'NOTES', 'columns', 'compare_models', 'fastest', 'figure_text', 'printed_in', 'read_measured',
+    'setting_of', 'settings_of']
+
+MEASURED_COLUMNS = ('model', 'clips_per_s', 'hardware', 'precision', 'batch')
+NOTES = (
+    'Parameters, multiply-adds and memory are counted on the meta device, by flatzoo.evaluation.cost, for the number '
+    'of classes that a name has. Multiply-adds are those of products and convolutions, of one view; the logits of a '
+    'video are the mean over its views.',
+    'Peak is the largest sum of the bytes of all tensors that live at the same time in a forward pass of one clip in '
+    'float32 without gradients, the clip included and weights not, with attention fused where the model fuses it. '
+    'What operators need inside and what an allocator rounds up is not in it.',
+    'Accuracies are printed by the papers or in their repositories; none of them was measured by us. They differ in '
+    'data set, frames and views, so the column is not sorted. † No weights with this accuracy are published: what a '
+    'name loads has to be trained first.',
+)
+_FAMILIES = {  # by the module of flatzoo.models
+    'sifar': 'SIFAR', 'flatten': 'Flatten', 'amflow': 'AM Flow', 'time_layer': 'TIME layer', 'videomae': 'VideoMAE',
+    'superimage': 'Any backbone'}
+
+
+def compare_models(
+        names: Iterable[str], measured: Mapping[str, Sequence[dict[str, Any]]] | None = None) -> list[dict[str, Any]]:
+    """Facts of registered video models.
+
+    Args:
+        names: Of models, `architecture` or `architecture.tag`.
+        measured: Speeds, as `read_measured` returns them.
+
+    Returns:
+        A dictionary for each name, of `name`, `family`, `num_frames`, `img_size` (height and width of a frame in
+        pixels), `layout`, `num_classes`; `params`, `trainable` (parameters that train: of AM Flow, all but the frozen
+        backbone's), `weight_bytes`; `macs` and `peak_bytes` of one view, see `ForwardCost`; `views` of a video in the
+        evaluation protocol; `licence`, `data` and `source` of the weights, None if there are none; `measured`, a list
+        with the keys `MEASURED_COLUMNS` and `variant`; and `paper`, a list of the accuracies that papers print:
+        `data_set`, `top1`, `top5` (in %, None if not printed), `frames` and `views` (None if not known), `of_weights`
+        (whether the figure is that of these weights; otherwise they have to be trained first), `where` it is printed.
+    """
+    counted: dict[tuple[str, int], ForwardCost] = {}
+    rows = []
+    for name in names:
+        architecture = name.partition('.')[0]
+        model = timm.create_model(name, device='meta')  # shapes alone: no memory, no initialisation
+        key = architecture, model.num_classes
+        if key not in counted:
+            counted[key] = count_forward(model)
+        params = list(model.parameters())
+        if hasattr(model, 'freeze_backbone'):
+            model.freeze_backbone()
+        source = weight_source(name)
+        rows.append({
+            'name': name,
+            'family': _family(architecture),
+            'num_frames': model.num_frames,
+            'img_size': list(model.img_size),
+            'layout': str(model.layout),
+            'num_classes': model.num_classes,
+            'params': sum(p.numel() for p in params),
+            'trainable': sum(p.numel() for p in params if p.requires_grad),
+            'weight_bytes': sum(p.numel() * p.element_size() for p in params),
+            'macs': counted[key].macs,
+            'peak_bytes': counted[key].peak_bytes,
+            'views': eval_protocol(name).views,
+            'licence': source and source.licence,
+            'data': source and source.data,
+            'source': source and source.page,
+            'measured': [*(measured or {}).get(architecture, ()), *_of_tag(measured or {}, name)],
+            'paper': _paper_figures(name),
+        })
+    return rows
+
+
+def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]]:
+    """Measured speeds of inference from CSV files, by the name of the model.
+
+    Args:
+        paths: Files with the columns `MEASURED_COLUMNS`, and perhaps `variant` (such as `compiled`) and `pass`, whose
+            rows other than `inference` and `forward` are left out. Other columns do not matter.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If a file is no CSV, a column is missing, or a speed is no positive number.
+    """
+    measured: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        try:
+            with open(path, newline='', encoding='utf-8') as file:
+                reader = csv.DictReader(file)
+                missing = [column for column in MEASURED_COLUMNS if column not in (reader.fieldnames or ())]
+                if missing:
+                    raise ValueError(
+                        f'{path} has no column {", ".join(missing)}. Files of measured speeds are CSV with a header '
+                        f'and the columns {", ".join(MEASURED_COLUMNS)}.')
+                for row in reader:
+                    if (row.get('pass') or 'inference') not in ('inference', 'forward'):
+                        continue
+                    speed = _positive(row['clips_per_s'])
+                    if speed is None:
+                        raise ValueError(
+                            f'{path}, line {reader.line_num}: clips_per_s is {row["clips_per_s"]!r}, no positive '
+                            'number.')
+                    values = {column: row[column] for column in MEASURED_COLUMNS[2:]}
+                    measured.setdefault(row['model'], []).append(
+                        {'clips_per_s': speed, **values, 'variant': row.get('variant') or ''})
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f'{path} is no CSV file ({error}).') from error
+    return measured
+
+
+def setting_of(entry: Mapping[str, Any]) -> str:
+    """What two speeds must have in common to be compared: hardware, precision and variant, as a title."""
+    return ', '.join(entry[key] for key in ('hardware', 'precision', 'variant') if entry[key])
+
+
+def fastest(row: Mapping[str, Any], setting: str) -> dict[str, Any] | None:
+    """The entry of `measured` with the most clips per second in a setting, over the sizes of a batch; None if none."""
+    entries = [entry for entry in row['measured'] if setting_of(entry) == setting]
+    return max(entries, key=lambda entry: entry['clips_per_s'], default=None)
+
+
+def figure_text(figure: Mapping[str, Any]) -> str:
+    """A figure of a paper in words, with its data set, frames and views; marked if it is not that of the weights."""
+    about = [] if figure['frames'] is None else [f'{figure["frames"]} frames']
+    about.append('views not known' if figure['views'] is None else f'{figure["views"]} views')
+    mark = '' if figure['of_weights'] else ' †'
+    return f'{figure["top1"]:.1f} {figure["data_set"]} ({", ".join(about)}){mark}'
+
+
+class Column(NamedTuple):
+    """A column of the comparison.
+
+    Attributes:
+        title: What stands above it.
+        text: Of its cell for a row; several lines where it has several figures; empty if nothing is known.
+        value: By which the rows are sorted, None if that would compare what cannot be compared.
+        right: Whether it is flush right.
+        note: More of the title.
+    """
+    title: str
+    text: Callable[[dict[str, Any]], str]
+    value: Callable[[dict[str, Any]], Any] | None
+    right: bool = True
+    note: str = ''
+
+
+def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """The columns of a comparison; speeds have one for each setting that they were measured in."""
+    settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
+    return [
+        Column('name', lambda row: row['name'], lambda row: row['name'], right=False),
+        Column('frames', lambda row: str(row['num_frames']), lambda row: row['num_frames']),
+        Column('size', _size, lambda row: row['img_size'][0] * row['img_size'][1], note='of a frame, in pixels'),
+        _number('params (M)', lambda row: row['params'] / 1e6, note='parameters'),
+        _number('trainable (M)', lambda row: row['trainable'] / 1e6, note='parameters outside the frozen backbone'),
+        Column(
+            'multiply-adds (G) x views', lambda row: f'{_rounded(row["macs"] / 1e9)} x {row["views"]}',
+            lambda row: row['macs'] * row['views'], note='of one view, counted; views of the evaluation protocol'),
+        _number('peak (MB)', lambda row: row['peak_bytes'] / 1e6, note='tensors of a forward pass of one clip'),
+        _number('weights (MB)', lambda row: row['weight_bytes'] / 1e6, note='in float32'),
+        *(_speed(setting, number) for number, setting in enumerate(settings, 1)),
+        Column('licence', lambda row: row['licence'] or '', lambda row: row['licence'], right=False,
+            note='of the weights'),
+        Column(
+            "the paper's top-1 (%)", lambda row: '\n'.join(map(figure_text, row['paper'])), None, right=False,
+            note='printed there, not measured by us'),
+    ]
+
+
+def settings_of(table: Iterable[Column]) -> list[str]:
+    """What the numbers in the titles of speeds stand for, one text for each."""
+    return [f'{column.title}: {column.note}' for column in table if column.title.startswith('clips/s')]
+
+
+def printed_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where the papers' figures of these rows are printed: one text, or none."""
+    places = dict.fromkeys((row['family'], figure['where']) for row in rows for figure in row['paper'])
+    return ["Where the papers' figures are printed: " + '; '.join(': '.join(place) for place in places)] * bool(places)
+
+
+def _number(title: str, value: Callable[[dict[str, Any]], float], note: str) -> Column:
+    return Column(title, lambda row: _rounded(value(row)), value, note=note)
+
+
+def _speed(setting: str, number: int) -> Column:
+    def text(row: dict[str, Any]) -> str:
+        entry = fastest(row, setting)
+        return f'{entry["clips_per_s"]:.3g} (batch {entry["batch"]})' if entry else ''
+
+    def value(row: dict[str, Any]) -> float | None:
+        entry = fastest(row, setting)
+        return entry and entry['clips_per_s']
+
+    return Column(f'clips/s [{number}]', text, value, note=setting)
+
+
+def _rounded(number: float) -> str:
+    """As many digits as a reader compares."""
+    return f'{number:.0f}' if number >= 100 else f'{number:.1f}' if number >= 1 else f'{number:.2g}'
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    height, width = row['img_size']
+    return str(height) if height == width else f'{height}x{width}'
+
+
+def _family(architecture: str) -> str:
+    module = timm.model_entrypoint(architecture).__module__.rpartition('.')[2]
+    return _FAMILIES.get(module, module)
+
+
+def _of_tag(measured: Mapping[str, Sequence[dict[str, Any]]], name: str) -> Sequence[dict[str, Any]]:
+    return measured.get(name, ()) if '.' in name else ()
+
+
+def _paper_figures(name: str) -> list[dict[str, Any]]:
+    """`PAPER_FIGURES` of a model, taken apart."""
+    cfg = timm.get_pretrained_cfg(name)
+    of_weights = name in PAPER_FIGURES and cfg.has_weights and cfg.label_names is not None
+    figures = []
+    for data, value, where in PAPER_FIGURES.get(name, PAPER_FIGURES.get(name.partition('.')[0], [])):
+        data_set, frames = re.fullmatch(r'(.*?)(?:, (\d+) frames)?', data).groups()
+        top1, top5 = (_positive(part) for part in value.split(' / '))
+        frames = int(frames) if frames else timm.create_model(name, device='meta').num_frames if of_weights else None
+        figures.append({
+            'data_set': data_set, 'top1': top1, 'top5': top5, 'frames': frames,
+            'views': eval_protocol(name).views if of_weights else None, 'of_weights': of_weights, 'where': where})
+    return figures
+
+
+def _positive(text: str) -> float | None:
+    """A number that is finite and positive, else None."""
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number > 0 else None

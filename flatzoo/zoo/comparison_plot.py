@@ -1,0 +1,147 @@
+"""The plot of the papers' accuracies against multiply-adds."""
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import timm
+
+from flatzoo.evaluation.cost import count_forward
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ['accuracy_figure', 'plotted']
+
+COLORS = {
+    'SIFAR': '#2563eb', 'Flatten': '#059669', 'AM Flow': '#d9480f', 'TIME layer': '#7c3aed', 'VideoMAE': '#be185d'}
+INK, MUTED, GRID = '#1f2937', '#6b7280', '#e5e7eb'
+
+
+def plotted(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The figures of papers in rows of `compare_models`, by data set: those of which at least two are at hand.
+
+    Returns:
+        Figures as in `compare_models`, with `family`, `architecture` and `macs`: multiply-adds of one view at the
+        number of frames of the figure, None if that is not known.
+    """
+    points: dict[str, list[dict[str, Any]]] = {}
+    seen = set()
+    for row in rows:
+        architecture = row['name'].partition('.')[0]
+        for figure in row['paper']:
+            key = architecture, figure['data_set'], figure['frames']
+            if key not in seen:
+                seen.add(key)
+                points.setdefault(figure['data_set'], []).append({
+                    **figure, 'family': row['family'], 'architecture': architecture,
+                    'macs': _macs(row, figure['frames'])})
+    return {data_set: figures for data_set, figures in sorted(points.items()) if len(figures) > 1}
+
+
+def _macs(row: dict[str, Any], frames: int | None) -> int | None:
+    if frames is None:
+        return None
+    if frames == row['num_frames']:
+        return row['macs']
+    return count_forward(timm.create_model(row['name'], num_frames=frames, device='meta')).macs
+
+
+def accuracy_figure(rows: Sequence[dict[str, Any]]) -> 'Figure | None':
+    """One panel for each data set: what the papers print against multiply-adds of one view, which are ours.
+
+    Filled points are of weights that are published; of the others, only the paper has the accuracy. Views stand beside
+    the points where they are known. An accuracy whose frames are not known is a line.
+
+    Args:
+        rows: Of `compare_models`.
+
+    Returns:
+        A matplotlib figure, not shown; None where there is nothing to compare.
+
+    Raises:
+        ImportError: If matplotlib is not installed (`pip install 'flatzoo[show]'`).
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'flatzoo[show]'") from error
+
+    panels = plotted(rows)
+    if not panels:
+        return None
+    figure = Figure(figsize=(1 + 6 * len(panels), 5.6), layout='constrained')
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (data_set, figures) in zip(axes, panels.items()):
+        _panel(ax, data_set, figures)
+    families = dict.fromkeys(point['family'] for figures in panels.values() for point in figures)
+    handles = [Line2D([], [], color=COLORS.get(name, MUTED), marker='o', ls='', ms=8, label=name) for name in families]
+    handles += [
+        Line2D([], [], color=MUTED, marker='o', ls='', ms=8, label='weights are published'),
+        Line2D(
+            [], [], color=MUTED, marker='o', ls='', ms=8, mfc='white', mew=1.8, label='no weights with this accuracy')]
+    figure.legend(
+        handles=handles, loc='outside lower center', ncols=len(handles), frameon=False, fontsize=9.5, labelcolor=INK)
+    figure.suptitle(
+        'Accuracies that the papers print (not measured by us) against multiply-adds that we counted',
+        fontsize=12.5, fontweight='bold', color=INK)
+    return figure
+
+
+def _panel(ax: 'Axes', data_set: str, figures: list[dict[str, Any]]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    placed = [point for point in figures if point['macs'] is not None]
+    costs = [point['macs'] / 1e9 for point in placed] or [100]
+    ax.set_xscale('log')
+    ax.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
+    values = [point['top1'] for point in figures]
+    margin = max(0.14 * (max(values) - min(values)), 1)
+    ax.set_ylim(min(values) - margin, max(values) + margin)
+    ax.set_title(data_set, loc='left', fontsize=11.5, fontweight='bold', color=INK)
+    ax.set_xlabel('multiply-adds of one view (G, log scale)', color=MUTED)
+    ax.set_ylabel("the paper's top-1 (%)", color=MUTED)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(colors=MUTED, which='both', length=0)
+    ax.grid(color=GRID, lw=0.8)
+    ax.set_axisbelow(True)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side == 'bottom')
+        spine.set_color(GRID)
+
+    for point in figures:
+        color = COLORS.get(point['family'], MUTED)
+        if point['macs'] is None:
+            ax.axhline(point['top1'], color=color, ls=(0, (4, 3)), lw=1.3)
+            ax.annotate(
+                f'{_short(point)}, frames not known', (1, point['top1']), xycoords=('axes fraction', 'data'),
+                xytext=(-4, -4), textcoords='offset points', ha='right', va='top', fontsize=9, color=color)
+        else:
+            ax.plot(
+                point['macs'] / 1e9, point['top1'], 'o', ms=9, mew=1.8, color=color, zorder=3,
+                mfc=color if point['of_weights'] else 'white')
+    _label(ax, placed)
+
+
+def _label(ax: 'Axes', points: list[dict[str, Any]]) -> None:
+    """Labels to the left of points in the right half and to the right of the others, moved up where they would meet."""
+    middle = math.prod(ax.get_xlim()) ** 0.5
+    bottom, top = ax.get_ylim()
+    gap, below = 0.05 * (top - bottom), -math.inf
+    for point in sorted(points, key=lambda point: point['top1']):
+        below = height = max(point['top1'], below + gap)
+        on_left = point['macs'] / 1e9 > middle
+        views = '' if point['views'] is None else f' x {point["views"]} views'
+        ax.annotate(
+            f'{_short(point)}, {point["frames"]} frames{views}', (point['macs'] / 1e9, height),
+            xytext=(-9 if on_left else 9, 0), textcoords='offset points', ha='right' if on_left else 'left',
+            va='center', fontsize=9, color=INK).set_in_layout(False)
+
+
+def _short(point: dict[str, Any]) -> str:
+    """A name without family and number of frames, which are to be seen anyway."""
+    return re.sub(r'_\d+f$', '', point['architecture'].partition('_')[2])
