@@ -2,7 +2,8 @@
 
 One member of each family and its peers. Multiply-adds and the peak of live bytes are counted on the meta device for
 every size (`flatzoo.evaluation.cost`); time is measured where a pass has at most `--limit` billions of multiply-adds,
-on a CPU with one thread as time of the process. Slopes are exponents, fitted to the logarithms: 1 is linear, 2 quadratic.
+on a CPU with one thread as time of the process. Slopes are exponents, fitted to the logarithms: 1 is linear, 2
+quadratic.
 Frames grow at the usual size of a model, frames' sides at 8 frames, the batch at both.
 
     python benchmarks/curves.py --limit 60             # five minutes on one idle core

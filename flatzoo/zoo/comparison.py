@@ -1,7 +1,8 @@
 """Registered models side by side: size, cost, licence, measured speed, and what the papers print.
 
 Three kinds of figures stand in a row, and are never mixed: those that are counted (`flatzoo.evaluation.cost`), those
-that were measured (in CSV files that name the hardware), and those that papers print (`flatzoo.hub.card.PAPER_FIGURES`).
+that were measured (in CSV files that name the hardware), and those that papers print
+(`flatzoo.hub.card.PAPER_FIGURES`).
 """
 import csv
 import math
