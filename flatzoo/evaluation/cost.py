@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701 - documented, though its module is not public
+from torch.utils._pytree import tree_leaves  # noqa: PLC2701 - as above
 from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ['ForwardCost', 'count_forward']

@@ -24,7 +24,7 @@ from flatzoo.data.lists import Clip, DataError, VideoList, some
 from flatzoo.data.protocol import EvalProtocol
 
 if TYPE_CHECKING:
-    from flatzoo import VideoModel
+    from flatzoo.models import VideoModel
 
 __all__ = ['Evaluation', 'ORDERS', 'evaluate', 'match_classes']
 
@@ -161,7 +161,7 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    from flatzoo import eval_protocol
+    from flatzoo.models import eval_protocol
 
     if order not in ORDERS:
         raise ValueError(f'order must be one of {", ".join(ORDERS)}, got {order!r}')

@@ -11,7 +11,7 @@ from flatzoo.data.protocol import EvalProtocol
 from .cost import count_forward
 
 if TYPE_CHECKING:
-    from flatzoo import VideoModel
+    from flatzoo.models import VideoModel
 
     from .evaluate import Evaluation
 

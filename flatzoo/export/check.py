@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import flatzoo
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.base import channel_stats
 
 __all__ = ['ExportError', 'Report', 'check_clips', 'largest_difference', 'speed_ratio']
 
-ASSETS = Path(flatzoo.__file__).parent / 'data' / 'assets'
+ASSETS = Path(__file__).parents[1] / 'data' / 'assets'
 ROUNDS = 5
 
 

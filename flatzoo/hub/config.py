@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# timm's public save_for_hf also writes the weights, and refuses tied ones
-from timm.models._hub import save_config_for_hf
-
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.base import channel_stats
+from flatzoo.models.timm_private import save_config_for_hf
 from flatzoo.weights.config import check_config, video_block
 
 __all__ = ['model_config']

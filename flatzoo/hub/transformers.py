@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import flatzoo
 from flatzoo.data.decode import VideoReader
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.transforms import EvalTransform
+from flatzoo.models import VideoModel, eval_protocol, list_models
 from flatzoo.models.base import channel_stats
 from flatzoo.weights.config import check_config, protocol_of_config, stats_of_config, video_block
 
@@ -74,7 +74,7 @@ class FlatzooForVideoClassification(TimmWrapperForImageClassification):
         where = getattr(config, 'name_or_path', None) or 'the configuration'
         block = {'architecture': config.architecture, 'video': getattr(config, 'video', None)}
         check_config(block, where)
-        if config.architecture not in flatzoo.list_models():
+        if config.architecture not in list_models():
             raise ValueError(
                 f'{where}: {config.architecture!r} is an image model. AutoModelForImageClassification loads it; '
                 "'flatzoo list' shows the video models."
@@ -162,7 +162,7 @@ class FlatzooVideoProcessor(BaseVideoProcessor):
     protocol = None
 
     @classmethod
-    def from_model(cls, model: 'flatzoo.VideoModel', protocol: EvalProtocol | None = None) -> 'FlatzooVideoProcessor':
+    def from_model(cls, model: VideoModel, protocol: EvalProtocol | None = None) -> 'FlatzooVideoProcessor':
         """The processor of a video model.
 
         Args:
@@ -171,7 +171,7 @@ class FlatzooVideoProcessor(BaseVideoProcessor):
         """
         model = getattr(model, 'timm_model', model)
         mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
-        video = video_block(model, protocol or flatzoo.eval_protocol(model), *mean_std)
+        video = video_block(model, protocol or eval_protocol(model), *mean_std)
         return cls.from_dict(video_preprocessor_config(video))
 
     def sample_frames(

@@ -190,7 +190,7 @@ def _import_ray() -> Any:
     try:
         import pyarrow  # noqa: F401
         import ray
-        import ray.data
+        import ray.data  # noqa: F401
     except ImportError as error:
         raise ImportError("batches of files are spread by Ray Data: pip install 'flatzoo[ray]'") from error
     logging.getLogger('ray.data').setLevel(logging.ERROR)

@@ -19,8 +19,8 @@ from flatzoo.layers.layout import LayoutSpec
 from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, load_checkpoint, unwrap_checkpoint
 
 from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
-from .builder import global_pool_of, update_model_input_size
 from .recompute import recompute_activations
+from .timm_private import global_pool_of, update_model_input_size
 
 __all__ = ['VideoModel', 'channel_stats', 'checkpoint_filter_fn', 'prefixed']
 

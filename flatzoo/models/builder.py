@@ -13,15 +13,13 @@ from typing import Any
 import timm
 from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrained_cfg
 
-# these have no public name in timm
-from timm.models._features import FeatureGetterNet
-from timm.models._input import _get_global_pool as global_pool_of, update_model_input_size  # noqa: F401
-
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.weights.checkpoint import map_weights
 from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import check_file, fetch, fetch_weights, is_offline, split_name
+
+from .timm_private import FeatureGetterNet
 
 __all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models', 'register_protocol']
 

@@ -61,11 +61,10 @@ from timm.models import (
     register_model,
     resolve_pretrained_cfg,
 )
-from timm.models._features import feature_take_indices
-from timm.models._input import update_model_input_size
 from timm.models.swin_transformer import window_partition, window_reverse
 
 from .builder import prefetch
+from .timm_private import feature_take_indices, update_model_input_size
 
 __all__ = ['UniFormer']
 

@@ -5,14 +5,11 @@ import re
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from flatzoo.models.base import VideoModel
 
 __all__ = [
     'account_for_keys', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights', 'unwrap_checkpoint',
@@ -29,7 +26,7 @@ def unwrap_checkpoint(state_dict: dict[str, Any]) -> dict[str, Tensor]:
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
 
 
-def image_checkpoint(state_dict: dict[str, Tensor], model: 'VideoModel') -> dict[str, Tensor]:
+def image_checkpoint(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Weights of an image model for the backbone, with embeddings and bias tables adapted by timm's own filter."""
     backbone_filter = getattr(sys.modules[type(model.backbone).__module__], 'checkpoint_filter_fn', None)
     if backbone_filter is not None:
@@ -49,7 +46,7 @@ def prefixed_weights(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def account_for_keys(
-        model: 'VideoModel',
+        model: nn.Module,
         state_dict: dict[str, Tensor],
         optional: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
@@ -87,7 +84,7 @@ def account_for_keys(
     return state_dict
 
 
-def _classifier_of_weights(model: 'VideoModel') -> set[str]:
+def _classifier_of_weights(model: nn.Module) -> set[str]:
     """Names of the classifier's parameters in the weights, also where the model has none (`num_classes=0`)."""
     names = model.pretrained_cfg.get('classifier') or ()
     names = (names,) if isinstance(names, str) else names

@@ -53,7 +53,6 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.layers import get_device_dtype
 from timm.models import PretrainedCfg, checkpoint, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices  # has no public name in timm
 from torch import Tensor, nn
 
 from flatzoo.layers import Layout, attention_map_flow, attention_received
@@ -65,6 +64,7 @@ from ..backbone import image_cfg
 from ..base import Size, prefixed
 from ..block_runner import block_runner
 from ..builder import build_video_model
+from ..timm_private import feature_take_indices
 from .adapters import HyperAdapter, HyperNetwork, ParallelAdapter, SerialAdapter
 from .aligning_encoder import AligningEncoder
 from .logit_fusion import HeadBank, LogitFusion
