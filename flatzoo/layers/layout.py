@@ -147,6 +147,30 @@ class Layout(str):
         self._fields = fields
         return self
 
+    @property
+    def time_grid(self) -> tuple[int, str] | None:
+        """N and arrangement of a `time` layout, see `flatzoo.layers.TimeLayer`; None for other kinds."""
+        return (self._fields['n'], self._fields['arrangement']) if self.kind == 'time' else None
+
+    def growth(self, num_frames: int) -> tuple[int, int]:
+        """How often a frame's height and width fit into the image's.
+
+        Args:
+            num_frames: Frames of the clip.
+
+        Returns:
+            Rows and columns of the grid; (1, 1) where cells or the image are scaled to the frame's size.
+        """
+        return self.shape(num_frames)[1:] if self.scale == 'none' else (1, 1)
+
+    def size_step(self, num_frames: int) -> int:
+        """What both sides of a frame must be a multiple of, so that cells are whole pixels.
+
+        Args:
+            num_frames: Frames of the clip.
+        """
+        return math.lcm(*self.shape(num_frames)[1:]) if self.scale == 'cell' else 1
+
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return type(self), (str(self),)
 

@@ -4,7 +4,6 @@ Everything that timm users know of an image model works on clips: the backbone d
 (`backbone.` in front), sizes (`img_size` is one *frame*) and shapes (`[B, C, T, H, W]` in).
 """
 import copy
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, 
 from .recompute import recompute_activations
 from .timm_private import global_pool_of, update_model_input_size
 
-__all__ = ['VideoModel', 'channel_stats', 'checkpoint_filter_fn', 'prefixed']
+__all__ = ['Size', 'VideoModel', 'channel_stats', 'prefixed']
 
 register_notrace_module(SuperImage)  # fx: it looks at shapes and dtypes
 
@@ -60,6 +59,8 @@ class VideoModel(nn.Module):
         TypeError: For an argument that the timm model does not know.
         ValueError: If layout, frame size and backbone do not fit together; the message says what would.
     """
+    _own_backbone_args: tuple[str, ...] = ()  # arguments of the backbone that the class itself sets, not the caller
+
     # properties that TorchScript must not compile
     __jit_unused_properties__ = [
         'layout', 'num_frames', 'img_size', 'grid_size', 'image_size', 'num_classes', 'in_chans', 'num_features',
@@ -90,7 +91,7 @@ class VideoModel(nn.Module):
         except (AssertionError, RuntimeError, IndexError, ZeroDivisionError) as error:
             if _can_be_built(backbone, super_image.image_size, in_chans):  # so the size is not to blame
                 asked = dict(backbone_args, **(dict(pretrained=True) if backbone_pretrained else {}))
-                asked.pop('strict_img_size', None)  # SifarSwin's own
+                asked = {name: value for name, value in asked.items() if name not in self._own_backbone_args}
                 raise ValueError(f'backbone={backbone!r} does not take {asked}: {error}') from error
             raise ValueError(self._misfit(backbone, super_image, error)) from error
         if isinstance(self.backbone, VideoModel):
@@ -100,8 +101,8 @@ class VideoModel(nn.Module):
             num_frames, layout, img_size, *channel_stats(cfg, in_chans), device=device, dtype=dtype)
         self.num_images: int = self.super_image.num_images
         fit_windows(
-            self.backbone, _growth(self.super_image), self.img_size, backbone_args.get('window_size'),
-            _multiple(self.super_image))
+            self.backbone, self.layout.growth(num_frames), self.img_size, backbone_args.get('window_size'),
+            self.layout.size_step(num_frames))
         self.head_trained = False  # until weights with a classifier of this size are loaded
         self.saved_protocol: EvalProtocol | None = None  # that of a saved model; registered weights have theirs there
         self._pretrained_cfg: dict[str, Any] = {}
@@ -193,6 +194,7 @@ class VideoModel(nn.Module):
 
     @pretrained_cfg.setter
     def pretrained_cfg(self, cfg: dict[str, Any]) -> None:
+        cfg = self._complete_cfg(cfg)
         labels = cfg.get('label_names')
         if labels is not None and len(labels) != self.num_classes:
             cfg = {key: value for key, value in cfg.items() if key not in ('label_names', 'label_descriptions')}
@@ -206,8 +208,17 @@ class VideoModel(nn.Module):
 
     @_model_args.setter
     def _model_args(self, args: dict[str, Any]) -> None:
-        self._args = dict(args, layout=str(Layout(args.get('layout', self.layout))))
-        self._args.pop('mmap', None)  # how this one was loaded
+        self._args = self._recorded_args(dict(args, layout=str(Layout(args.get('layout', self.layout)))))
+
+    # Hooks of both, for subclasses
+
+    def _complete_cfg(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        """The configuration of the weights that this model keeps, of the one that timm assigns."""
+        return cfg
+
+    def _recorded_args(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that rebuild this model, of those that it was built with."""
+        return {name: value for name, value in args.items() if name != 'mmap'}  # which says how this one was loaded
 
     # The timm contract
 
@@ -312,7 +323,7 @@ class VideoModel(nn.Module):
         error = check_image(backbone, self.in_chans, super_image.image_size)
         if error is None:
             return
-        rows, cols = _growth(super_image)
+        rows, cols = super_image.layout.growth(super_image.num_frames)
         patch = patch_size_of(backbone)
         resizable = hasattr(backbone, 'set_input_size')
         fixed = not resizable and backbone._traits.get('fixed_input_size')  # another size needs another model
@@ -332,7 +343,8 @@ class VideoModel(nn.Module):
             return check_image(trial, self.in_chans, image_size) is None
 
         search = dict(count=2, step=16) if patch is None else dict(count=4, step=4)
-        sizes = fitting_sizes(fits, super_image.img_size, multiple=_multiple(super_image), **search)
+        multiple = super_image.layout.size_step(super_image.num_frames)
+        sizes = fitting_sizes(fits, super_image.img_size, multiple=multiple, **search)
         raise ValueError(self._misfit(self._backbone_name, super_image, error, sizes))
 
     @property
@@ -444,8 +456,8 @@ class VideoModel(nn.Module):
         cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in sources}
         cfg.update(custom_load=False, state_dict=load_checkpoint(path))
         load_pretrained(
-            self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, filter_fn=checkpoint_filter_fn,
-            strict=False)
+            self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, strict=False,
+            filter_fn=lambda weights, model: model.filter_checkpoint(weights))
 
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
@@ -464,19 +476,9 @@ def _can_be_built(backbone: str, image_size: tuple[int, int], in_chans: int) -> 
     """Whether a backbone takes images of this size when it is left to its defaults otherwise."""
     try:
         create_backbone(backbone, image_size, in_chans, device='meta')
-    except Exception:  # noqa: BLE001 - whatever it is, the size is part of it
+    except Exception:  # noqa: BLE001 - any failure counts: this size cannot be built
         return False
     return True
-
-
-def _growth(super_image: SuperImage) -> tuple[int, int]:
-    """How often the frame size fits into the image's: the grid, unless cells or image are scaled to the frame."""
-    return super_image.grid_size if super_image.scale == 'none' else (1, 1)
-
-
-def _multiple(super_image: SuperImage) -> int:
-    """What the frame size must be a multiple of for whole cells."""
-    return math.lcm(*super_image.grid_size) if super_image.scale == 'cell' else 1
 
 
 def _share_tensors(module: nn.Module) -> nn.Module:
@@ -488,7 +490,9 @@ def _resize(backbone: nn.Module, old: SuperImage, new: SuperImage, backbone_args
     """Fits a backbone to a new super image and returns the arguments that rebuild it, beside its size."""
     if hasattr(backbone, 'set_input_size'):
         backbone.set_input_size(img_size=new.image_size, **backbone_args)
-        fit_windows(backbone, _growth(new), new.img_size, backbone_args.get('window_size'), _multiple(new))
+        layout, count = new.layout, new.num_frames
+        fit_windows(
+            backbone, layout.growth(count), new.img_size, backbone_args.get('window_size'), layout.size_step(count))
         names = ('window_size', 'patch_size', *backbone_args)
         return {key: value for key, value in backbone._model_args.items() if key in names}
     if backbone_args:
@@ -499,11 +503,6 @@ def _resize(backbone: nn.Module, old: SuperImage, new: SuperImage, backbone_args
             'build a new model with the img_size, num_frames and layout you want.'
         )
     return {}
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoModel) -> dict[str, Tensor]:
-    """timm's form of `VideoModel.filter_checkpoint`."""
-    return model.filter_checkpoint(state_dict)
 
 
 def channel_stats(cfg: dict[str, Any], in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,6 +7,7 @@ weights.
 import contextlib
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def build_video_model(
         mmap: bool = False,
         **kwargs: Any,
 ) -> Any:
-    """timm's `build_model_with_cfg` for video models.
+    """timm's `build_model_with_cfg` for video models, in four steps: plan the source, construct, load, finish.
 
     Random initialisation waits until weights are loaded, features come from `forward_intermediates`, and files in other
     formats (official checkpoints with an `argparse.Namespace` inside) go through the model's own careful loader.
@@ -117,7 +118,66 @@ def build_video_model(
     begin in it where they happen to, so that sums in matrix products may be ordered otherwise (3e-7 of the outputs).
     Image weights that timm itself loads into a backbone are copied.
     """
-    overlay = dict(pretrained_cfg_overlay or {})
+    cache_dir = kwargs.get('cache_dir')
+    source = _plan_source(variant, pretrained, pretrained_cfg_overlay, kwargs)
+    deferred, hooks = DeferredInit(), []
+
+    def construct(**model_args: Any) -> Any:
+        draws_no_weights = pretrained or model_args.get('backbone_pretrained')
+        if model_args.get('backbone_pretrained'):
+            _fetch_backbone(model_args.get('backbone'), cache_dir)
+        with deferred if draws_no_weights else contextlib.nullcontext():
+            model = model_cls(**model_args)
+        if mmap:
+            hooks.append(model.register_load_state_dict_pre_hook(map_weights))
+        return model
+
+    try:  # timm constructs and loads
+        model = build_model_with_cfg(
+            construct,
+            variant,
+            pretrained,
+            pretrained_cfg_overlay=source.overlay,
+            pretrained_filter_fn=pretrained_filter_fn,
+            pretrained_strict=False,  # the filters account for every key, see `account_for_keys`
+            feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
+            **kwargs,
+        )
+    except Exception:
+        if source.weights is not None:
+            check_file(source.weights)  # if the file is damaged, that is the reason
+        raise
+    for hook in hooks:
+        hook.remove()
+    deferred.fill()
+    _finish(model, model_cls, source)
+    return model
+
+
+@dataclass
+class _Source:
+    """Where the weights of a model come from.
+
+    Attributes:
+        cfg: timm's configuration of the weights, as the caller asked for it.
+        overlay: What timm is told instead: the file that is in the cache, and our own loader.
+        saved: `config.json` and its path of a model that was saved or pushed, else None.
+        weights: The weight file, None without `pretrained` or where timm finds it by itself.
+    """
+    cfg: Any
+    overlay: dict[str, Any]
+    saved: tuple[dict[str, Any], Path] | None
+    weights: Path | None
+
+
+def _plan_source(
+        variant: str,
+        pretrained: bool,
+        overlay: dict[str, Any] | None,
+        kwargs: dict[str, Any],
+) -> _Source:
+    """Finds out where the weights are, and gets them."""
+    overlay = dict(overlay or {})
     if overlay.get('file') or overlay.get('url'):
         overlay.setdefault('custom_load', True)  # timm would take the EMA weights of a training checkpoint
     if overlay.get('url'):
@@ -126,7 +186,7 @@ def build_video_model(
         overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
     cache_dir = kwargs.get('cache_dir')
-    saved = saved_config(cfg, cache_dir)  # (config.json, its path) of a model that was saved or pushed
+    saved = saved_config(cfg, cache_dir)
     if saved is not None:
         overlay.update(stats_of_config(saved[0]))
     weights = None
@@ -135,45 +195,20 @@ def build_video_model(
         weights = fetch_weights(cfg, cache_dir, commit)
     if weights is not None:  # by our own loader, which accounts for every key and names the file that it cannot read
         overlay.update(file=str(weights), source='', state_dict=None, custom_load=True)
-    deferred = DeferredInit()
+    return _Source(cfg, overlay, saved, weights)
 
-    def construct(**model_args: Any) -> Any:
-        if model_args.get('backbone_pretrained'):
-            _fetch_backbone(model_args.get('backbone'), cache_dir)
-        with deferred if pretrained or model_args.get('backbone_pretrained') else contextlib.nullcontext():
-            model = model_cls(**model_args)
-        if mmap:
-            hooks.append(model.register_load_state_dict_pre_hook(map_weights))
-        return model
 
-    hooks: list[Any] = []
-    try:
-        model = build_model_with_cfg(
-            construct,
-            variant,
-            pretrained,
-            pretrained_cfg_overlay=overlay,
-            pretrained_filter_fn=pretrained_filter_fn,
-            pretrained_strict=False,  # the filters account for every key, see _checkpoint.account_for_keys
-            feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
-            **kwargs,
-        )
-    except Exception:
-        if weights is not None:
-            check_file(weights)  # if the file is damaged, that is the reason
-        raise
-    for hook in hooks:
-        hook.remove()
-    deferred.fill()
-    if weights is not None:
-        _restore_source(model, cfg)
-    if saved is not None and isinstance(model, model_cls):
-        model.saved_protocol = protocol_of_config(*saved)
-        if weights is not None and cfg.num_classes == model.num_classes > 0 and not model.head_trained:
-            raise ValueError(
-                f'{weights}: has no classifier of the {cfg.num_classes} classes that {saved[1]} states. Save the model '
-                'again, or give its real number of classes there.')
-    return model
+def _finish(model: Any, model_cls: type, source: _Source) -> None:
+    """Restores what the model says of its source, and gives a saved model its protocol."""
+    if source.weights is not None:
+        _restore_source(model, source.cfg)
+    if source.saved is None or not isinstance(model, model_cls):
+        return
+    model.saved_protocol = protocol_of_config(*source.saved)
+    if source.weights is not None and source.cfg.num_classes == model.num_classes > 0 and not model.head_trained:
+        raise ValueError(
+            f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '
+            'states. Save the model again, or give its real number of classes there.')
 
 
 def prefetch(cfg: Any, cache_dir: Any = None) -> None:

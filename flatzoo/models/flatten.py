@@ -113,7 +113,8 @@ def _cell_window(super_image: SuperImage) -> tuple[int, int]:
     grid_size, sides = super_image.grid_size, super_image.image_size
     cell = [side / count for side, count in zip(sides, grid_size, strict=True)]
     if any(side % _TOKEN for side in cell):
-        steps = [_TOKEN * (1 if super_image.scale == 'none' else count) for count in grid_size]
+        growth = super_image.layout.growth(super_image.num_frames)
+        steps = [_TOKEN * count // grown for count, grown in zip(grid_size, growth, strict=True)]
         fits = [max(round(side / step), 1) * step for side, step in zip(super_image.img_size, steps, strict=True)]
         raise ValueError(
             f'Windows that are frames need cells of whole tokens of {_TOKEN}x{_TOKEN} pixels, got cells of '

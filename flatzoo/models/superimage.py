@@ -23,8 +23,7 @@ class _AnyBackbone(VideoModel):
         super().__init__(backbone, img_size=default_img_size(backbone) if img_size is None else img_size, **kwargs)
         self.check_input_size()
 
-    @VideoModel.pretrained_cfg.setter
-    def pretrained_cfg(self, cfg: dict[str, Any]) -> None:
+    def _complete_cfg(self, cfg: dict[str, Any]) -> dict[str, Any]:
         if not cfg.get('classifier'):  # timm's configuration of the bare entry point: the backbone's says more
             image = self.backbone.pretrained_cfg
             cfg = {
@@ -35,7 +34,7 @@ class _AnyBackbone(VideoModel):
                 'first_conv': self._traits['first_conv'],
                 'classifier': prefixed(image.get('classifier')),
             }
-        VideoModel.pretrained_cfg.fset(self, cfg)
+        return cfg
 
 
 default_cfgs = generate_default_cfgs({'superimage.untrained': dict(num_classes=400, input_size=(3, 224, 224))})

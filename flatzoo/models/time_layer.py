@@ -56,25 +56,23 @@ def time_layout(n: int = 2, arrangement: str = 'spatial', img_size: Size = 224, 
     return Layout(f'time:{n}:{arrangement}' + ('' if whole_cells else ',scale=composite'))
 
 
-class _RecordsLayout:
-    """Keeps N, arrangement and T* out of a model's record: layout and number of frames say them, also after changes."""
-
-    @property
-    def _model_args(self) -> dict[str, Any]:
-        return super()._model_args
-
-    @_model_args.setter
-    def _model_args(self, args: dict[str, Any]) -> None:
-        names = ('n', 'arrangement', 'num_new_frames')
-        VideoModel._model_args.fset(self, {key: value for key, value in args.items() if key not in names})
+def _without_time_args(args: dict[str, Any]) -> dict[str, Any]:
+    """Arguments without N, arrangement and T*: layout and number of frames say them, also after changes."""
+    return {name: value for name, value in args.items() if name not in ('n', 'arrangement', 'num_new_frames')}
 
 
-class TimeModel(_RecordsLayout, VideoModel):
+class TimeModel(VideoModel):
     """An image model behind the TIME layer, see `VideoModel`."""
 
+    def _recorded_args(self, args: dict[str, Any]) -> dict[str, Any]:
+        return super()._recorded_args(_without_time_args(args))
 
-class TimeVideoMAE(_RecordsLayout, VideoMAE):
+
+class TimeVideoMAE(VideoMAE):
     """VideoMAE behind the TIME layer, see `VideoMAE`."""
+
+    def _recorded_args(self, args: dict[str, Any]) -> dict[str, Any]:
+        return super()._recorded_args(_without_time_args(args))
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -122,14 +120,14 @@ def _time_args(
         layout = time_layout(n, arrangement or 'spatial', img_size)
     else:
         layout = Layout(layout)
-        told = layout.partition(',')[0].split(':') if layout.kind == 'time' else (None, None, None)
-        for name, given, recorded in (('n', n, told[1]), ('arrangement', arrangement, told[2])):
-            if given is not None and str(given) != recorded:
+        stated = layout.time_grid or (None, None)
+        for name, given, recorded in (('n', n, stated[0]), ('arrangement', arrangement, stated[1])):
+            if given is not None and given != recorded:
                 raise ValueError(
                     f'{name}={given!r} contradicts layout={str(layout)!r}. Give either n and arrangement, or layout; a '
                     'saved model brings its layout along, to be changed with layout= and num_frames=.'
                 )
-        n = int(told[1]) if layout.kind == 'time' else 2
+        n = stated[0] or 2
     if num_frames is None:
         num_frames = (default_new_frames if num_new_frames is None else num_new_frames) * n * n
     elif num_new_frames is not None and num_frames != num_new_frames * n * n:

@@ -309,10 +309,9 @@ class AMFlow(AdapterModel):
 
     # The timm contract
 
-    @AdapterModel._model_args.setter
-    def _model_args(self, args: dict[str, Any]) -> None:
+    def _recorded_args(self, args: dict[str, Any]) -> dict[str, Any]:
         given = {key: list(args[key]) for key in ('am_blocks', 'tcn_dilations') if args.get(key) is not None}
-        AdapterModel._model_args.fset(self, {**args, **given})  # lists, since JSON holds no ranges
+        return super()._recorded_args({**args, **given})  # lists, since JSON holds no ranges
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

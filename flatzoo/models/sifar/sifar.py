@@ -80,6 +80,8 @@ class SifarSwin(VideoModel):
         ValueError: If a window does not divide its map, with frame sizes that fit.
     """
 
+    _own_backbone_args = ('strict_img_size',)
+
     def __init__(
             self,
             backbone: str,
@@ -94,14 +96,14 @@ class SifarSwin(VideoModel):
         if shift_rule not in ('per_axis', 'short_side'):
             raise ValueError(f"shift_rule={shift_rule!r} is neither 'per_axis' nor 'short_side'.")
         layout = Layout(layout)
-        grid = layout.shape(num_frames)[1:] if layout.scale == 'none' else (1, 1)
+        grid = layout.growth(num_frames)
         if ape:
             kwargs['embed_layer'] = partial(FramePatchEmbed, frame_grid=layout.shape(num_frames)[1:])
         patch_size = to_2tuple(kwargs.get('patch_size', 4))[0]
         num_stages = len(kwargs.get('depths', (2, 2, 18, 2)))
         img_size = to_2tuple(img_size)
         windows_of = partial(_stage_windows, window_size, patch_size, num_stages, shift_rule)
-        check_windows(windows_of, grid, img_size, patch_size, _cells_multiple(layout, num_frames))
+        check_windows(windows_of, grid, img_size, patch_size, layout.size_step(num_frames))
         windows = windows_of((img_size[0] * grid[0], img_size[1] * grid[1]))
         shares_masks = not {'strict_img_size', 'dynamic_img_size'} & kwargs.keys()
         if shares_masks:
@@ -164,7 +166,7 @@ class SifarSwin(VideoModel):
                 f'The position embedding has a vector for each of {embed_grid[0]}x{embed_grid[1]} cells and the new '
                 f'layout {grid[0]}x{grid[1]} cells: build a new model for it, or one with ape=False.'
             )
-        grid = grid if layout.scale == 'none' else (1, 1)
+        grid = layout.growth(num_frames)
         new_size = to_2tuple(img_size or self.img_size)
         spec = dict(
             self._spec,
@@ -174,7 +176,7 @@ class SifarSwin(VideoModel):
         )
         windows_of = partial(
             _stage_windows, spec['window_size'], spec['patch_size'], len(self.backbone.layers), spec['shift_rule'])
-        check_windows(windows_of, grid, new_size, spec['patch_size'], _cells_multiple(layout, num_frames))
+        check_windows(windows_of, grid, new_size, spec['patch_size'], layout.size_step(num_frames))
         windows = windows_of((new_size[0] * grid[0], new_size[1] * grid[1]))
         super().set_input_size(new_size, num_frames, layout, window_size=tuple(windows), **backbone_args)
         self._spec = spec
@@ -183,8 +185,30 @@ class SifarSwin(VideoModel):
 
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
-        """Takes weights of this class, of the official code, or of an image Swin Transformer."""
-        return checkpoint_filter_fn(state_dict, self)
+        """Converts weights to those of `SifarSwin`.
+
+        Taken are its own weights; official SIFAR checkpoints (`['model']`, old Swin layout with stored index buffers,
+        `head.*`, `frame_pos_embed`); and weights of an image Swin Transformer. timm's filter moves the patch merging,
+        drops the buffers and resizes bias tables of other window sizes. A classifier of another number of classes is
+        left out.
+
+        Raises:
+            RuntimeError: If a key is not wanted (such as `frame_pos_embed` in a model without `ape=True`) or missing. A
+                missing `frame_pos_embed` of a video checkpoint becomes zeros, with a warning.
+        """
+        state_dict = unwrap_checkpoint(state_dict)
+        of_image_model = not any(key.startswith(('backbone.', 'layers.0.downsample.')) for key in state_dict)
+        if not any(key.startswith('backbone.') for key in state_dict):
+            frame_embed = state_dict.pop('frame_pos_embed', None)
+            state_dict = prefixed_weights(swin_checkpoint_filter_fn(state_dict, self.backbone))
+            if frame_embed is not None:
+                state_dict[_FRAME_EMBED] = frame_embed
+
+        wants_embed = hasattr(self.backbone.patch_embed, 'frame_pos_embed')
+        if wants_embed and _FRAME_EMBED not in state_dict and not of_image_model:
+            _logger.warning('The model has a position embedding of frames (APE), these weights have none: it is zero.')
+            state_dict[_FRAME_EMBED] = torch.zeros(self.backbone.patch_embed.frame_pos_embed.shape)
+        return account_for_keys(self, state_dict, optional=(_FRAME_EMBED,) if of_image_model else ())
 
 
 class SifarResNet(VideoModel):
@@ -218,11 +242,6 @@ class SifarResNet(VideoModel):
         return account_for_keys(self, prefixed_weights(state_dict), optional=new)
 
 
-def _cells_multiple(layout: Layout, num_frames: int) -> int:
-    """What frame sizes must be a multiple of for whole cells."""
-    return math.lcm(*layout.shape(num_frames)[1:]) if layout.scale == 'cell' else 1
-
-
 def _attention_mask(block: nn.Module, size: tuple[int, int]) -> Tensor | None:
     """timm's mask of a map, put together from its kinds of windows: inside, at the right, at the bottom, in corners."""
     height, width = block.window_size
@@ -247,32 +266,6 @@ def _stage_windows(
         maps = resolve_stage_windows(None, image_size, patch_size, num_stages)
         windows = [(min(size),) * 2 if min(size) <= min(window) else window for size, window in zip(maps, windows)]
     return windows
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: SifarSwin) -> dict[str, Tensor]:
-    """Converts weights to those of `SifarSwin`.
-
-    Taken are its own weights; official SIFAR checkpoints (`['model']`, old Swin layout with stored index buffers,
-    `head.*`, `frame_pos_embed`); and weights of an image Swin Transformer. timm's filter moves the patch merging, drops
-    the buffers and resizes bias tables of other window sizes. A classifier of another number of classes is left out.
-
-    Raises:
-        RuntimeError: If a key is not wanted (such as `frame_pos_embed` in a model without `ape=True`) or missing. A
-            missing `frame_pos_embed` of a video checkpoint becomes zeros, with a warning.
-    """
-    state_dict = unwrap_checkpoint(state_dict)
-    of_image_model = not any(key.startswith(('backbone.', 'layers.0.downsample.')) for key in state_dict)
-    if not any(key.startswith('backbone.') for key in state_dict):
-        frame_embed = state_dict.pop('frame_pos_embed', None)
-        state_dict = prefixed_weights(swin_checkpoint_filter_fn(state_dict, model.backbone))
-        if frame_embed is not None:
-            state_dict[_FRAME_EMBED] = frame_embed
-
-    wants_embed = hasattr(model.backbone.patch_embed, 'frame_pos_embed')
-    if wants_embed and _FRAME_EMBED not in state_dict and not of_image_model:
-        _logger.warning('These weights have no position embedding of frames (APE), which the model wants: it is zero.')
-        state_dict[_FRAME_EMBED] = torch.zeros(model.backbone.patch_embed.frame_pos_embed.shape)
-    return account_for_keys(model, state_dict, optional=(_FRAME_EMBED,) if of_image_model else ())
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:

@@ -153,8 +153,54 @@ class VideoMAE(VideoModel):
 
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
-        """Takes weights of this class, of transformers' VideoMAE, or of the official code."""
-        return checkpoint_filter_fn(state_dict, self)
+        """Converts weights to those of `VideoMAE`.
+
+        Taken are its own weights; those of transformers (`VideoMAEForVideoClassification`, `VideoMAEModel`,
+        `VideoMAEForPreTraining`; biases named `q_bias` as in version 4 or `query.bias` as in version 5); and those of
+        the official code, fine-tuned or pre-trained. Queries, keys and values become one matrix with a zero key bias,
+        the kernel of the tubelets a kernel of images. Of a pre-trained model the decoder goes, and as in the official
+        fine-tuning the encoder's last norm, too: `fc_norm` and the classifier are then new. A classifier of another
+        number of classes is left out.
+
+        Raises:
+            RuntimeError: If a key is not wanted or missing; if the weights read another number of channels than the
+                model (but for in_chans=1, for which they are summed); or if they were fine-tuned to read the first
+                token instead of the mean of all (`use_mean_pooling=False` in transformers), which this model does not
+                do.
+        """
+        if isinstance(state_dict.get('module'), dict):  # DeepSpeed
+            state_dict = state_dict['module']
+        state_dict = unwrap_checkpoint(state_dict)
+        if any(key.startswith('backbone.') for key in state_dict):
+            _check_channels(self, state_dict)
+            return account_for_keys(self, state_dict)
+
+        weights = {}
+        for key, tensor in state_dict.items():
+            if key.startswith(_DECODER):
+                continue
+            for pattern, name in _RENAMES:
+                key = pattern.sub(name, key)
+            weights[key] = tensor
+        _join_attention(weights)
+
+        kernel = weights.get('patch_embed.proj.weight')
+        if kernel is not None and kernel.ndim == 5:  # [D, C, t, p, p] -> [D, t * C, p, p]
+            weights['patch_embed.proj.weight'] = kernel.transpose(1, 2).flatten(1, 2)
+
+        has_classifier, has_fc_norm = 'head.weight' in weights, 'fc_norm.weight' in weights
+        if has_classifier and not has_fc_norm and 'norm.weight' in weights:
+            raise RuntimeError(
+                'The classifier of these weights reads the first token (use_mean_pooling=False in transformers); this '
+                'model classifies the mean of all tokens. Fine-tune it from the pre-trained weights, or remove the '
+                'classifier from the file and train a new one.'
+            )
+        if not has_classifier:
+            weights = {key: tensor for key, tensor in weights.items() if not key.startswith('norm.')}
+        optional = () if has_classifier else ('backbone.fc_norm.',)
+        weights = prefixed_weights(weights)
+        _check_channels(self, weights)
+        return account_for_keys(self, weights, optional=optional)
 
 
 def _num_images(layout: Layout, num_frames: int) -> int:
@@ -190,56 +236,6 @@ _RENAMES = [(re.compile(pattern), name) for pattern, name in (
     (r'\.output\.dense\.', '.mlp.fc2.'),
 )]
 _DECODER = ('decoder.', 'encoder_to_decoder.', 'mask_token')  # of pre-training
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: VideoMAE) -> dict[str, Tensor]:
-    """Converts weights to those of `VideoMAE`.
-
-    Taken are its own weights; those of transformers (`VideoMAEForVideoClassification`, `VideoMAEModel`,
-    `VideoMAEForPreTraining`; biases named `q_bias` as in version 4 or `query.bias` as in version 5); and those of the
-    official code, fine-tuned or pre-trained. Queries, keys and values become one matrix with a zero key bias, the
-    kernel of the tubelets a kernel of images. Of a pre-trained model the decoder goes, and as in the official
-    fine-tuning the encoder's last norm, too: `fc_norm` and the classifier are then new. A classifier of another number
-    of classes is left out.
-
-    Raises:
-        RuntimeError: If a key is not wanted or missing; if the weights read another number of channels than the model
-            (but for in_chans=1, for which they are summed); or if they were fine-tuned to read the first token instead
-            of the mean of all (`use_mean_pooling=False` in transformers), which this model does not do.
-    """
-    if isinstance(state_dict.get('module'), dict):  # DeepSpeed
-        state_dict = state_dict['module']
-    state_dict = unwrap_checkpoint(state_dict)
-    if any(key.startswith('backbone.') for key in state_dict):
-        _check_channels(model, state_dict)
-        return account_for_keys(model, state_dict)
-
-    weights = {}
-    for key, tensor in state_dict.items():
-        if key.startswith(_DECODER):
-            continue
-        for pattern, name in _RENAMES:
-            key = pattern.sub(name, key)
-        weights[key] = tensor
-    _join_attention(weights)
-
-    kernel = weights.get('patch_embed.proj.weight')
-    if kernel is not None and kernel.ndim == 5:  # [D, C, t, p, p] -> [D, t * C, p, p]
-        weights['patch_embed.proj.weight'] = kernel.transpose(1, 2).flatten(1, 2)
-
-    has_classifier, has_fc_norm = 'head.weight' in weights, 'fc_norm.weight' in weights
-    if has_classifier and not has_fc_norm and 'norm.weight' in weights:
-        raise RuntimeError(
-            'The classifier of these weights reads the first token (use_mean_pooling=False in transformers); this '
-            'model classifies the mean of all tokens. Fine-tune it from the pre-trained weights, or remove the '
-            'classifier from the file and train a new one.'
-        )
-    if not has_classifier:
-        weights = {key: tensor for key, tensor in weights.items() if not key.startswith('norm.')}
-    optional = () if has_classifier else ('backbone.fc_norm.',)
-    weights = prefixed_weights(weights)
-    _check_channels(model, weights)
-    return account_for_keys(model, weights, optional=optional)
 
 
 def _check_channels(model: VideoMAE, weights: dict[str, Tensor]) -> None:
