@@ -12,10 +12,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import flop_registry
 
 from flatzoo.cli import main
 from flatzoo.cli.commands.list import list_names
-from flatzoo.evaluation.cost import _LiveBytes, count_forward
+from flatzoo.evaluation.cost import _ANY_ATTENTION, _FORMULAS, MultiplyAdds, _LiveBytes, _may_multiply, count_forward
 from flatzoo.layers.attention_flow import attention_received
 from flatzoo.zoo.comparison import columns, compare_models, fastest, read_measured
 from flatzoo.zoo.comparison_page import write_page
@@ -75,6 +76,67 @@ def test_fused_attention_keeps_no_maps():
     cost = counts(lambda x: F.scaled_dot_product_attention(q, q, value=q))
     assert cost.macs == 2 * 2 * 300 ** 2 * 8
     assert 384 + 19_200 <= cost.peak_bytes < 30_000
+
+
+X = torch.empty(2, 3, 5, 4, device='meta')
+HEADS = torch.empty(2, 6, 5, 4, device='meta')  # 6 heads in place of 3
+
+
+@pytest.mark.parametrize('function, macs', [
+    (lambda: X @ X.mT, 6 * 5 * 4 * 5),
+    (lambda: X[0, 0] @ X[0, 0, 0], 5 * 4),
+    (lambda: X[0, 0, 0] @ X[0, 0, 0], 4),
+    (lambda: torch.baddbmm(X[0, :, :, :1], X[0], X[0].mT), 3 * 5 * 4 * 5),
+    (lambda: torch.einsum('bhnc,bhmd->bhcd', X, X), 0),  # a sum over n and one over m, and an outer product
+    (lambda: torch.einsum('bhnc,bhnd->bhcd', X, X), 6 * 4 * 5 * 4),
+    (lambda: nn.Linear(4, 7, device='meta')(X), 30 * 4 * 7),
+    (lambda: nn.Conv2d(3, 6, (3, 2), device='meta')(X), 2 * (3 * 3) * 6 * 3 * (3 * 2)),
+    (lambda: nn.Conv2d(3, 3, 3, padding=1, groups=3, device='meta')(X), 2 * 3 * (5 * 4) * 9),
+    (lambda: nn.ConvTranspose2d(3, 6, 2, stride=2, device='meta')(X), 2 * 3 * (5 * 4) * 6 * 4),
+    (lambda: nn.Conv1d(5, 2, 2, device='meta')(X[0]), 3 * 3 * 2 * 5 * 2),
+    (lambda: nn.LSTM(4, 3, device='meta')(X[0]), 3 * 5 * (4 * 12 + 3 * 12)),
+    (lambda: nn.MultiheadAttention(4, 2, device='meta')(X[0], X[0], X[0], need_weights=False),
+     15 * 4 * (12 + 4) + 2 * 5 * (3 * 3) * 4),
+    (lambda: F.scaled_dot_product_attention(X, X, X[..., :1], is_causal=True), 6 * (5 * 5) * (4 + 1)),
+    (lambda: F.scaled_dot_product_attention(HEADS, X, X, enable_gqa=True), 12 * (5 * 5) * (4 + 4)),
+    (lambda: F.scaled_dot_product_attention(X[:1], X, X), 6 * (5 * 5) * (4 + 4)),
+    (lambda: torch.ops.aten.scaled_dot_product_attention(X, X, X), 6 * (5 * 5) * (4 + 4)),
+    (lambda: torch.ops.aten._scaled_dot_product_attention_math(X, X, X), 6 * (5 * 5) * (4 + 4)),
+    (lambda: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(X, X, X), 6 * (5 * 5) * (4 + 4)),
+    (lambda: torch.ops.aten._scaled_dot_product_flash_attention(X, X, X), 6 * (5 * 5) * (4 + 4)),
+    (lambda: torch.ops.aten._scaled_dot_product_efficient_attention(X, X, X, None, False), 6 * (5 * 5) * (4 + 4)),
+    (lambda: torch.ops.aten._scaled_dot_product_cudnn_attention(X, X, X, None, False), 6 * (5 * 5) * (4 + 4)),
+])
+@pytest.mark.parametrize('mode', [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_multiply_adds_by_hand(function, macs, mode):
+    with mode(), MultiplyAdds() as counter:
+        function()
+    assert counter.macs == macs and not counter.unknown
+    assert mode is not torch.no_grad or counts(lambda x: (function(), x)[1]).macs == macs
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_multiply_adds_are_those_of_the_real_kernels(dtype):
+    model = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=2, device='cpu').eval().to(dtype)
+    model.in_chans, model.img_size = 3, (32, 32)
+    want = count_forward(model).macs
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode(), MultiplyAdds() as counter:
+            model(torch.zeros(1, 3, 32, 32, dtype=dtype))
+        assert counter.macs == want == 2 * (5 * 192 ** 2 * 12 + 2 * 5 ** 2 * 192) + 4 * 768 * 192 + 192 * 1000
+
+
+def test_products_that_are_not_known_are_named():
+    with torch.library._scoped_library('flatzoo_test', 'DEF') as library:
+        library.define('fused(Tensor x) -> Tensor')
+        library.impl('fused', torch.empty_like, 'Meta')
+        with pytest.warns(UserWarning, match='of flatzoo_test::fused are not known: Model takes more than the 64 '):
+            assert counts(lambda x: (x[0, 0, 0] @ x[0, 0, 0], torch.ops.flatzoo_test.fused(x))).macs == 4 ** 3
+    # torch's own: whatever its counter counts in a forward pass has a formula here or is named
+    for operator in flop_registry:
+        name = getattr(operator, '_qualified_op_name', '')
+        if name.startswith('aten::') and not name.endswith('backward'):
+            assert name in _FORMULAS or name.startswith(_ANY_ATTENTION) or _may_multiply(name), name
 
 
 def test_logits_of_am_flow_are_counted():
