@@ -23,6 +23,7 @@ import timm
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules, group_parameters, save_for_hf
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 NUM_CLASSES = 10
@@ -310,8 +311,15 @@ class ModelTester:
         logits = model(clip)
         channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
         assert_close(channels_last(clip.to(memory_format=torch.channels_last_3d)), logits, atol=1e-4)
-        with torch.autocast('cpu', torch.bfloat16):
-            assert (model(clip) - logits).abs().max() < 0.1 * logits.abs().max()
+        once = copy.deepcopy(model)  # every weight rounded once: the same on every machine
+        for parameter in once.parameters():
+            parameter.copy_(parameter.bfloat16())
+        rounded = (once(clip.bfloat16().float()) - logits).norm()
+        # Autocast rounds the factors and the result of each product, and kernels may round partial sums: twice to five
+        # times the error, and as much again for luck. Attention in float32: with heads of 8 channels, torch's fused
+        # kernel is far off on some processors.
+        with torch.autocast('cpu', torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            assert (model(clip) - logits).norm() < 12 * rounded
         half = model.to(torch.bfloat16)
         for x in (clip.bfloat16(), torch.zeros(clip.shape, dtype=torch.uint8)):
             assert half(x).dtype == torch.bfloat16 and half(x).isfinite().all()

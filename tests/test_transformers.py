@@ -135,7 +135,8 @@ print(json.dumps(pipeline('video-classification', model='alice/actions', revisio
             [sys.executable, '-c', code], capture_output=True, text=True,
             env=dict(os.environ, **hub.env(tmp_path / 'home')))
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == pipeline(CLIP)
+    for got, want in zip(json.loads(result.stdout), pipeline(CLIP), strict=True):
+        assert got == {'label': want['label'], 'score': pytest.approx(want['score'], abs=1e-5)}  # another process
 
 
 def test_pipeline_on_a_broken_file(pipeline, tmp_path):
