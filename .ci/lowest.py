@@ -1,4 +1,4 @@
-"""Prints the lowest releases that pyproject.toml allows, as constraints for pip: `torch>=2.11` becomes `torch==2.11`."""
+"""Prints the lowest releases that pyproject.toml allows, as constraints of pip: timm==1.0.31 for timm>=1.0.31."""
 import re
 import tomllib
 from pathlib import Path
