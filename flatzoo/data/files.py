@@ -23,12 +23,42 @@ def is_video(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith('.')
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith('.')
 
 
-def natural_key(name: str) -> list:
-    """Sorts `frame10` behind `frame9`."""
-    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in re.split(r'(\d+)', name)]
+def natural_key(name: str) -> tuple:
+    """Sorts `frame10` behind `frame9`, `frame` before `frame1`, and `IMG_2` behind `img_1`."""
+    stem, suffix = os.path.splitext(name)
+    return [(1, int(part), '') if part.isdecimal() else (0, 0, part) for part in _pieces(stem)], suffix, name
+
+
+def _pieces(stem: str) -> list[str]:
+    return re.split(r'(\d+)', stem.casefold())
+
+
+def frame_order(names: Iterable[str]) -> list[str]:
+    """The images among the files of a folder, in the order of the numbers in their names.
+
+    Raises:
+        DataError: There are several series of frames with the same numbers, such as `img_00001.jpg` beside
+            `flow_x_00001.jpg`, or `1.png` beside `1.jpg`.
+    """
+    names = sorted(filter(is_image, names), key=natural_key)
+    series: dict[tuple, dict[tuple, str]] = {}  # by what the names have beside their numbers
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        pieces = _pieces(stem)
+        numbers = tuple(map(int, pieces[1::2]))
+        if numbers:
+            series.setdefault((*pieces[::2], suffix.lower()), {}).setdefault(numbers, name)
+    taken: dict[tuple, str] = {}
+    for members in series.values():
+        for numbers, name in members.items():
+            if taken.setdefault(numbers, name) != name:
+                raise DataError(
+                    f'holds several series of frames: {taken[numbers]} and {name} have the same number. Put each '
+                    'series into a folder of its own.')
+    return names
 
 
 def subfolders(folder: Path) -> list[str]:

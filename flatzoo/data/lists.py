@@ -81,6 +81,7 @@ class VideoList:
         depth: None for RGB; of depth maps, the reading (millimetres for Kinect) that becomes 255. 0 is "not measured".
         note: What a user should know, such as why `flip` is off.
         missing: Files that the publisher lists and that are not there, left out of `clips`.
+        root: Folder of the data set, below which its files should lie; empty if the list was made by hand.
 
     Raises:
         DataError: A label that no class has, two classes of one name, or an unknown metric.
@@ -95,6 +96,7 @@ class VideoList:
     depth: int | None = None
     note: str = ''
     missing: tuple[str, ...] = field(default=(), repr=False)
+    root: str = field(default='', repr=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, 'clips', tuple(self.clips))
@@ -198,7 +200,8 @@ def read_videos(spec: str, root: str | os.PathLike, split: str, *, missing: str 
             f'{name} has no option {", ".join(map(repr, unknown))}; it has {", ".join([*known, "missing"])}')
     folder = root if '://' in root else Path(root)
     videos = reader.read(folder, _split_name(name, split, reader.SPLITS), **fixed, **options)
-    return _without_missing(videos, missing)
+    base = root if '://' in root or os.path.isdir(root) else os.path.dirname(root) or '.'
+    return _without_missing(replace(videos, root=base), missing)
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:

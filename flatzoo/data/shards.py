@@ -21,8 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .clips import open_clip
 from .decode import VideoError
-from .files import is_image, is_video
+from .files import frame_order, is_video
+from .frame_folder import FrameFolder
 from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
 
 __all__ = ['find_shards', 'index_shards', 'pack', 'read_index', 'read_member']
@@ -45,6 +47,10 @@ def pack(
 
     Each clip takes its whole file along, also where it is a part of it. Training clips are shuffled, so that also who
     reads the shards one after the other sees the classes mixed.
+
+    Shards are made to be passed on, and a list can name any file of the machine. So only files are packed that can be
+    opened as a video or as pictures, and that lie below the folder of the data set (`VideoList.root`, where there is
+    one), also by the names of links; a link below it may lead elsewhere.
 
     Args:
         videos: The list; its split names the shards.
@@ -79,9 +85,13 @@ def pack(
     with webdataset.ShardWriter(pattern, maxcount=max_clips, maxsize=max_bytes, verbose=0) as writer:
         for number, clip in enumerate(progress(order)):
             try:
+                _check_place(clip, videos.root)
+                with open_clip(clip, videos.depth) as reader:
+                    if isinstance(reader, FrameFolder):
+                        reader.check()
                 suffix, data = _payload(clip)
             except (OSError, VideoError) as error:
-                failed.append(f'{clip.name}: {error}')
+                failed.append(str(error) if clip.path in str(error) else f'{clip.name}: {error}')
                 continue
             key = f'{number:09d}'
             packed[key] = clip
@@ -127,13 +137,39 @@ def read_index(root: Path | str, split: str) -> VideoList | None:
         if not isinstance(data, dict) or data.get('version') != INDEX_VERSION:
             raise DataError(f'{where}: is no index of this version of flatzoo. Pack the shards again.')
         base = root.rstrip('/') if isinstance(root, str) else str(root)
-        shards = [f'{base}/{shard}' for shard in data['shards']]
-        clips = [
-            Clip(shards[shard], label, start, end, unit, id_, (member, offset, size))
-            for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
-        ]
-        return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
+        try:
+            shards = [f'{base}/{_plain_name(shard)}' for shard in data['shards']]
+            clips = [
+                Clip(shards[_count(shard)], _count(label), start, end, unit, id_, (_text(member), _count(offset), _count(size)))
+                for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
+            ]
+            return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise DataError(f'{where}: {error}') from None
+            raise DataError(
+                f'{where}: does not say what an index says ({type(error).__name__}: {error}). Pack the shards again.'
+            ) from None
     return None
+
+
+def _plain_name(name: Any) -> str:
+    """The name of a shard, which lies beside its index and nowhere else."""
+    if not isinstance(name, str) or name in ('', '.', '..') or set(name) & set('/\\:?#\0'):
+        raise DataError(f'names the shard {name!r}; a shard lies beside its index. Get the index again.')
+    return name
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or '\0' in value:
+        raise TypeError(f'{value!r} is no name')
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f'{value!r} is no number from 0 on')
+    return value
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:
@@ -190,6 +226,8 @@ def read_member(clip: Clip) -> bytes:
             data = _fetch(clip.path, offset, size)
         else:
             with open(clip.path, 'rb') as file:
+                if offset + size > os.fstat(file.fileno()).st_size:  # before room is made for it
+                    raise VideoError(f'{clip.name}: the shard ends too early. Get it again.')
                 file.seek(offset)
                 data = file.read(size)
     except OSError as error:
@@ -216,15 +254,28 @@ def _write_index(folder: Path, videos: VideoList) -> None:
     os.replace(partial, path)
 
 
+def _check_place(clip: Clip, root: str) -> None:
+    """Refuses a file outside of the folder of the data set."""
+    if root and '://' not in root and '://' not in clip.path:
+        base, path = os.path.abspath(root), os.path.abspath(clip.path)
+        if os.path.commonpath([base, path]) != base:
+            raise VideoError(
+                f'{clip.name}: lies outside of {root}, and is not packed. Move it there, or give the folder that holds '
+                'all files.')
+
+
 def _payload(clip: Clip) -> tuple[str, bytes]:
     """Suffix and bytes of what a clip lies in."""
     if clip.member is not None:
         return clip.member[0].partition('.')[2], read_member(clip)
     if not os.path.isdir(clip.path):
-        return os.path.splitext(clip.path)[1].lower().lstrip('.') or 'mp4', Path(clip.path).read_bytes()
-    names = sorted(filter(is_image, os.listdir(clip.path)))
-    if not names:
-        raise VideoError('holds no images')
+        suffix = os.path.splitext(clip.path)[1].lower().lstrip('.')
+        if suffix == 'zip':
+            suffix = 'frames.zip'
+        elif not is_video(f'x.{suffix}'):
+            suffix = 'mp4'  # readers look at the content
+        return suffix, Path(clip.path).read_bytes()
+    names = frame_order(os.listdir(clip.path))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_STORED) as archive:
         for name in names:
