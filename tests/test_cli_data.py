@@ -121,10 +121,32 @@ def test_errors(tmp_path, monkeypatch, capsys, args, message):
 def test_pack(bad, tmp_path, capsys):
     pytest.importorskip('webdataset')
     code, out, err = run(capsys, 'pack', 'folder', bad, tmp_path / 'shards', '--max-clips', 2)
-    assert code == 0 and out.startswith('train: 5 clips in 3 shards, ') and 'val: 3 clips in 2 shards' in out
+    assert code == 1 and out.startswith('train: 4 clips in 2 shards, ') and 'val: 3 clips in 2 shards' in out
+    assert f'error: left out: {bad}/train/action0/broken.mp4: is not a video' in err
     code, out, _ = run(capsys, 'check', 'auto', tmp_path / 'shards', '--json')
     report = json.loads(out)
-    assert code == 1 and report['clips'] == {'train': 5, 'val': 3}
-    assert [len(report['problems'][kind]) for kind in ('unreadable', 'short', 'duplicates', 'classes')] == [1] * 4
+    assert code == 1 and report['clips'] == {'train': 4, 'val': 3}
+    kinds = ('unreadable', 'short', 'duplicates', 'classes')
+    assert [len(report['problems'][kind]) for kind in kinds] == [0, 1, 1, 1]
     code, _, err = run(capsys, 'pack', 'folder', bad, tmp_path / 'shards')
     assert code == 1 and 'has shards of the split train already' in err
+
+
+def test_pack_copies_no_file_that_is_no_clip(good, tmp_path, capsys):
+    """Whatever a list names: neither what is no video, nor what lies outside of the folder of the data set."""
+    pytest.importorskip('webdataset')
+    root = tmp_path / 'set'
+    shutil.copytree(good, root)
+    secret, outside = root / 'secret.mp4', tmp_path / 'outside.mp4'
+    secret.write_text('root:x:0:0')
+    shutil.copy(good / 'train/action0/a.mp4', outside)
+    (root / 'frames').mkdir()
+    (root / 'frames/0.png').write_text('%!PS-Adobe-3.0 EPSF-3.0')
+    clip = 'train/action1/a.mp4'
+    rows = [clip, f'{root}/{clip}', 'secret.mp4', '../outside.mp4', str(outside), 'frames', f'../set/{clip}']
+    (root / 'train.csv').write_text('path,label\n' + ''.join(f'{row},a\n' for row in rows))
+    code, out, err = run(capsys, 'pack', 'csv', root, tmp_path / 'shards')
+    assert code == 1 and out.startswith('train: 3 clips')
+    assert err.count('left out') == 4 and err.count('lies outside of') == 2
+    packed = (tmp_path / 'shards/train-000000.tar').read_bytes()
+    assert b'root:x' not in packed and b'%!PS' not in packed

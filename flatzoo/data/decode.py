@@ -26,16 +26,17 @@ __all__ = ['BACKENDS', 'MAX_PIXELS', 'VideoError', 'VideoReader']
 BACKENDS = ('auto', 'pyav', 'torchcodec')
 MAX_PIXELS = 2 ** 25  # pixels of one frame: 8192 x 4096, enough for 8K video
 
-# The formats of FFmpeg that are opened, whatever the name of a file says: containers and streams of video, with those of
-# sound, so that a song is told as one. Not among them are play lists, scripts and whatever else names other files, waits
-# for a network or draws text. No pictures, but for the few that Pillow does not read here.
+# The formats of FFmpeg that are opened, whatever the name of a file says: containers and streams of video, and those of
+# sound, so that a song is told as one. Not among them are play lists, scripts and whatever else names other files,
+# waits for a network or draws text. No pictures, but for the few that Pillow does not read here.
 _FORMATS = (
-    'aac', 'ac3', 'aiff', 'amr', 'asf', 'asf_o', 'au', 'av1', 'avi', 'avs2', 'avs3', 'bink', 'caf', 'cavsvideo', 'dhav',
-    'dirac', 'dnxhd', 'dv', 'dxa', 'eac3', 'evc', 'ffm', 'flac', 'flic', 'flv', 'gdv', 'gif', 'gxf', 'h261', 'h263', 'h264',
-    'hevc', 'iv8', 'ivf', 'ivr', 'kux', 'live_flv', 'lmlm4', 'lvf', 'lxf', 'm4v', 'matroska,webm', 'mgsts', 'mjpeg',
-    'mjpeg_2000', 'mlv', 'mov,mp4,m4a,3gp,3g2,mj2', 'mp3', 'mpeg', 'mpegts', 'mpegtsraw', 'mpegvideo', 'mpjpeg', 'mtv',
-    'mv', 'mxf', 'mxg', 'nsv', 'nut', 'nuv', 'obu', 'ogg', 'pva', 'r3d', 'rl2', 'rm', 'roq', 'rpl', 'smjpeg', 'smk', 'swf',
-    'ty', 'vc1', 'vc1test', 'viv', 'vivo', 'vvc', 'w64', 'wav', 'wtv', 'wv', 'xmv', 'yuv4mpegpipe',
+    'aac', 'ac3', 'aiff', 'amr', 'asf', 'asf_o', 'au', 'av1', 'avi', 'avs2', 'avs3', 'bink', 'caf', 'cavsvideo',
+    'dhav', 'dirac', 'dnxhd', 'dv', 'dxa', 'eac3', 'evc', 'ffm', 'flac', 'flic', 'flv', 'gdv', 'gif', 'gxf', 'h261',
+    'h263', 'h264', 'hevc', 'iv8', 'ivf', 'ivr', 'kux', 'live_flv', 'lmlm4', 'lvf', 'lxf', 'm4v', 'matroska,webm',
+    'mgsts', 'mjpeg', 'mjpeg_2000', 'mlv', 'mov,mp4,m4a,3gp,3g2,mj2', 'mp3', 'mpeg', 'mpegts', 'mpegtsraw',
+    'mpegvideo', 'mpjpeg', 'mtv', 'mv', 'mxf', 'mxg', 'nsv', 'nut', 'nuv', 'obu', 'ogg', 'pva', 'r3d', 'rl2', 'rm',
+    'roq', 'rpl', 'smjpeg', 'smk', 'swf', 'ty', 'vc1', 'vc1test', 'viv', 'vivo', 'vvc', 'w64', 'wav', 'wtv', 'wv',
+    'xmv', 'yuv4mpegpipe',
     'exr_pipe', 'j2k_pipe', 'jpegxl_pipe', 'pam_pipe', 'pbm_pipe', 'pgm_pipe', 'ppm_pipe', 'qoi_pipe',
 )
 # Those whose packets carry the time at which their frame is shown; in others FFmpeg makes it up from that of decoding.
@@ -55,9 +56,9 @@ class VideoReader:
     """Reads frames of one video file by index.
 
     Videos (all containers and codecs of FFmpeg), animations (GIF, WebP) and still images (a video of one frame) are
-    read alike. Rotation and mirroring metadata is applied. Damaged packets are skipped and each frame that they should have given is
-    filled with the nearest earlier frame; of a truncated file the frames that are present are used. Where a decoder
-    conceals damage within a frame, its pixels can depend on which frames are asked together.
+    read alike. Rotation and mirroring metadata is applied. Damaged packets are skipped and each frame that they should
+    have given is filled with the nearest earlier frame; of a truncated file the frames that are present are used. Where
+    a decoder conceals damage within a frame, its pixels can depend on which frames are asked together.
 
     `backend='auto'` is PyAV, also where torchcodec is installed: its packet list and key-frame seeks leave torchcodec
     no lead on one thread, and PyAV also reads damaged files, raw streams and streams without whole key frames,
@@ -323,7 +324,8 @@ class _PyAVSource:
         self._can_seek = True
         self._intact = True  # the container could be read to its end
         self._number_frames = False  # name frames by number instead of by time
-        self._checked = False  # all frames were decoded to see whether times can be trusted
+        self._checked = False  # all frames were decoded, to see whether the times of packets are true
+        self._reordered = False  # packets are not in the order of their times
         self._damaged = 0  # packets that could not be decoded
         self._wanted: set[int] | None = None  # times of the frames that must be decoded; None: all
         _check_mp4_claims(path)
@@ -408,12 +410,8 @@ class _PyAVSource:
         self._keys, self._key_dts = sorted(keys), keys
         # Leading frames of the first key frame refer to frames that are not there.
         self._pts = sorted(t for t in pts if t >= self._keys[0])
-        # A decoder that puts frames into another order needs packets whose times are in another order, too. Where they
-        # are not, or FFmpeg has made the times up, they may be those of decoding.
-        made_up = not self._container.format.name.split(',')[0] in _TIMED_FORMATS
         self._reordered = reordered
-        self._checked = not true_times or (self._stream.codec_context.has_b_frames and (made_up or not reordered))
-        if self._checked:
+        if not true_times or self._may_be_decode_times():
             self._check_times(true_times)
         else:
             self.timestamps = self._seconds(self._pts)
@@ -429,6 +427,15 @@ class _PyAVSource:
             self._fed_key = -math.inf
         else:
             self._open()
+
+    def _may_be_decode_times(self) -> bool:
+        """Whether packets may carry the times of decoding in place of those at which frames are shown.
+
+        A decoder that puts frames into another order needs packets whose times are in another order, too; unless FFmpeg
+        has made these up.
+        """
+        made_up = self._container.format.name.split(',')[0] not in _TIMED_FORMATS
+        return self._stream.codec_context.has_b_frames and (made_up or not self._reordered)
 
     def _seconds(self, times: list[int]) -> list[float]:
         base = self._stream.time_base

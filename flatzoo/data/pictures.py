@@ -1,13 +1,14 @@
 """Still pictures to frames: which files are opened at all, which way up they are, and what becomes of deep pixels.
 
-Pillow knows some fifty formats. One of them, PostScript, starts another program; others open further files. Pictures are
-therefore opened as one of `PICTURE_FORMATS` or not at all, whatever their names say.
+Pillow knows some fifty formats. One of them, PostScript, starts another program. Pictures are therefore opened as one
+of `PICTURE_FORMATS` or not at all, whatever their names say.
 
 Pixels become RGB of 8 bits by the range of their *type*, never by the values of one picture, so that the frames of a
-clip keep their brightness: 16 bits are divided by 257 (65535 becomes 255), 12 bits of TIFF likewise (4095 becomes 255),
+clip keep their brightness. 16 bits are divided by 257 (65535 becomes 255), 12 bits of TIFF likewise (4095 becomes 255),
 and floats are taken as 0 to 1. Integers of 32 bits are taken as 16 bits where their values are such. Other integers of
-32 bits, integers with a sign and other floats have no range that everybody agrees on, and are refused. An alpha channel is left out: the colours are those that are stored, as in torchvision. The
-orientation tag of photographs (EXIF) is applied.
+32 bits, integers with a sign and other floats have no range that everybody agrees on, and are refused. An alpha channel
+is left out: the colours are those that are stored, as in torchvision. The orientation tag of photographs (EXIF) is
+applied.
 """
 import contextlib
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ def _deep_grey(image: 'Image.Image', name: str) -> np.ndarray:
     if image.mode == 'F':
         if not ((values >= 0) & (values <= 1)).all():  # also where some are not numbers
             raise VideoError(
-                f'{name}: its pixels are floats from {np.nanmin(values):.6g} to {np.nanmax(values):.6g}; those of a '
+                f'{name}: its pixels are floats from {values.min():.6g} to {values.max():.6g}; those of a '
                 'frame are taken as 0 to 1. Scale all frames alike and save them with 8 or 16 bits.')
         scaled = values * 255
     else:
@@ -110,7 +111,7 @@ def _deep_grey(image: 'Image.Image', name: str) -> np.ndarray:
         if image.mode == 'I' and image.format != 'PNG':
             if bits != 32 or values.min() < 0 or not (256 <= values.max() <= 65535 or values.max() == 0):
                 raise VideoError(
-                    f'{name}: its pixels are integers of {bits} bits with a sign, or of 32 bits, from {values.min()} to '
+                    f'{name}: its pixels are integers with a sign, or of 32 bits, from {values.min()} to '
                     f'{values.max()}, of which nobody knows what is white. Scale all frames alike and save them with '
                     '8 or 16 bits, without a sign.')
             bits = 16

@@ -140,7 +140,9 @@ def read_index(root: Path | str, split: str) -> VideoList | None:
         try:
             shards = [f'{base}/{_plain_name(shard)}' for shard in data['shards']]
             clips = [
-                Clip(shards[_count(shard)], _count(label), start, end, unit, id_, (_text(member), _count(offset), _count(size)))
+                Clip(
+                    shards[_count(shard)], _count(label), start, end, unit, id_,
+                    (_text(member), _count(offset), _count(size)))
                 for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
             ]
             return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
