@@ -437,21 +437,31 @@ class _PyAVSource:
         made_up = self._container.format.name.split(',')[0] not in _TIMED_FORMATS
         return self._stream.codec_context.has_b_frames and (made_up or not self._reordered)
 
+    @property
+    def _doubtful(self) -> bool:
+        """Whether it is still open that times are those of decoding: a header may conceal that frames change places."""
+        return not (self._checked or self._reordered)
+
     def _seconds(self, times: list[int]) -> list[float]:
         base = self._stream.time_base
         return [t * base.numerator / base.denominator for t in times]
 
-    def _check_times(self, true_times: bool = True) -> None:
-        """Decodes the whole file, and numbers its frames if the times of the packets are not those of their frames."""
+    def _check_times(self, true_times: bool = True, complete: bool = True) -> None:
+        """Decodes the whole file, and numbers its frames if the times of the packets are not those of their frames.
+
+        Args:
+            true_times: What the packets themselves say: each has a time, and two recordings do not overlap.
+            complete: Number them also where an undamaged packet gives no frame. Not once the number of frames was told.
+        """
         self._checked = self._number_frames = True
-        self._damaged = 0
+        self._damaged, self._wanted = 0, None
         self._open()
         times = [frame.pts for _, frame in self._frames]
         if not times:
             raise _nothing_decoded(self.path)
         unique = set(times)
         ascending = None not in unique and all(a < b for a, b in zip(times, times[1:]))
-        if true_times and ascending and (self._damaged or unique.issuperset(self._pts)):
+        if true_times and ascending and (not complete or self._damaged or unique.issuperset(self._pts)):
             self._number_frames = False
             self.timestamps = self._seconds(self._pts)
             return
@@ -538,8 +548,7 @@ class _PyAVSource:
         while self._held is None or self._held[0] < target:
             if self._ahead is None:
                 self._ahead = next(self._frames, None)
-                if self._ahead and self._held and self._ahead[0] <= self._held[0] and not (
-                        self._checked or self._reordered):
+                if self._ahead and self._held and self._ahead[0] <= self._held[0] and self._doubtful:
                     raise _UntrueTimes
             if self._ahead is None or self._ahead[0] > target:
                 break
@@ -550,6 +559,8 @@ class _PyAVSource:
             self._restart(key)
             return self._frame_at(index)
         if self._held is not None:
+            if self._held[0] != target and self._doubtful and not self._damaged:
+                raise _UntrueTimes
             return self._held[1]
         if self._can_seek:  # nothing came out after the seek: read this file from its start from now on
             self._can_seek = False
@@ -564,7 +575,7 @@ class _PyAVSource:
         try:
             return self._read(indices)
         except _UntrueTimes:  # an encoder that starts late to put frames into another order, in AVI
-            self._check_times()
+            self._check_times(complete=False)
             self._open()
             last = len(self._pts) - 1
             return self._read([min(index, last) for index in indices])
@@ -608,13 +619,14 @@ class _TorchcodecSource:
         self.path = path
         # The times, and the checks of the file, are those of PyAV.
         listing = _PyAVSource(path)
+        transposed, flipped = _orientation(listing._frame_at(0))
         listing.close()
         self.timestamps = listing.timestamps
         self.stream_index, self.num_streams = listing.stream_index, listing.num_streams
-        if listing._number_frames:
+        if listing._number_frames or (transposed + len(flipped)) % 2:
             raise VideoError(
-                f'{path}: its packets do not carry the times of their frames, on which torchcodec relies. '
-                f"Use backend='pyav' for this file.")
+                f'{path}: its frames are mirrored, or its packets do not carry the times of their frames, which '
+                f"torchcodec does not know to read. Use backend='pyav' for this file.")
         self._decoder = self._call(
             VideoDecoder, path, stream_index=listing.stream_index, dimension_order='NHWC', num_ffmpeg_threads=1,
             seek_mode='exact')
