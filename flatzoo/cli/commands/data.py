@@ -7,7 +7,8 @@ ntu120:protocol=xset,modality=depth.
 
 check opens every file and reports what is missing, cannot be read, is shorter than a clip or is there
 twice, and classes that do not match; the exit code is 1 if there is anything. pack writes WebDataset
-shards, which are read as the layout wds, also from a URL.
+shards, which are read as the layout wds, also from a URL; what is no readable video or picture, or
+does not lie below ROOT, is left out and named, and the exit code is 1.
 
     flatzoo data check ucf101 UCF101/
     flatzoo data check kinetics k400/ --model sifar_swin_b14.ibm_k400 --json > report.json
