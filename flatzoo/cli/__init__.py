@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO
 
+from flatzoo._text import escape_controls
 from flatzoo.version import __version__
 
 __all__ = ['CommandError', 'main', 'write']
@@ -53,17 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def write(text: str, file: IO[str] | None = None) -> None:
+def write(text: str, file: IO[str] | None = None, is_data: bool = False) -> None:
     """Prints a line beside any progress bar; characters that the encoding of the file lacks come out escaped.
+
+    So do control characters, by which a class name of somebody's model could clear the screen or worse.
 
     Args:
         text: The line, or several.
         file: Where to; standard output if None.
+        is_data: Whether a program reads it, so that every character but those that cannot be encoded stays.
     """
     from tqdm import tqdm
 
     file = sys.stdout if file is None else file
     encoding = getattr(file, 'encoding', None) or 'utf-8'
+    text = text if is_data else escape_controls(text)
     text = text.encode(encoding, 'backslashreplace').decode(encoding)
     if file is sys.stdout and not file.isatty():
         print(text, file=file)  # no bar is there

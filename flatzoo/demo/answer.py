@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from flatzoo._text import printable
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.models import eval_protocol
 from flatzoo.models.base import VideoModel
@@ -142,8 +143,9 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
         importance = importance_figure(frames, values, seconds)
     except ValueError as error:
         notes.append(f'No importance of frames: {error}')
+    names = [printable(labels[i]) if labels else f'class {i}' for i in top.indices.tolist()]
     return Answer(
-        {labels[i] if labels else f'class {i}': p for i, p in zip(top.indices.tolist(), top.values.tolist())},
+        dict(zip(names, top.values.tolist())),
         super_image_figure(images, index, seconds), maps_figure, animation, importance, notes)
 
 

@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrained_cfg
 
+from flatzoo._text import printable
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.weights.checkpoint import map_weights
 from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from flatzoo.weights.deferred import DeferredInit
-from flatzoo.weights.download import check_file, fetch, fetch_weights, is_offline, split_name
+from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
 
 from .timm_private import FeatureGetterNet
 
 __all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models', 'register_protocol']
+
+MAX_TABLES = 2 ** 32  # bytes of constants that a saved model may have, beside its weights
+MAX_PIXELS = 2 ** 24  # of the image of a saved model: 4096x4096
 
 _PROTOCOLS: dict[str, EvalProtocol] = {}
 
@@ -127,7 +132,7 @@ def build_video_model(
         if model_args.get('backbone_pretrained'):
             _fetch_backbone(model_args.get('backbone'), cache_dir)
         with deferred if draws_no_weights else contextlib.nullcontext():
-            model = model_cls(**model_args)
+            model = _construct(model_cls, model_args, source)
         if mmap:
             hooks.append(model.register_load_state_dict_pre_hook(map_weights))
         return model
@@ -198,6 +203,22 @@ def _plan_source(
     return _Source(cfg, overlay, saved, weights)
 
 
+def _construct(model_cls: type, model_args: dict[str, Any], source: _Source) -> Any:
+    """The model itself; one that was saved may ask for anything, so it is tried without memory first."""
+    if source.saved is None:
+        return model_cls(**model_args)
+    try:
+        if model_args.get('device') != 'meta':
+            _check_memory(model_cls, model_args, source.weights)
+        return model_cls(**model_args)
+    except HubError:
+        raise
+    except Exception as error:  # backbones answer arguments of no sense with any exception
+        reason = printable(error, 1000) if isinstance(error, ValueError) else \
+            f'{type(error).__name__}: {printable(error, 300)}'
+        raise ValueError(f'{source.saved[1]}: cannot be built: {reason}') from error
+
+
 def _finish(model: Any, model_cls: type, source: _Source) -> None:
     """Restores what the model says of its source, and gives a saved model its protocol."""
     if source.weights is not None:
@@ -209,6 +230,36 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
         raise ValueError(
             f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '
             'states. Save the model again, or give its real number of classes there.')
+
+
+def _check_memory(model_cls: type, model_args: dict[str, Any], weights: Path | None) -> None:
+    """Builds a saved model without memory first, so that one of no sensible size is refused before it takes any.
+
+    Raises:
+        ValueError: If its parameters would be far more than its file of weights has, or its tables of indices are huge.
+    """
+    with torch.device('meta'):
+        try:
+            model = model_cls(**{**model_args, 'device': 'meta', 'backbone_pretrained': False} if
+                              'backbone_pretrained' in model_args else {**model_args, 'device': 'meta'})
+        except Exception as error:
+            if 'meta' in str(error).lower():  # what looks at values while it is built cannot be tried
+                return
+            raise
+    height, width = model.image_size
+    if height * width > MAX_PIXELS:
+        raise ValueError(f'its image would have {height}x{width} pixels; accepted are {MAX_PIXELS:,} in all.')
+    kept = model.state_dict()
+    tables = sum(tensor.nbytes for name, tensor in model.named_buffers() if name not in kept)
+    if tables > MAX_TABLES:
+        raise ValueError(
+            f'its tables of indices would take {tables / 1e9:.1f} GB; accepted are {MAX_TABLES / 1e9:.1f}. Windows or '
+            'frames are too large.')
+    heads = model.classifier_keys()
+    count = sum(tensor.numel() for name, tensor in kept.items() if name not in heads)
+    if weights is not None and count > 4 * weights.stat().st_size + 2 ** 20:  # four numbers a byte are never stored
+        raise ValueError(
+            f'it would have {count:,} parameters, and {weights.name} has {weights.stat().st_size:,} bytes.')
 
 
 def prefetch(cfg: Any, cache_dir: Any = None) -> None:

@@ -10,7 +10,6 @@ Needs pip install 'flatzoo[demo]'.
 """
 import argparse
 import functools
-import ipaddress
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     import threading
 
     from flatzoo.demo.answer import Limits
-    from flatzoo.demo.page import serve
+    from flatzoo.demo.page import is_loopback, serve
 
     names = args.models or _trained_models()
     for name in names:
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         models(names[0])  # what is wrong with it is said here and not in the page
     except ValueError as error:
         raise CommandError(error) from error
-    if not _is_loopback(args.host):
+    if not is_loopback(args.host):
         write(
             f'warning: --host {args.host}: whoever reaches this machine can use the page, it asks for no password.',
             sys.stderr)
@@ -91,13 +90,6 @@ class _Models:
             return load_model(name, device=self.device, **({} if layout is None else {'layout': layout}))
         except CommandError as error:
             raise ValueError(str(error)) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == 'localhost'
 
 
 def _trained_models() -> list[str]:

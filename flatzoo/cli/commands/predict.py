@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flatzoo._text import printable
+
 from .. import CommandError, write
 from ..arguments import add_view_arguments, chosen_protocol, count
 from ..model import load_model
@@ -308,7 +310,7 @@ def _report(
     entries: list[dict[str, Any]] = []
     failed = False
     if form == 'csv':
-        write(_csv_lines([('path', 'rank', 'label', 'index', 'probability', 'error')]))
+        write(_csv_lines([('path', 'rank', 'label', 'index', 'probability', 'error')]), is_data=True)
     with tqdm(found, unit='file', file=sys.stderr, disable=len(found) < MANY) as progress:
         for number, (path, error) in enumerate(progress):
             answer = error or next(answers)[1]
@@ -319,15 +321,17 @@ def _report(
                 entries.append({'path': path, 'error': answer})
                 write(f'error: {answer}', sys.stderr)
                 if form == 'csv':
-                    write(_csv_lines([(path, '', '', '', '', answer)]))
+                    write(_csv_lines([(path, '', '', '', '', answer)]), is_data=True)
             elif form == 'json':
                 top = [dict(item._asdict(), probability=round(item.probability, 6)) for item in answer]
                 entries.append({'path': path, 'predictions': top})
             elif form == 'csv':
-                write(_csv_lines((path, rank, *item[:2], f'{item[2]:.6f}', '') for rank, item in enumerate(answer, 1)))
+                rows = ((path, rank, *item[:2], f'{item[2]:.6f}', '') for rank, item in enumerate(answer, 1))
+                write(_csv_lines(rows), is_data=True)
             else:
                 gap = '\n' if number else ''
-                write(gap + '\n'.join([path, *(f'{probability:8.1%}  {label}' for label, _, probability in answer)]))
+                lines = [f'{probability:8.1%}  {printable(label)}' for label, _, probability in answer]
+                write(gap + '\n'.join([printable(path), *lines]))
     if form == 'json':
         write(json.dumps(entries, indent=2))
     return int(failed)

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flatzoo._text import printable
+
 from .. import CommandError, write
 from ..arguments import add_model_arguments, count
 from ..model import load_model
@@ -188,7 +190,7 @@ class _View:
                 probabilities = model(self.clip.to(self._device()))[0].float().softmax(-1)
             names = model.pretrained_cfg.get('label_names')
             index = probabilities.argmax().item() if target is None else _class_index(target, names, model.num_classes)
-            name = names[index] if names else f'class {index}'
+            name = printable(names[index]) if names else f'class {index}'
             warning = '' if model.head_trained else '  (random weights: means nothing)'
             self._answer = index, f'{name}  {probabilities[index].item():.1%}{warning}'
         return self._answer
@@ -210,7 +212,7 @@ def _class_index(text: str, names: list[str] | None, num_classes: int) -> int:
     if text.isdecimal() and int(text) < num_classes:
         return int(text)
     near = difflib.get_close_matches(text.lower(), lower, n=5, cutoff=0.4)
-    hint = f' Similar names: {", ".join(names[lower.index(name)] for name in near)}.' if near else ''
+    hint = f' Similar names: {", ".join(printable(names[lower.index(name)]) for name in near)}.' if near else ''
     accepted = 'names of classes and ' if names else ''
     raise CommandError(f'--class {text}: accepted are {accepted}indices 0 to {num_classes - 1}.{hint}')
 

@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flatzoo._text import printable
+
 from .. import CommandError, write
 from ..arguments import KeyValues, add_view_arguments, chosen_protocol, count
 from ..model import load_model, weights_name_classes
@@ -269,8 +271,8 @@ def _text(row: dict[str, Any], evaluation: 'Evaluation', metric: str, per_class:
         lines.append(f'  {row["missing"]} listed files are not there and were left out')
     if per_class:
         for entry in sorted(evaluation.per_class(), key=lambda entry: entry['top1']):
-            taken = f', {entry["times"]} of them taken for {entry["taken_for"]}' if entry['times'] else ''
-            lines.append(f'{entry["top1"]:8.2f} %  {entry["class"]}, {entry["clips"]} clips{taken}')
+            taken = f', {entry["times"]} of them taken for {printable(entry["taken_for"])}' if entry['times'] else ''
+            lines.append(f'{entry["top1"]:8.2f} %  {printable(entry["class"])}, {entry["clips"]} clips{taken}')
     return '\n'.join(lines)
 
 
