@@ -228,8 +228,9 @@ def read_member(clip: Clip) -> bytes:
             data = _fetch(clip.path, offset, size)
         else:
             with open(clip.path, 'rb') as file:
-                if offset + size > os.fstat(file.fileno()).st_size:  # before room is made for it
-                    raise VideoError(f'{clip.name}: the shard ends too early. Get it again.')
+                there = os.fstat(file.fileno()).st_size
+                if not 0 <= offset <= offset + size <= there:  # an index may say anything, and memory is made for it
+                    raise OSError(f'its index says {size} bytes from {offset} on, and the shard has {there}')
                 file.seek(offset)
                 data = file.read(size)
     except OSError as error:

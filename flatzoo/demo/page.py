@@ -204,7 +204,7 @@ def serve(
             _, address, _ = page.launch(
                 server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
                 max_file_size=limits.megabytes * 2 ** 20, footer_links=[], ssr_mode=False, mcp_server=False, pwa=False,
-                enable_monitoring=False, css=CSS, head=SILENCE, 
+                enable_monitoring=False, css=CSS, head=SILENCE,
                 app_kwargs=dict(middleware=[Middleware(_OwnAddress, host), Middleware(_LocalOnly)]),
                 theme=gr.themes.Soft(
                     primary_hue='blue', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace']))

@@ -6,7 +6,7 @@ weights.
 """
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,11 @@ def build_video_model(
         draws_no_weights = pretrained or model_args.get('backbone_pretrained')
         if model_args.get('backbone_pretrained'):
             _fetch_backbone(model_args.get('backbone'), cache_dir)
-        with deferred if draws_no_weights else contextlib.nullcontext():
-            model = _construct(model_cls, model_args, source)
+        with _refusing(source):
+            if source.saved is not None and model_args.get('device') != 'meta':
+                _check_memory(model_cls, model_args, source.weights)
+            with deferred if draws_no_weights else contextlib.nullcontext():
+                model = model_cls(**model_args)
         if mmap:
             hooks.append(model.register_load_state_dict_pre_hook(map_weights))
         return model
@@ -203,17 +206,16 @@ def _plan_source(
     return _Source(cfg, overlay, saved, weights)
 
 
-def _construct(model_cls: type, model_args: dict[str, Any], source: _Source) -> Any:
-    """The model itself; one that was saved may ask for anything, so it is tried without memory first."""
-    if source.saved is None:
-        return model_cls(**model_args)
+@contextlib.contextmanager
+def _refusing(source: _Source) -> Iterator[None]:
+    """Turns any exception of building a saved model, which may ask for anything, into one that names its file."""
     try:
-        if model_args.get('device') != 'meta':
-            _check_memory(model_cls, model_args, source.weights)
-        return model_cls(**model_args)
+        yield
     except HubError:
         raise
-    except Exception as error:  # backbones answer arguments of no sense with any exception
+    except Exception as error:
+        if source.saved is None:
+            raise
         reason = printable(error, 1000) if isinstance(error, ValueError) else \
             f'{type(error).__name__}: {printable(error, 300)}'
         raise ValueError(f'{source.saved[1]}: cannot be built: {reason}') from error

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from flatzoo._text import printable, shortened
+
 __all__ = ['Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
 
 _PRESETS = Path(__file__).parent / 'presets'
@@ -221,12 +223,15 @@ def read_config(name: str) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding='utf-8'))
     except OSError as error:
         raise RecipeError(f'{path} cannot be read: {error.strerror}') from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f'{path} is no YAML file: {" ".join(str(error).split())}') from None
+    except RecursionError:
+        raise RecipeError(f'{path} is no YAML file of options: it is too deeply nested') from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise RecipeError(f'{path} is no YAML file: {printable(" ".join(str(error).split()), 300)}') from None
     if not isinstance(values, dict):
         raise RecipeError(f'{path} must hold lines of the form OPTION: VALUE')
     known = [option.name for option in dataclasses.fields(Recipe)]
-    values = {str(key).replace('-', '_'): value for key, value in values.items()}
+    texts = {key: key[:100] if isinstance(key, str) else shortened(key) for key in values}  # YAML allows any key
+    values = {texts[key].replace('-', '_'): value for key, value in values.items()}
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3)
@@ -270,14 +275,14 @@ def _checked(option: dataclasses.Field, value: Any) -> Any:
         values = [_converted(kind, one) for one in values]
     except (TypeError, ValueError):
         what = f'numbers ({kind.__name__})' if several else {dict: 'NAME=VALUE pairs'}.get(kind, kind.__name__)
-        raise RecipeError(f'{option.name} takes {what}, got {value!r}') from None
+        raise RecipeError(f'{option.name} takes {what}, got {shortened(value)}') from None
     low, high, choices = (option.metadata[key] for key in ('low', 'high', 'choices'))
     for one in values:
         if choices and one not in choices:
-            raise RecipeError(f'{option.name} takes one of {", ".join(map(str, choices))}, got {one!r}')
+            raise RecipeError(f'{option.name} takes one of {", ".join(map(str, choices))}, got {shortened(one)}')
         if (low is not None and not one >= low) or (high is not None and not one <= high):  # not: NaN is refused
             bounds = f'at least {low}' if high is None else f'{low} to {high}'
-            raise RecipeError(f'{option.name} takes {bounds}, got {one!r}')
+            raise RecipeError(f'{option.name} takes {bounds}, got {shortened(one)}')
     return tuple(values) if several else values[0]
 
 

@@ -114,9 +114,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
+        _check_zip(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             mmap = zipfile.is_zipfile(path)  # files of torch < 1.6 are none, and cannot be mapped
             checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    except _Bomb:
+        raise
     except Exception as error:  # noqa: BLE001 - torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
         unsafe = re.findall(r'GLOBAL (\S+)', str(error))
         reason = f'it needs {unsafe[0]}, which is not allowed' if unsafe else 'it is damaged or no weight file'
@@ -126,7 +129,41 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict or a checkpoint with one.')
+    _check_tensors(checkpoint, path)
     return checkpoint
+
+
+class _Bomb(ValueError):
+    """A small file that would take much memory."""
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses a PyTorch file whose members are compressed or overlap: torch writes neither, and both may be huge."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    size = path.stat().st_size
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(
+            member.file_size for member in members) > size:
+        raise _Bomb(
+            f'{path}: is compressed, or its members claim more than its {size} bytes; no PyTorch writes such a file. '
+            'Get it from its publisher, or save the weights again.')
+
+
+def _check_tensors(checkpoint: dict, path: Path) -> None:
+    """Refuses tensors that claim more numbers than the file has bytes of, such as one number shown 10^12 times."""
+    size, seen, waiting = path.stat().st_size, set(), [checkpoint]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            if value.layout is not torch.strided or value.is_meta or value.numel() * value.element_size() > size:
+                raise _Bomb(
+                    f'{path}: holds a tensor of shape {list(value.shape)}, kind {value.layout}, of which the file of '
+                    f'{size} bytes cannot have the numbers. Save the weights again.')
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:  # they may refer to each other
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
 def map_weights(model: nn.Module, state_dict: dict[str, Tensor], *_: Any) -> None:

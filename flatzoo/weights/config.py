@@ -24,8 +24,8 @@ from flatzoo.version import __version__
 from .download import check_file, fetch, split_name
 
 __all__ = [
-    'CONFIG_FILE', 'FORMAT', 'check_config', 'protocol_of_config', 'read_config', 'saved_config', 'stats_of_config',
-    'video_block',
+    'CONFIG_FILE', 'FORMAT', 'check_arguments', 'check_config', 'protocol_of_config', 'read_config', 'saved_config',
+    'stats_of_config', 'video_block',
 ]
 
 CONFIG_FILE = 'config.json'
@@ -38,7 +38,7 @@ MAX_NUMBER = 2 ** 16  # width, heads, channels, ...
 MAX_CLASSES = 2 ** 20
 MAX_FRAMES = 1024
 MAX_PIXELS = 4096  # a side of a frame or a window
-MAX_BLOCKS = 512  # of a backbone, or of one of its stages
+MAX_BLOCKS = 128  # of a backbone, or of one of its stages
 MAX_ENTRIES = 1024  # of a list or object in the arguments
 MAX_VIEWS = 1024
 _LIMITS = {'num_classes': MAX_CLASSES, 'num_frames': MAX_FRAMES, 'img_size': MAX_PIXELS, 'in_chans': 1024,
@@ -141,8 +141,7 @@ def check_config(config: Any, where: str) -> None:
             f'{where}: there is no architecture {architecture!r} in flatzoo {__version__} and timm {timm.__version__}; '
             f'{writer} wrote it.{hint} Update them, or import the package that registers it.')
     _check_classes(config, where)
-    for key, value in {**(config.get('model_args') or {}), **_own_arguments(config)}.items():
-        _check_size(value, key, where)
+    check_arguments(config.get('model_args') or {}, where)
     protocol = protocol_of_config(config, where)
     if protocol is not None and protocol.views > MAX_VIEWS:
         raise ValueError(f"{where}: its 'protocol' takes {protocol.views} views; accepted are {MAX_VIEWS}.")
@@ -200,9 +199,18 @@ def _check_classes(config: dict[str, Any], where: str) -> None:
             'save the model again.')
 
 
-def _own_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """What timm takes as arguments of the model from outside of `model_args`."""
-    return {key: config[key] for key in ('global_pool',) if key in config}
+def check_arguments(args: dict[str, Any], where: str) -> None:
+    """Refuses arguments of a model, read from a file, that would make one of no sensible size.
+
+    Raises:
+        ValueError: With the argument and its limit.
+    """
+    for key, value in args.items():
+        _check_size(value, key, where)
+    size = args.get('img_size', 1)
+    if isinstance(size, (list, tuple)) and len(size) != 2:
+        raise ValueError(
+            f"{where}: 'img_size' of 'model_args' is one number or (height, width), got {shortened(size)}.")
 
 
 def _check_size(value: Any, key: str, where: str, depth: int = 0) -> None:

@@ -55,10 +55,12 @@ from timm.layers import get_device_dtype
 from timm.models import PretrainedCfg, checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from flatzoo._text import printable, shortened
 from flatzoo.layers import Layout, attention_map_flow, attention_received
 from flatzoo.layers.layout import LayoutSpec
 from flatzoo.weights.adapter_file import read_adapter_file
 
+from .._hub_session import HubError
 from ..adapter_model import AdapterModel
 from ..backbone import image_cfg
 from ..base import Size, prefixed
@@ -605,7 +607,15 @@ def amflow_from_adapters(path: str | Path, pretrained: bool = True, **kwargs: An
         raise ValueError(
             f'{path}: the model was not built by timm.create_model, so that its name is not known. Build it as then '
             'and call load_adapters().')
-    model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
+    try:
+        model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
+    except HubError:
+        raise
+    except Exception as error:  # the file may name any model and any argument, which are answered by any exception
+        raise ValueError(
+            f'{path}: its model cannot be built: {type(error).__name__}: {printable(error, 500)}') from error
+    if not isinstance(model, AMFlow):
+        raise ValueError(f"{path}: is of {shortened(header['model'])}, which takes no adapters.")
     model.load_adapters(path)
     return model
 
