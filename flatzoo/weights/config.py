@@ -187,8 +187,8 @@ def _check_classes(config: dict[str, Any], where: str) -> None:
         return
     if not isinstance(count, int) or not 0 <= count <= MAX_CLASSES:
         raise ValueError(
-            f"{where}: 'num_classes' must be a number of classes, at most {MAX_CLASSES}, got {shortened(count)}. Save "
-            'the model again.')
+            f"{where}: 'num_classes' must be a number of classes, got {shortened(count)}; accepted is 0 to "
+            f'{MAX_CLASSES}. Save the model again.')
     if labels is not None and len(labels) != count:
         raise ValueError(
             f"{where}: says num_classes {count} and has {len(labels)} 'label_names'. They must match: save the model "
