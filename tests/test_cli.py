@@ -126,6 +126,21 @@ def test_csv(trained, clip, tmp_path, capsys):
     assert rows[0]['label'] in LABELS and float(rows[0]['probability']) >= float(rows[1]['probability'])
 
 
+def test_names_of_classes_cannot_steer_a_terminal(model, clip, tmp_path, capsys):
+    """Control characters and line breaks in a saved model's class names are shown escaped; in CSV and JSON they stay."""
+    names = [f'\x1b[2J\n{name}\u202e' for name in LABELS]
+    save_for_hf(model, tmp_path, model_config={'label_names': names}, safe_serialization=True)
+    command = ['predict', str(clip), '--model', f'local-dir:{tmp_path}', '--topk', '4']
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and sorted(line.split('%  ')[1] for line in lines[1:]) == sorted(
+        fr'\x1b[2J\n{name}\u202e' for name in LABELS)
+    assert main([*command, '--csv']) == 0
+    assert {row['label'] for row in csv.DictReader(io.StringIO(capsys.readouterr().out, newline=''))} == set(names)
+    assert main([*command, '--json']) == 0
+    assert {item['label'] for item in json.loads(capsys.readouterr().out)[0]['predictions']} == set(names)
+
+
 def test_weights_are_not_read_for_files_that_are_not_there(tmp_path, capsys):
     assert main(['predict', str(tmp_path / 'none.mp4'), '--checkpoint', str(tmp_path / 'none.safetensors')]) == 1
     assert capsys.readouterr().err == f'error: {tmp_path / "none.mp4"}: no such file. Check the path.\n'

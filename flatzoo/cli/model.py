@@ -3,6 +3,8 @@ import difflib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from flatzoo._text import printable
+
 from . import CommandError, write
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ def _unavailable(name: str, error: Exception) -> str:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
-    text = ' '.join(str(error).split())
+    text = printable(' '.join(str(error).split()) or type(error).__name__, 2000)
     if any(type(cause).__module__.startswith(('urllib', 'http', 'huggingface_hub')) for cause in chain):
         return (
             f'the weights of {name} cannot be downloaded: {text} Check the name and the network, or give weights that '
