@@ -127,7 +127,7 @@ def test_csv(trained, clip, tmp_path, capsys):
 
 
 def test_names_of_classes_cannot_steer_a_terminal(model, clip, tmp_path, capsys):
-    """Control characters and line breaks in a saved model's class names are shown escaped; in CSV and JSON they stay."""
+    """Control characters and line breaks in names of a saved model are shown escaped; in CSV and JSON they stay."""
     names = [f'\x1b[2J\n{name}\u202e' for name in LABELS]
     save_for_hf(model, tmp_path, model_config={'label_names': names}, safe_serialization=True)
     command = ['predict', str(clip), '--model', f'local-dir:{tmp_path}', '--topk', '4']

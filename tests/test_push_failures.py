@@ -117,6 +117,13 @@ def test_captive_portals(match, answer, hub):
     assert 'as no Hub does' in says and 'log in to this network (a captive portal)' in says and HIDDEN in says
 
 
+@pytest.mark.parametrize('answer', [PAGE, NULL, CUT])
+def test_captive_portals_of_a_pull(answer, hub, tmp_path):
+    hub.faults.append(Fault(answer=answer))
+    with pytest.raises(flatzoo.HubError, match=r'as no Hub does: log in to this network \(a captive portal\)'):
+        flatzoo.pull('alice/net', cache_dir=tmp_path / 'cache')
+
+
 @pytest.mark.parametrize('match', ['whoami', 'preupload', 'PUT /lfs/', 'POST .*/commit/'])
 @pytest.mark.parametrize('headers', [{'Retry-After': '3600'}, {'RateLimit': '"api";r=0;t=3600'}])
 def test_a_hub_that_asks_to_wait(headers, match, hub):

@@ -252,6 +252,8 @@ def explain(error: BaseException, what: str, token: str | bool | None = None, ac
             + f' Check the name; a private repository needs the token of a member ({login}).')
     if isinstance(error, RevisionNotFoundError):
         return f'{what}: the repository has no such branch, tag or commit. Check the part after @.'
+    if status is None and 'X-Repo-Commit' in str(error):  # a head without what the Hub states of each file
+        return f'{what}: {hub} gives an answer as no Hub does: {PORTAL}.'
     if isinstance(error, LocalEntryNotFoundError) or status is None and _is_network(error):
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
         return (
