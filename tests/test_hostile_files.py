@@ -90,6 +90,22 @@ def test_fields(fields, says, changed):
     assert says in text and '\x1b' not in text and '\n' not in text
 
 
+def test_only_what_could_be_large_is_tried_first(saved, tmp_path, monkeypatch):
+    """The trial takes time, which registered models of an ordinary size are spared."""
+    tried = []
+    monkeypatch.setattr('flatzoo.models.builder._check_memory', lambda *arguments: tried.append(arguments))
+    plain = save_pretrained(timm.create_model('sifar_swin_tiny', num_classes=2), tmp_path / 'plain')
+    timm.create_model(f'local-dir:{plain}', pretrained=True)
+    assert not tried
+    timm.create_model(f'local-dir:{saved}', pretrained=True)  # of any backbone
+    assert len(tried) == 1
+    config = json.loads((plain / 'config.json').read_text())
+    (plain / 'config.json').write_text(json.dumps({**config, 'model_args': {**config['model_args'], 'drop_rate': 0.1,
+                                                                            'attn_drop_rate': 0.1}}))
+    timm.create_model(f'local-dir:{plain}', pretrained=True)
+    assert len(tried) == 2
+
+
 def test_architectures(changed):
     """timm looks for it before code of ours runs; what pulls looks before."""
     path = changed(architecture='\x1b[2J' + 'a' * 10 ** 6).removeprefix('local-dir:') + '/config.json'

@@ -6,6 +6,7 @@ weights.
 """
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrain
 
 from flatzoo._text import printable
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.layers import SuperImage
 from flatzoo.weights.checkpoint import map_weights
 from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from flatzoo.weights.deferred import DeferredInit
@@ -27,6 +29,8 @@ from .timm_private import FeatureGetterNet
 __all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models', 'register_protocol']
 
 MAX_TABLES = 2 ** 32  # bytes of constants that a saved model may have, beside its weights
+_PLAIN = {  # arguments of which none but the size of the image can make a registered model large
+    'num_frames', 'layout', 'img_size', 'in_chans', 'num_classes', 'global_pool', 'drop_rate', 'drop_path_rate'}
 MAX_PIXELS = 2 ** 24  # of the image of a saved model: 4096x4096
 
 _PROTOCOLS: dict[str, EvalProtocol] = {}
@@ -132,7 +136,8 @@ def build_video_model(
         if model_args.get('backbone_pretrained'):
             _fetch_backbone(model_args.get('backbone'), cache_dir)
         with _refusing(source):
-            if source.saved is not None and model_args.get('device') != 'meta':
+            on_meta = model_args.get('device') == 'meta'
+            if source.saved is not None and not on_meta and not _is_plain(source.saved[0], model_args):
                 _check_memory(model_cls, model_args, source.weights)
             with deferred if draws_no_weights else contextlib.nullcontext():
                 model = model_cls(**model_args)
@@ -232,6 +237,19 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
         raise ValueError(
             f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '
             'states. Save the model again, or give its real number of classes there.')
+
+
+def _is_plain(config: dict[str, Any], model_args: dict[str, Any]) -> bool:
+    """Whether a saved model is a registered one at an ordinary size, so that it needs no trial, which takes time."""
+    args = config.get('model_args') or {}
+    sized = {key for key, value in args.items() if value is not None and not isinstance(value, bool)}
+    if config['architecture'] == 'superimage' or sized - _PLAIN:
+        return False
+    with contextlib.suppress(Exception):  # the model itself says what is wrong
+        sizes = (model_args.get(key, default) for key, default in (
+            ('num_frames', 8), ('layout', 'grid'), ('img_size', 224)))
+        return math.prod(SuperImage(*sizes).image_size) <= MAX_PIXELS // 4
+    return False
 
 
 def _check_memory(model_cls: type, model_args: dict[str, Any], weights: Path | None) -> None:
