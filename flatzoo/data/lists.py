@@ -5,7 +5,9 @@
 import inspect
 import os
 import re
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,7 +76,7 @@ class VideoList:
     Attributes:
         name: Name of the data set, with its fold or protocol.
         clips: The clips.
-        classes: Name of each label, `class 0`, ... where the publisher gives none.
+        classes: Name of each label, `class 0`, ... where the publisher gives none; in Unicode's composed form (NFC).
         split: Name of the split.
         flip: Whether mirrored clips keep their labels.
         metric: How accuracy is reported: `'top1'`, or `'mean_class'` where the classes count alike.
@@ -100,7 +102,7 @@ class VideoList:
 
     def __post_init__(self):
         object.__setattr__(self, 'clips', tuple(self.clips))
-        object.__setattr__(self, 'classes', tuple(self.classes))
+        object.__setattr__(self, 'classes', tuple(map(same_name, self.classes)))
         if self.metric not in METRICS:
             raise DataError(f'the metric must be one of {", ".join(METRICS)}, got {self.metric!r}')
         if len(set(self.classes)) < len(self.classes):
@@ -127,8 +129,10 @@ class VideoList:
     def with_classes(self, names: Sequence[str]) -> 'VideoList':
         """The same clips with their labels counted as a model counts its classes.
 
-        Names are compared without regard to case, spaces and punctuation (`class_key`). The model may know classes
-        that the list lacks. Labels without names (`class 7`) are left as they are.
+        A name stands for the class of the very same name; how its accents are stored, composed or not, does not
+        matter. For what is left, case and the signs between words are forgiven (`class_key`), where that leaves one
+        class on either side, and a warning says which. The model may know classes that the list lacks. Labels without
+        names (`class 7`) are left as they are.
 
         Args:
             names: Names of the model's classes, in the order of its logits.
@@ -140,17 +144,27 @@ class VideoList:
             if len(self.classes) > len(names):
                 raise DataError(f'{self.name} has {len(self.classes)} classes, more than the {len(names)} of the model')
             return replace(self, classes=tuple(names))
-        place = {class_key(name): label for label, name in enumerate(names)}
+        names = tuple(map(same_name, names))
+        place = {name: label for label, name in enumerate(names)}
         if len(place) < len(names):
-            raise DataError('the names of the model\'s classes differ in case, spaces or punctuation alone')
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            raise DataError(f"of the model's classes several have the same name: {some(twice)}")
+        loose = _loosely(set(self.classes) - set(place), set(names) - set(self.classes))
         used = sorted({clip.label for clip in self.clips})
-        unknown = [self.classes[label] for label in used if class_key(self.classes[label]) not in place]
+        alike = [self.classes[label] for label in used if self.classes[label] in loose]
+        unknown = [
+            self.classes[label] for label in used if self.classes[label] not in place and self.classes[label] not in loose]
         if unknown:
             raise DataError(
                 f'{self.name}: {len(unknown)} of {len(used)} classes are unknown to the model: {some(unknown)}. The '
                 f'model knows {some(names)}. Choose a model that was trained on these classes.')
-        new = {label: place[class_key(self.classes[label])] for label in used}
-        return replace(self, clips=tuple(replace(c, label=new[c.label]) for c in self.clips), classes=tuple(names))
+        if alike:
+            pairs = some(f'{name!r} as {loose[name]!r}' for name in alike)
+            warnings.warn(
+                f'{self.name}: {len(alike)} of {len(used)} classes have names that the model spells otherwise; their '
+                f'clips count so: {pairs}.', stacklevel=2)
+        new = {label: place[loose.get(self.classes[label], self.classes[label])] for label in used}
+        return replace(self, clips=tuple(replace(c, label=new[c.label]) for c in self.clips), classes=names)
 
     @property
     def named(self) -> bool:
@@ -220,9 +234,35 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     return name.strip(), options
 
 
+def same_name(name: str) -> str:
+    """A class name in Unicode's composed form (NFC); macOS and some zip files have the same names decomposed."""
+    return unicodedata.normalize('NFC', name)
+
+
 def class_key(name: str) -> str:
-    """A class name without case, spaces and punctuation: `'Moves_Left'` and `'moves left'` are the same class."""
-    return ''.join(character for character in name.casefold() if character.isalnum())
+    """A class name without case and the signs between words: `'Moves_Left'` and `'moves left'` have the same key.
+
+    Left out are blanks, underscores, hyphens between letters, quotation marks, brackets, commas, colons, semicolons and
+    slashes. All else stays, for it tells classes apart: accents and vowel signs, symbols such as `+`, `#`, `!` and
+    emoji, a minus sign, and what separates two numbers.
+    """
+    name = re.sub(r'(?<=\d)[\s_]+(?=\d)', '\0', same_name(name).lower())  # "1 2" is not 12
+    return _BETWEEN_WORDS.sub('', name)
+
+
+_BETWEEN_WORDS = re.compile(
+    r"""[\s_'"()\[\]{};\u2018\u2019\u201c\u201d] | (?<!\d)[,:/] | [,:/](?!\d) | (?<=[^\W\d_])-(?=[^\W\d_])""",
+    re.VERBOSE)
+
+
+def _loosely(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """For each name the only other one of the same key, where no second name has that key."""
+    counts = Counter(map(class_key, names))
+    found: dict[str, list[str]] = {}
+    for other in others:
+        found.setdefault(class_key(other), []).append(other)
+    alike = {name: found.get(class_key(name), []) for name in names if counts[class_key(name)] == 1}
+    return {name: one for name, (one, *more) in ((n, o) for n, o in alike.items() if o) if not more}
 
 
 def sided_classes(classes: Iterable[str]) -> list[str]:
