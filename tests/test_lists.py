@@ -131,7 +131,7 @@ def smarthome_name(copy):
     ('csv', csv_label, 'all', 'list.csv, line 3: there is no label'),
     ('csv', csv, 'test', None),
     ('jsonl', json_path, 'train', 'train.jsonl, line 1: the path should be text'),
-    ('jsonl', few_classes, 'train', '1 of 1 clips have labels outside 0 to 0: 1 '),
+    ('jsonl', few_classes, 'train', 'train.jsonl, line 1: the label 1 is outside 0 to 0'),
     ('auto', lambda copy: copy.text('nothing.txt'), 'train', 'no known layout'),
 ])  # fmt: skip
 def test_errors_say_what_is_wrong(copy, spec, write, split, message):

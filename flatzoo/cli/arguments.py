@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.protocol import EvalProtocol
 
-__all__ = ['KeyValues', 'add_model_arguments', 'add_view_arguments', 'chosen_protocol', 'count']
+__all__ = ['KeyValues', 'add_ema_arguments', 'add_model_arguments', 'add_view_arguments', 'chosen_protocol', 'count']
 
 
 def count(text: str) -> int:
@@ -39,10 +39,21 @@ class KeyValues(argparse.Action):
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What makes a model another one than its name says; `load_model` takes them."""
     parser.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
+    add_ema_arguments(parser)
     parser.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
     parser.add_argument(
         '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='further arguments of the model, such as num_frames=16')
+
+
+def add_ema_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which weights of a training checkpoint to take."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        '--ema', dest='use_ema', action='store_const', const=True, default=None,
+        help='of a --checkpoint with both, take the moving average of the weights (default: so, with a warning)')
+    which.add_argument(
+        '--raw', dest='use_ema', action='store_const', const=False, help='of a --checkpoint with both, take the others')
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ def load_model(
         device: str = 'auto',
         in_chans: int = 3,
         needs_head: bool = True,
+        use_ema: bool | None = None,
         **kwargs: Any,
 ) -> 'VideoModel':
     """A video model in eval mode that is ready to answer.
@@ -37,6 +38,8 @@ def load_model(
         in_chans: Channels of the frames that there are: 3 in video files, 1 of depth maps.
         needs_head: Whether the answer is the head's. Where it is not, the weights that there are will do, such as those
             of an image backbone.
+        use_ema: Whether to take the moving average of the weights or the raw ones of a checkpoint that has both; None
+            takes the average and says so.
         **kwargs: Further arguments of the model.
 
     Raises:
@@ -61,6 +64,7 @@ def load_model(
         if checkpoint is not None:
             overlay = {'file': checkpoint} if '.' in name else {'file': checkpoint, 'label_names': None}
             options['pretrained_cfg_overlay'] = overlay
+            options['use_ema'] = use_ema
         elif not needs_head:
             pretrained = cfg.has_weights and not allow_untrained
             if not cfg.has_weights and not allow_untrained:

@@ -16,6 +16,10 @@ VIDEO_SUFFIXES = frozenset(
 IMAGE_SUFFIXES = frozenset('.bmp .jpeg .jpg .png .tif .tiff .webp'.split())
 
 
+_LEFT_BY_SYSTEMS = frozenset(
+    ('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN', 'System Volume Information', 'lost+found', '__pycache__'))
+
+
 def is_video(name: str) -> bool:
     """Whether a file name is that of a video."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith('.')
@@ -61,23 +65,28 @@ def frame_order(names: Iterable[str]) -> list[str]:
     return names
 
 
+def is_ours(name: str) -> bool:
+    """Whether a folder is the user's: neither hidden nor left behind by a system, as `__MACOSX` is by zip files."""
+    return not name.startswith('.') and name not in _LEFT_BY_SYSTEMS
+
+
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, hidden ones left out."""
+    """Names of the folders in a folder, sorted, hidden ones and those of systems left out."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
+        return sorted(entry.name for entry in entries if is_ours(entry.name) and entry.is_dir())
 
 
 def videos_below(folder: Path) -> Iterator[str]:
     """Paths of the videos at any depth of a folder, sorted within each folder."""
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        folders[:] = sorted(filter(is_ours, folders))
         yield from (os.path.join(here, name) for name in sorted(names) if is_video(name))
 
 
 def frame_folders_below(folder: Path) -> Iterator[str]:
     """Paths of the folders that hold images, at any depth below a folder."""
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        folders[:] = sorted(filter(is_ours, folders))
         if here != str(folder) and any(map(is_image, names)):
             folders.clear()
             yield here

@@ -271,6 +271,30 @@ def sided_classes(classes: Iterable[str]) -> list[str]:
     return [name for name in classes if side.search(name)]
 
 
+def class_findings(lists: Sequence[VideoList]) -> list[str]:
+    """What looks wrong about the classes of the splits of a data set, a line each: classes without clips and the like.
+
+    Args:
+        lists: The splits.
+    """
+    found = []
+    used = {videos.split: {videos.classes[clip.label] for clip in videos.clips} for videos in lists}
+    everything = set().union(*used.values())
+    if len(everything) == 1:
+        found.append(f'all clips are of one class ({next(iter(everything))}): there is nothing to tell apart')
+    for videos in lists:
+        if empty := sorted((everything | set(videos.classes)) - used[videos.split], key=_natural):
+            line = f'{videos.split}: {len(empty)} of {len(videos.classes)} classes have no clip: {some(empty, 10)}'
+            if not videos.named and videos.classes[0] not in everything:
+                line += '; labels count from 0, and these seem to count from 1'
+            found.append(line)
+    return found
+
+
+def _natural(name: str) -> list:
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in re.split(r'(\d+)', name)]
+
+
 def generic_list(name: str, split: str, clips: Sequence[Clip], classes: Sequence[str], **fields: Any) -> VideoList:
     """A `VideoList` whose `flip` and `note` follow from the names of its classes."""
     sided = sided_classes(classes)
@@ -319,26 +343,43 @@ def _recognise(root: str) -> str:
 
 
 def _without_missing(videos: VideoList, missing: str) -> VideoList:
-    """Finds what is not there by one listing per folder; a question per file would take minutes on a network."""
-    listings: dict[str, set[str]] = {}
+    """Finds what is not there by one listing per folder; a question per file would take minutes on a network.
 
-    def there(clip: Clip) -> bool:
-        if '://' in clip.path:
-            return True
-        folder, name = os.path.split(clip.path)
+    A file is also there where its name has another form of the same accents (macOS), or the backslashes of Windows.
+    """
+    listings: dict[str, dict[str, str]] = {}
+
+    def listing(folder: str) -> dict[str, str]:
         if folder not in listings:
             try:
-                listings[folder] = set(os.listdir(folder or '.'))
+                listings[folder] = {same_name(name): name for name in os.listdir(folder or '.')}
+                listings[folder] |= {name: name for name in listings[folder].values()}
             except OSError:
-                listings[folder] = set()
-        return name in listings[folder]
+                parent, name = os.path.split(folder)
+                other = listing(parent).get(same_name(name), name) if name and not folder.isascii() else name
+                listings[folder] = listing(os.path.join(parent, other)) if other != name else {}
+                folders[folder] = os.path.join(parent, other)
+        return listings[folder]
+
+    def find(path: str) -> str | None:
+        folder, name = os.path.split(path)
+        names = listing(folder)
+        found = names.get(name) or names.get(same_name(name))
+        if found is None:
+            return find(path.replace('\\', '/')) if '\\' in path and os.sep == '/' else None
+        return path if found == name and folder not in folders else os.path.join(folders.get(folder, folder), found)
+
+    folders: dict[str, str] = {}  # as listed -> as they are
 
     if not videos.clips:
         raise NotThere(f'{videos.name}: the split {videos.split} has no clips. Check the folder and its lists.')
-    present = tuple(filter(there, videos.clips))
+    places = [clip.path if '://' in clip.path else find(clip.path) for clip in videos.clips]
+    present = tuple(
+        clip if clip.path == place else replace(clip, path=place)
+        for clip, place in zip(videos.clips, places, strict=True) if place is not None)
     if len(present) == len(videos):
-        return videos
-    gone = tuple(clip.path for clip in videos.clips if not there(clip))
+        return videos if present == videos.clips else replace(videos, clips=present)
+    gone = tuple(clip.path for clip, place in zip(videos.clips, places, strict=True) if place is None)
     text = f'{videos.name}, {videos.split}: {len(gone)} of {len(videos)} files are missing: {some(gone)}.'
     if not present:
         raise DataError(f'{text} Check that this is the folder of the data set.')

@@ -16,16 +16,17 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .clips import open_clip
 from .decode import VideoError
-from .files import frame_order, is_video
+from .files import frame_order, is_ours, is_video
 from .frame_folder import FrameFolder
 from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
+from .readers._labels import read_labels
 
 __all__ = ['find_shards', 'index_shards', 'pack', 'read_index', 'read_member']
 
@@ -183,11 +184,18 @@ def find_shards(folder: Path, split: str) -> list[Path]:
     return [path for path in found if path.parent.name in names or path.stem.split('-')[0].split('_')[0] in names]
 
 
-def index_shards(files: Iterable[Path]) -> tuple[list[Clip], tuple[str, ...]]:
-    """The clips in shards on disk that have no index, and the names of their classes, none where labels are numbers.
+def index_shards(
+        files: Iterable[Path],
+        names: Sequence[str] | None = None,
+) -> tuple[list[Clip], tuple[str, ...]]:
+    """The clips in shards on disk that have no index, and their classes.
+
+    Args:
+        files: The shards.
+        names: Names of the classes, if a list has them.
 
     Raises:
-        DataError: A file that is no tar file, or a sample without label.
+        DataError: A file that is no tar file, or a sample without label or with one that is not like the others.
     """
     entries = []
     for path in files:
@@ -198,22 +206,22 @@ def index_shards(files: Iterable[Path]) -> tuple[list[Clip], tuple[str, ...]]:
             label = _label(path, key, members)
             about = _json_member(path, members)
             entries.append((path, member, label, about))
-    named = any(isinstance(label, str) for *_, label, _ in entries)
-    names = tuple(sorted({str(label) for *_, label, _ in entries})) if named else ()
-    label_of = {name: label for label, name in enumerate(names)}
+    labels, classes = read_labels(
+        [label for *_, label, _ in entries], names,
+        lambda place, why: DataError(f'{entries[place][0]}/{entries[place][1][0]}: {why}. Write the shards again.'))
     clips = [
         Clip(
             str(path),
-            label_of[str(label)] if named else label,
+            label,
             about.get('start') or 0,
             about.get('end'),
             about.get('unit') or 'frames',
             str(about.get('id') or member[0]),
             member,
         )
-        for path, member, label, about in entries
+        for (path, member, _, about), label in zip(entries, labels, strict=True)
     ]
-    return clips, names
+    return clips, classes
 
 
 def read_member(clip: Clip) -> bytes:
@@ -294,13 +302,29 @@ def _samples(path: Path) -> list[tuple[str, dict[str, _Member]]]:
     try:
         with tarfile.open(path, 'r:') as archive:
             for info in archive:
-                if info.isfile():
+                if info.isfile() and all(is_ours(part) for part in info.name.split('/') if part not in ('.', '..')):
                     folder, name = os.path.split(info.name)
                     key, _, suffix = name.partition('.')
                     members = samples.setdefault(os.path.join(folder, key), {})
                     members[suffix.lower()] = (info.name, info.offset_data, info.size)
     except (OSError, tarfile.TarError) as error:
         raise DataError(f'{path}: is no readable, uncompressed tar file ({error}). Get it again.') from None
+    return [sample for key, members in samples.items() for sample in _apart(key, members)]
+
+
+def _apart(key: str, members: dict[str, _Member]) -> list[tuple[str, dict[str, _Member]]]:
+    """The samples of members of one key; several where names have dots themselves, as in `v.g01.c01.mp4`.
+
+    WebDataset cuts names at their first dot. Where that leaves no label, the last dot is meant.
+    """
+    if 'cls' in members or 'json' in members or not any(suffix.endswith(('.cls', '.json')) for suffix in members):
+        return [(key, members)]
+    samples: dict[str, dict[str, _Member]] = {}
+    for suffix, member in members.items():
+        stem, dot, last = suffix.rpartition('.')
+        if suffix.endswith('.frames.zip'):
+            stem, last = suffix.removesuffix('.frames.zip'), 'frames.zip'
+        samples.setdefault(f'{key}.{stem}' if dot else key, {})[last] = member
     return list(samples.items())
 
 
@@ -320,14 +344,14 @@ def _json_member(path: Path, members: dict[str, _Member]) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _label(path: Path, key: str, members: dict[str, _Member]) -> int | str:
+def _label(path: Path, key: str, members: dict[str, _Member]) -> str:
     if 'cls' in members:
         text = _bytes(path, members['cls']).decode('utf-8', 'replace').strip()
     else:
         text = _json_member(path, members).get('label')
     if text is None or text == '':
         raise DataError(f'{path}: the sample {key} has no label, neither {key}.cls nor "label" in {key}.json.')
-    return int(text) if str(text).isdecimal() else str(text)
+    return str(text)
 
 
 def _fetch(url: str, offset: int | None = None, size: int = 0) -> bytes:

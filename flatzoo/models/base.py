@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import Layout, SuperImage
 from flatzoo.layers.layout import LayoutSpec
-from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, load_checkpoint, unwrap_checkpoint
+from flatzoo.weights.checkpoint import (
+    account_for_keys,
+    choose_weights,
+    image_checkpoint,
+    load_checkpoint,
+    unwrap_checkpoint,
+)
 
 from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
 from .recompute import recompute_activations
@@ -103,6 +109,7 @@ class VideoModel(nn.Module):
         fit_windows(
             self.backbone, self.layout.growth(num_frames), self.img_size, backbone_args.get('window_size'),
             self.layout.size_step(num_frames))
+        self.use_ema: bool | None = None  # of a checkpoint that has a moving average: take that, or the raw weights
         self.head_trained = False  # until weights with a classifier of this size are loaded
         self.saved_protocol: EvalProtocol | None = None  # that of a saved model; registered weights have theirs there
         self._pretrained_cfg: dict[str, Any] = {}
@@ -454,7 +461,7 @@ class VideoModel(nn.Module):
         """Loads a weight file that timm's own loaders would refuse or misread; timm calls it for `custom_load`."""
         sources = ('url', 'file', 'hf_hub_id', 'source')
         cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in sources}
-        cfg.update(custom_load=False, state_dict=load_checkpoint(path))
+        cfg.update(custom_load=False, state_dict=choose_weights(load_checkpoint(path), self.use_ema))
         load_pretrained(
             self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, strict=False,
             filter_fn=lambda weights, model: model.filter_checkpoint(weights))

@@ -18,8 +18,12 @@ from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrain
 
 from flatzoo._text import printable
 from flatzoo.data.protocol import EvalProtocol
+<<<<<<< HEAD
 from flatzoo.layers import SuperImage
 from flatzoo.weights.checkpoint import map_weights
+=======
+from flatzoo.weights.checkpoint import choose_weights, map_weights
+>>>>>>> 2b2cf44 (Weights are found under the keys and prefixes that training code gives them, and an average beside them is said)
 from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
@@ -114,6 +118,7 @@ def build_video_model(
         pretrained_filter_fn: Callable = lambda state_dict, model: model.filter_checkpoint(state_dict),
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         mmap: bool = False,
+        use_ema: bool | None = None,
         **kwargs: Any,
 ) -> Any:
     """timm's `build_model_with_cfg` for video models, in four steps: plan the source, construct, load, finish.
@@ -126,7 +131,15 @@ def build_video_model(
     written to, as in training, becomes a copy in memory; the file must not be changed while the model lives. Tensors
     begin in it where they happen to, so that sums in matrix products may be ordered otherwise (3e-7 of the outputs).
     Image weights that timm itself loads into a backbone are copied.
+
+    Of a training checkpoint that has a moving average beside its weights, `use_ema=True` takes that and `False` the
+    others; by default it is the average, as with timm, and a warning says so. Weights that a tag names are those that
+    its accuracy was measured with.
+
+    Raises:
+        TypeError: An argument that neither flatzoo nor the backbone knows.
     """
+<<<<<<< HEAD
     cache_dir = kwargs.get('cache_dir')
     source = _plan_source(variant, pretrained, pretrained_cfg_overlay, kwargs)
     deferred, hooks = DeferredInit(), []
@@ -191,12 +204,32 @@ def _plan_source(
 ) -> _Source:
     """Finds out where the weights are, and gets them."""
     overlay = dict(overlay or {})
+=======
+    with torch.inference_mode(False):  # what is built in inference mode could never be trained
+        return _build(
+            model_cls, variant, pretrained, pretrained_filter_fn, pretrained_cfg_overlay, mmap, use_ema, **kwargs)
+
+
+def _build(
+        model_cls: type,
+        variant: str,
+        pretrained: bool,
+        pretrained_filter_fn: Callable,
+        pretrained_cfg_overlay: dict[str, Any] | None,
+        mmap: bool,
+        use_ema: bool | None,
+        **kwargs: Any,
+) -> Any:
+    overlay = dict(pretrained_cfg_overlay or {})
+>>>>>>> 2b2cf44 (Weights are found under the keys and prefixes that training code gives them, and an average beside them is said)
     if overlay.get('file') or overlay.get('url'):
-        overlay.setdefault('custom_load', True)  # timm would take the EMA weights of a training checkpoint
+        overlay.setdefault('custom_load', True)  # our loader accounts for every key
     if overlay.get('url'):
         overlay.setdefault('hf_hub_id', None)  # which timm would prefer to the address that was asked for
     if kwargs.get('num_classes') and any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
         overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
+    if use_ema is None and not any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
+        use_ema = False  # a tag's accuracy is that of the raw weights; who publishes an average publishes it alone
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
     cache_dir = kwargs.get('cache_dir')
     saved = saved_config(cfg, cache_dir)
@@ -210,13 +243,42 @@ def _plan_source(
         overlay.update(file=str(weights), source='', state_dict=None, custom_load=True)
     return _Source(cfg, overlay, saved, weights)
 
+<<<<<<< HEAD
+=======
+    def construct(**model_args: Any) -> Any:
+        if model_args.get('backbone_pretrained'):
+            _fetch_backbone(model_args.get('backbone'), cache_dir)
+        with deferred if pretrained or model_args.get('backbone_pretrained') else contextlib.nullcontext():
+            model = model_cls(**model_args)
+        model.use_ema = use_ema
+        if mmap:
+            hooks.append(model.register_load_state_dict_pre_hook(map_weights))
+        return model
+>>>>>>> 2b2cf44 (Weights are found under the keys and prefixes that training code gives them, and an average beside them is said)
 
 @contextlib.contextmanager
 def _refusing(source: _Source) -> Iterator[None]:
     """Turns any exception of building a saved model, which may ask for anything, into one that names its file."""
     try:
+<<<<<<< HEAD
         yield
     except HubError:
+=======
+        model = build_model_with_cfg(
+            construct,
+            variant,
+            pretrained,
+            pretrained_cfg_overlay=overlay,
+            pretrained_filter_fn=lambda state_dict, model: pretrained_filter_fn(
+                choose_weights(state_dict, use_ema), model),
+            pretrained_strict=False,  # the filters account for every key, see _checkpoint.account_for_keys
+            feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
+            **kwargs,
+        )
+    except Exception:
+        if weights is not None:
+            check_file(weights)  # if the file is damaged, that is the reason
+>>>>>>> 2b2cf44 (Weights are found under the keys and prefixes that training code gives them, and an average beside them is said)
         raise
     except Exception as error:
         if source.saved is None:

@@ -15,7 +15,7 @@ from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 
 from flatzoo.data.clips import ClipDataset
-from flatzoo.data.lists import DataError, VideoList, read_videos
+from flatzoo.data.lists import DataError, VideoList, read_videos, same_name
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.adapter_model import AdapterModel
@@ -232,7 +232,7 @@ def _teacher(recipe: Recipe, model: VideoModel, videos: VideoList) -> Distillati
             f'{"" if teacher.head_trained else " and no trained classifier"}; the model learns {wanted[0]} classes '
             f'from {wanted[1]} frames of {wanted[2]} channels. They must agree.')
     labels = teacher.pretrained_cfg.get('label_names')
-    if labels is not None and videos.named and list(labels) != list(videos.classes):
+    if labels is not None and videos.named and tuple(map(same_name, labels)) != videos.classes:
         raise ValueError(f'the teacher {name} knows other classes than {videos.name}, or in another order')
     return _ClipTeacher(teacher.requires_grad_(False), model)
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from flatzoo.data.clips import collate_clips
-from flatzoo.data.lists import some
+from flatzoo.data.lists import class_findings, some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
@@ -381,6 +381,8 @@ class Trainer:
             f'update, {self.batches.updates} updates per epoch, into {self.folder}')
         if self.train_list.note:
             self.report(f'note: {self.train_list.note}')
+        for line in class_findings([self.train_list] if self.val_list is None else [self.train_list, self.val_list]):
+            self.report(f'warning: {line}')
         if self.update:
             self.report(f'resumed after {self.update} updates')
 

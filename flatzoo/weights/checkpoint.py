@@ -3,6 +3,7 @@ import argparse
 import logging
 import re
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,87 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    'account_for_keys', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights', 'unwrap_checkpoint',
+    'account_for_keys', 'choose_weights', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights', 'unwrap_checkpoint',
 ]
 
 _logger = logging.getLogger(__name__)
 
 
+_RAW = ('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'network', 'module', 'weights', 'params')
+_EMA = (
+    'state_dict_ema', 'model_ema', 'ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model', 'module_ema', 'net_ema',
+    'params_ema')
+_WRAPPERS = ('module.', 'model.', 'net.', 'network.')  # of DistributedDataParallel, Lightning and people
+_INSIDE = ('_orig_mod.', '_fsdp_wrapped_module.', '_checkpoint_wrapped_module.')  # of torch.compile, FSDP, ...
+
+
 def unwrap_checkpoint(state_dict: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights inside a checkpoint: unwraps `model` or `state_dict`, strips `module.` of DistributedDataParallel."""
-    for key in ('model', 'state_dict'):
-        if isinstance(state_dict.get(key), dict):
-            state_dict = state_dict[key]
-    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    """The weights inside a checkpoint, under the names of the model: see `choose_weights`."""
+    return choose_weights(state_dict)
+
+
+def choose_weights(state_dict: dict[str, Any], use_ema: bool | None = None) -> dict[str, Tensor]:
+    """The weights inside a checkpoint as training code writes it, without the prefixes that wrappers give the names.
+
+    Understood are the keys `state_dict`, `model`, `model_state_dict`, `net` and their like, and for moving averages
+    `state_dict_ema`, `model_ema`, `ema` and theirs; the prefixes `module.` (DistributedDataParallel, AveragedModel),
+    `_orig_mod.` (torch.compile), `model.` (Lightning), `net.` and those of FSDP; and prefixes `ema.` or `model_ema.` for
+    averages beside the weights of a prefix.
+
+    Args:
+        state_dict: The checkpoint, or the weights.
+        use_ema: Whether to take the moving average or the raw weights where there are both; None takes the average, as
+            timm does, and says so.
+
+    Raises:
+        ValueError: If what `use_ema` asks for is not there.
+    """
+    groups = {key: value for key, value in state_dict.items() if _holds_tensors(value)}
+    raw = next((key for key in _RAW if key in groups), None)
+    ema = next((key for key in _EMA if key in groups), None)
+    plain = any(isinstance(value, Tensor) for value in state_dict.values()) and raw is None and ema is None
+    if plain:
+        names = [key for key, value in state_dict.items() if isinstance(value, Tensor)]
+        ema = next((f'{key}.' for key in _EMA if any(name.startswith(f'{key}.') for name in names)), None)
+        raw = next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in names)), None)
+        if raw is None or ema is None:
+            raw = ema = None  # one set of weights
+    if raw is not None and ema is not None and use_ema is None:
+        warnings.warn(
+            f'The weights have a moving average (EMA, {ema!r}) beside the raw ones ({raw!r}): the average is taken. '
+            'use_ema=False (on the command line --raw) takes the raw ones.', stacklevel=3)
+    if use_ema and ema is None and (raw is not None or plain):
+        raise ValueError('use_ema=True (--ema): there is no moving average in these weights, such as model_ema.')
+    if use_ema is False and raw is None and ema is not None:
+        raise ValueError(f'use_ema=False (--raw): these weights are a moving average ({ema!r}) alone.')
+    chosen = raw if ema is None or use_ema is False else ema
+    if chosen is None:
+        return _without_prefixes(state_dict)
+    if plain:
+        return _without_prefixes({
+            key.removeprefix(chosen): value for key, value in state_dict.items() if key.startswith(chosen)})
+    return choose_weights(groups[chosen])
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(
+        isinstance(part, Tensor) or _holds_tensors(part) for part in value.values())
+
+
+def _without_prefixes(state_dict: dict[str, Any]) -> dict[str, Any]:
+    for part in _INSIDE:
+        state_dict = {key.replace(part, ''): value for key, value in state_dict.items()}
+    while True:
+        names = [key for key, value in state_dict.items() if isinstance(value, Tensor)]
+        prefix = next((p for p in _WRAPPERS if any(name.startswith(p) for name in names)), None)
+        if prefix is None:
+            return state_dict
+        beside = [name for name in names if not name.startswith(prefix)]
+        if prefix == 'module.':  # some wrap parts alone
+            beside = [name for name in beside if name == 'n_averaged']  # the count of AveragedModel
+        elif beside:  # metrics, losses and teachers of a Lightning module
+            _logger.info(f'Not of the model, left out: {", ".join(beside[:5])}{", ..." if beside[5:] else ""}')
+        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items() if key not in beside}
 
 
 def image_checkpoint(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -109,7 +109,7 @@ def check_videos(
         names: Names of the classes of a model, to be compared with those that the clips have.
         progress: Called with the results, as they come, and their number, for a progress bar.
     """
-    from flatzoo.data.lists import DataError
+    from flatzoo.data.lists import DataError, class_findings
 
     lists = list(lists)
     report = DataReport(missing=[path for videos in lists for path in videos.missing])
@@ -125,7 +125,7 @@ def check_videos(
             if length < num_frames:
                 report.short.append(f'{clip.name}: {length} frames')
         report.duplicates = _duplicates(pool, readable, 16 * workers)
-    report.classes = _mismatches(lists)
+    report.classes = class_findings(lists)
     if names is not None:
         for videos in lists:
             try:
@@ -280,20 +280,6 @@ def _digest(clip: 'Clip') -> str:
         with open(path, 'rb') as file:
             digest.update(hashlib.file_digest(file, 'blake2b').digest())
     return digest.hexdigest()
-
-
-def _mismatches(lists: list['VideoList']) -> list[str]:
-    """Classes that one split has clips of and another one has not."""
-    from flatzoo.data.lists import some
-
-    found = []
-    used = {videos.split: {videos.classes[clip.label] for clip in videos.clips} for videos in lists}
-    everything = set().union(*used.values())
-    for videos in lists:
-        if empty := sorted((everything | set(videos.classes)) - used[videos.split]):
-            found.append(
-                f'{videos.split}: {len(empty)} of {len(videos.classes)} classes have no clip: {some(empty, 10)}')
-    return found
 
 
 def _text(lists: list['VideoList'], report: DataReport, num_frames: int) -> str:

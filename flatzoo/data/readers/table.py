@@ -168,7 +168,7 @@ def _bare_rows(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, 
 
 
 def _bare(line: str, separator: str, count: int) -> tuple[str, str] | None:
-    """Path and label of a line of 2 columns, or of 3 of which the middle one is a number of frames; None if it is not."""
+    """Path and label of a line of 2 columns, or of 3 the middle one a number of frames; None if it is no such line."""
     parts = _split(line, separator)
     if separator == ' ' and not line.startswith('"'):
         parts = line.rsplit(None, count - 1)  # paths may have blanks
