@@ -49,6 +49,7 @@ def predict_to_parquet(
         name = f'local-dir:{os.path.abspath(name.removeprefix("local-dir:"))}'
     settings: dict[str, Any] = {
         'model': name, 'checkpoint': checkpoint, 'num_classes': model.num_classes, 'num_frames': model.num_frames,
+        **({} if args.use_ema is None else {'use_ema': args.use_ema}),
         'img_size': list(model.img_size), 'protocol': protocol.to_dict(), 'topk': args.topk,
     }
     on_gpu = next(model.parameters()).is_cuda
@@ -58,7 +59,8 @@ def predict_to_parquet(
     if on_gpu:  # several processes can share a GPU of this machine
         share = 1.0 if os.environ.get('RAY_ADDRESS') else min(1.0, gpus / processes)
     load = functools.partial(
-        load_model, name, checkpoint, args.num_classes, args.allow_untrained, 'cuda' if on_gpu else args.device)
+        load_model, name, checkpoint, args.num_classes, args.allow_untrained, 'cuda' if on_gpu else args.device,
+        use_ema=args.use_ema)
     answer = functools.partial(
         classify_files, protocol=protocol, topk=args.topk, batch_size=args.batch_size, workers=args.workers)
 

@@ -152,8 +152,7 @@ class VideoList:
         loose = _loosely(set(self.classes) - set(place), set(names) - set(self.classes))
         used = sorted({clip.label for clip in self.clips})
         alike = [self.classes[label] for label in used if self.classes[label] in loose]
-        unknown = [
-            self.classes[label] for label in used if self.classes[label] not in place and self.classes[label] not in loose]
+        unknown = [self.classes[label] for label in used if self.classes[label] not in {**place, **loose}]
         if unknown:
             raise DataError(
                 f'{self.name}: {len(unknown)} of {len(used)} classes are unknown to the model: {some(unknown)}. The '

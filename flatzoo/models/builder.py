@@ -18,12 +18,8 @@ from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrain
 
 from flatzoo._text import printable
 from flatzoo.data.protocol import EvalProtocol
-<<<<<<< HEAD
 from flatzoo.layers import SuperImage
-from flatzoo.weights.checkpoint import map_weights
-=======
 from flatzoo.weights.checkpoint import choose_weights, map_weights
->>>>>>> 2b2cf44 (Weights are found under the keys and prefixes that training code gives them, and an average beside them is said)
 from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
@@ -111,6 +107,7 @@ class _FeatureNet(FeatureGetterNet):
         super().__init__(model, out_indices=out_indices, **kwargs)
 
 
+@torch.inference_mode(False)  # what is built in inference mode could never be trained
 def build_video_model(
         model_cls: type,
         variant: str,
@@ -139,9 +136,10 @@ def build_video_model(
     Raises:
         TypeError: An argument that neither flatzoo nor the backbone knows.
     """
-<<<<<<< HEAD
     cache_dir = kwargs.get('cache_dir')
     source = _plan_source(variant, pretrained, pretrained_cfg_overlay, kwargs)
+    if use_ema is None and not source.is_callers:
+        use_ema = False  # a tag's accuracy is that of the raw weights; who publishes an average publishes it alone
     deferred, hooks = DeferredInit(), []
 
     def construct(**model_args: Any) -> Any:
@@ -154,6 +152,7 @@ def build_video_model(
                 _check_memory(model_cls, model_args, source.weights)
             with deferred if draws_no_weights else contextlib.nullcontext():
                 model = model_cls(**model_args)
+        model.use_ema = use_ema
         if mmap:
             hooks.append(model.register_load_state_dict_pre_hook(map_weights))
         return model
@@ -164,7 +163,7 @@ def build_video_model(
             variant,
             pretrained,
             pretrained_cfg_overlay=source.overlay,
-            pretrained_filter_fn=pretrained_filter_fn,
+            pretrained_filter_fn=lambda weights, model: pretrained_filter_fn(choose_weights(weights, use_ema), model),
             pretrained_strict=False,  # the filters account for every key, see `account_for_keys`
             feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
             **kwargs,
@@ -189,11 +188,13 @@ class _Source:
         overlay: What timm is told instead: the file that is in the cache, and our own loader.
         saved: `config.json` and its path of a model that was saved or pushed, else None.
         weights: The weight file, None without `pretrained` or where timm finds it by itself.
+        is_callers: Whether the caller named a file, an address or tensors, in place of those of a tag.
     """
     cfg: Any
     overlay: dict[str, Any]
     saved: tuple[dict[str, Any], Path] | None
     weights: Path | None
+    is_callers: bool
 
 
 def _plan_source(
@@ -204,29 +205,12 @@ def _plan_source(
 ) -> _Source:
     """Finds out where the weights are, and gets them."""
     overlay = dict(overlay or {})
-=======
-    with torch.inference_mode(False):  # what is built in inference mode could never be trained
-        return _build(
-            model_cls, variant, pretrained, pretrained_filter_fn, pretrained_cfg_overlay, mmap, use_ema, **kwargs)
-
-
-def _build(
-        model_cls: type,
-        variant: str,
-        pretrained: bool,
-        pretrained_filter_fn: Callable,
-        pretrained_cfg_overlay: dict[str, Any] | None,
-        mmap: bool,
-        use_ema: bool | None,
-        **kwargs: Any,
-) -> Any:
-    overlay = dict(pretrained_cfg_overlay or {})
->>>>>>> 2b2cf44 (Weights are found under the keys and prefixes that training code gives them, and an average beside them is said)
+    is_callers = any(overlay.get(key) for key in ('file', 'url', 'state_dict'))
     if overlay.get('file') or overlay.get('url'):
         overlay.setdefault('custom_load', True)  # our loader accounts for every key
     if overlay.get('url'):
         overlay.setdefault('hf_hub_id', None)  # which timm would prefer to the address that was asked for
-    if kwargs.get('num_classes') and any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
+    if kwargs.get('num_classes') and is_callers:
         overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
     if use_ema is None and not any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
         use_ema = False  # a tag's accuracy is that of the raw weights; who publishes an average publishes it alone
@@ -241,44 +225,15 @@ def _build(
         weights = fetch_weights(cfg, cache_dir, commit)
     if weights is not None:  # by our own loader, which accounts for every key and names the file that it cannot read
         overlay.update(file=str(weights), source='', state_dict=None, custom_load=True)
-    return _Source(cfg, overlay, saved, weights)
+    return _Source(cfg, overlay, saved, weights, is_callers)
 
-<<<<<<< HEAD
-=======
-    def construct(**model_args: Any) -> Any:
-        if model_args.get('backbone_pretrained'):
-            _fetch_backbone(model_args.get('backbone'), cache_dir)
-        with deferred if pretrained or model_args.get('backbone_pretrained') else contextlib.nullcontext():
-            model = model_cls(**model_args)
-        model.use_ema = use_ema
-        if mmap:
-            hooks.append(model.register_load_state_dict_pre_hook(map_weights))
-        return model
->>>>>>> 2b2cf44 (Weights are found under the keys and prefixes that training code gives them, and an average beside them is said)
 
 @contextlib.contextmanager
 def _refusing(source: _Source) -> Iterator[None]:
     """Turns any exception of building a saved model, which may ask for anything, into one that names its file."""
     try:
-<<<<<<< HEAD
         yield
     except HubError:
-=======
-        model = build_model_with_cfg(
-            construct,
-            variant,
-            pretrained,
-            pretrained_cfg_overlay=overlay,
-            pretrained_filter_fn=lambda state_dict, model: pretrained_filter_fn(
-                choose_weights(state_dict, use_ema), model),
-            pretrained_strict=False,  # the filters account for every key, see _checkpoint.account_for_keys
-            feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
-            **kwargs,
-        )
-    except Exception:
-        if weights is not None:
-            check_file(weights)  # if the file is damaged, that is the reason
->>>>>>> 2b2cf44 (Weights are found under the keys and prefixes that training code gives them, and an average beside them is said)
         raise
     except Exception as error:
         if source.saved is None:

@@ -23,7 +23,7 @@ _RAW = ('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'networ
 _EMA = (
     'state_dict_ema', 'model_ema', 'ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model', 'module_ema', 'net_ema',
     'params_ema')
-_WRAPPERS = ('module.', 'model.', 'net.', 'network.')  # of DistributedDataParallel, Lightning and people
+_WRAPPERS = ('module.', 'model.', 'net.')  # of DistributedDataParallel, Lightning and people; VOLO has a network.
 _INSIDE = ('_orig_mod.', '_fsdp_wrapped_module.', '_checkpoint_wrapped_module.')  # of torch.compile, FSDP, ...
 
 

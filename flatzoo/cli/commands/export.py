@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     kwargs = dict(args.model_kwargs)
     model = load_model(
         args.model, args.checkpoint, allow_untrained=args.allow_untrained, device=args.device,
-        in_chans=kwargs.pop('in_chans', 3), **{'num_classes': args.num_classes, **kwargs})
+        in_chans=kwargs.pop('in_chans', 3), **{'num_classes': args.num_classes, 'use_ema': args.use_ema, **kwargs})
     name = re.sub(r'.*[:/]', '', args.model.rstrip('/'))
     path = args.out or Path(name + SUFFIXES[args.format])
     try:

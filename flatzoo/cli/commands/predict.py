@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flatzoo._text import printable
 
 from .. import CommandError, write
-from ..arguments import add_view_arguments, chosen_protocol, count
+from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
 from ..model import load_model
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model', default=DEFAULT_MODEL, metavar='NAME',
         help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or local-dir:FOLDER (default: %(default)s)")
     model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
+    add_ema_arguments(model)
     model.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
     model.add_argument(
         '--allow-untrained', action='store_true', help='answer, at random, even if the classifier was never trained')
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     files = [path for path, error in found if error is None]
     answers: Iterator[tuple[str, list[Prediction] | Exception]] = iter(())
     if files:
-        model = load_model(args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device)
+        model = load_model(args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema)
         protocol = chosen_protocol(model, args)
         if args.parquet is not None:
             from ..parquet import predict_to_parquet

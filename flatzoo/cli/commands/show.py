@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = load_model(
         args.model, args.checkpoint, allow_untrained=args.allow_untrained, device=args.device, needs_head=False,
-        **{'num_classes': args.num_classes, **args.model_kwargs})
+        **{'num_classes': args.num_classes, 'use_ema': args.use_ema, **args.model_kwargs})
     try:
         view = _View(model, args)
     except VideoError as error:

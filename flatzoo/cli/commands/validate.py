@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from flatzoo._text import printable
 
 from .. import CommandError, write
-from ..arguments import KeyValues, add_view_arguments, chosen_protocol, count
+from ..arguments import KeyValues, add_ema_arguments, add_view_arguments, chosen_protocol, count
 from ..model import load_model, weights_name_classes
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         '--checkpoint', metavar='FILE',
         help='weights to load in place of those of the name; without a tag in the name, its classes are those of SPEC')
+    add_ema_arguments(model)
     model.add_argument(
         '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='arguments of the model, such as num_frames=16')
@@ -206,7 +207,8 @@ def _model_for(
                 else:
                     num_classes = len(videos.classes)
         model = load_model(
-            name, args.checkpoint, num_classes, args.allow_untrained, device, videos.in_chans, **args.model_kwargs)
+            name, args.checkpoint, num_classes, args.allow_untrained, device, videos.in_chans,
+            **{'use_ema': args.use_ema, **args.model_kwargs})
         return model, match(videos, model.num_classes, model.pretrained_cfg.get('label_names'))
 
     def match(*arguments: Any) -> 'VideoList':
@@ -236,7 +238,8 @@ def _measure(
     protocol = chosen_protocol(model, args)
     checkpoint = None if args.checkpoint is None else os.path.abspath(args.checkpoint)
     root = args.root if '://' in args.root else os.path.abspath(args.root)
-    setting = result_setting(name, model, videos, protocol, order, checkpoint, root, args.model_kwargs)
+    which = {} if args.use_ema is None else {'use_ema': args.use_ema}
+    setting = result_setting(name, model, videos, protocol, order, checkpoint, root, {**which, **args.model_kwargs})
     if any(all(str(row[key]) == value for key, value in setting.items()) for row in rows):
         return None
     _say(f'{name} ({order})')

@@ -3,8 +3,8 @@
 Columns: `path` (a video or a folder of frames, from the folder of the list on) and `label` (a name, or a number from
 0); and where wanted `split`, `id`, and the part of the file that is the clip, `start` and `end` in frames from 0 (end
 excluded) or `start_time` and `end_time` in seconds. The usual other words for path and label are understood
-(`video_path`, `filename`, `class_id`, ...). CSV may be separated by commas, semicolons, tabs or blanks. Without a header
-it has the columns path and label, or path, number of frames and label, as the lists of many video libraries; the number
+(`video_path`, `filename`, `class_id`, ...). CSV may be separated by commas, semicolons, tabs or blanks. Without a
+header it has the columns path and label, or path, number of frames and label, as the lists of many video libraries; the number
 of frames is then left to the files.
 
 The list is `train.csv` or `val.csv` in the root, or one list with the column `split`; of one list without it
@@ -158,8 +158,8 @@ def _bare_rows(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, 
             (row := _bare(line, separator, count)) and is_path(row[0]) for _, line in lines[1:50]):
         if not first[1].isdecimal():
             raise bad_line(
-                path, lines[0][0], f'{first[0]!r} is no file, so this looks like a header whose words are unknown. Name '
-                'the columns path and label')
+                path, lines[0][0], f'{first[0]!r} is no file, and this looks like a header whose words are unknown; '
+                'name the columns path and label')
     for number, line in lines:
         row = _bare(line, separator, count)
         if row is None:
