@@ -53,7 +53,8 @@ def add_ema_arguments(parser: argparse.ArgumentParser) -> None:
         '--ema', dest='use_ema', action='store_const', const=True, default=None,
         help='of a checkpoint with both, take the moving average of the weights (default: so, with a warning)')
     which.add_argument(
-        '--raw', dest='use_ema', action='store_const', const=False, help='of a checkpoint with both, take the raw weights')
+        '--raw', dest='use_ema', action='store_const', const=False,
+        help='of a checkpoint with both, take the raw weights')
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:

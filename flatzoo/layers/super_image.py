@@ -317,8 +317,8 @@ class SuperImage(nn.Module):
                     raise ValueError(f'Empty cells of a uint8 image hold 0 to 255, not pad={self.pad_value}.')
         elif not clip.is_floating_point():
             raise ValueError(
-                f'Expected a floating-point (normalised) or uint8 (0...255) clip, got {clip.dtype}. Give pixels of 0 to '
-                '255 as clip.to(torch.uint8).')
+                f'Expected a floating-point (normalised) or uint8 (0...255) clip, got {clip.dtype}. Give pixels of '
+                '0 to 255 as clip.to(torch.uint8).')
 
     def _check_out(self, out: Tensor, shape: list[int], floating: bool) -> None:
         if list(out.shape) != list(shape) or out.is_floating_point() != floating:

@@ -505,13 +505,14 @@ def _unknown_argument(
     known = {
         name: None for cls in model_cls.__mro__ if cls.__module__.startswith('flatzoo.')
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD and name not in ('self', 'backbone_pretrained', 'device', 'dtype')}
+        if parameter.kind is not parameter.VAR_KEYWORD and name not in ('self', 'backbone_pretrained')}
     near = difflib.get_close_matches(found[1], [*known, *_OF_BACKBONES], n=1)
     hint = f'did you mean {near[0]}?' if near else f"flatzoo's are {', '.join(known)}"
     return TypeError(f'{found[1]} is no argument of {model_cls.__name__}, nor of its backbone {backbone}: {hint}')
 
 
-_OF_BACKBONES = ('drop_rate', 'drop_path_rate', 'global_pool', 'embed_dim', 'depths', 'num_heads', 'act_layer', 'norm_layer')
+_OF_BACKBONES = (
+    'drop_rate', 'drop_path_rate', 'global_pool', 'embed_dim', 'depths', 'num_heads', 'act_layer', 'norm_layer')
 
 
 def _share_tensors(module: nn.Module) -> nn.Module:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    'account_for_keys', 'choose_weights', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights', 'unwrap_checkpoint',
+    'account_for_keys', 'choose_weights', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights',
+    'unwrap_checkpoint',
 ]
 
 _logger = logging.getLogger(__name__)
@@ -21,8 +22,8 @@ _logger = logging.getLogger(__name__)
 
 _RAW = ('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'network', 'module', 'weights', 'params')
 _EMA = (
-    'state_dict_ema', 'model_ema', 'ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model', 'module_ema', 'net_ema',
-    'params_ema')
+    'state_dict_ema', 'model_ema', 'ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model', 'module_ema',
+    'net_ema', 'params_ema')
 _WRAPPERS = ('module.', 'model.', 'net.')  # of DistributedDataParallel, Lightning and people; VOLO has a network.
 _INSIDE = ('_orig_mod.', '_fsdp_wrapped_module.', '_checkpoint_wrapped_module.')  # of torch.compile, FSDP, ...
 
@@ -35,7 +36,7 @@ def unwrap_checkpoint(state_dict: dict[str, Any]) -> dict[str, Tensor]:
 def choose_weights(state_dict: dict[str, Any], use_ema: bool | None = None) -> dict[str, Tensor]:
     """The weights inside a checkpoint as training code writes it, without the prefixes that wrappers give the names.
 
-    Understood are the keys `state_dict`, `model`, `model_state_dict`, `net` and their like, and for moving averages
+    Understood are the keys `state_dict`, `model`, `model_state_dict`, `net` and their like, for moving averages
     `state_dict_ema`, `model_ema`, `ema` and theirs; the prefixes `module.` (DistributedDataParallel, AveragedModel),
     `_orig_mod.` (torch.compile), `model.` (Lightning), `net.` and those of FSDP; and prefixes `ema.` or `model_ema.` for
     averages beside the weights of a prefix.
@@ -46,33 +47,33 @@ def choose_weights(state_dict: dict[str, Any], use_ema: bool | None = None) -> d
             timm does, and says so.
 
     Raises:
-        ValueError: If what `use_ema` asks for is not there.
+        ValueError: If there is no moving average and `use_ema` asks for it.
     """
     groups = {key: value for key, value in state_dict.items() if _holds_tensors(value)}
     raw = next((key for key in _RAW if key in groups), None)
     ema = next((key for key in _EMA if key in groups), None)
-    plain = any(isinstance(value, Tensor) for value in state_dict.values()) and raw is None and ema is None
-    if plain:
+    flat = raw is None and ema is None
+    if flat:
         names = [key for key, value in state_dict.items() if isinstance(value, Tensor)]
-        ema = next((f'{key}.' for key in _EMA if any(name.startswith(f'{key}.') for name in names)), None)
         raw = next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in names)), None)
-        if raw is None or ema is None:
-            raw = ema = None  # one set of weights
+        ema = next((f'{key}.' for key in _EMA if any(name.startswith(f'{key}.') for name in names)), None)
+        if ema is None:
+            if use_ema:
+                raise ValueError('use_ema=True (--ema): there is no moving average, such as model_ema, in the weights.')
+            return _without_prefixes(state_dict)
     if raw is not None and ema is not None and use_ema is None:
         warnings.warn(
             f'The weights have a moving average (EMA, {ema!r}) beside the raw ones ({raw!r}): the average is taken. '
             'use_ema=False (on the command line --raw) takes the raw ones.', stacklevel=3)
-    if use_ema and ema is None and (raw is not None or plain):
-        raise ValueError('use_ema=True (--ema): there is no moving average in these weights, such as model_ema.')
-    if use_ema is False and raw is None and ema is not None:
-        raise ValueError(f'use_ema=False (--raw): these weights are a moving average ({ema!r}) alone.')
-    chosen = raw if ema is None or use_ema is False else ema
-    if chosen is None:
-        return _without_prefixes(state_dict)
-    if plain:
+    if raw is None and use_ema is False:
+        warnings.warn(f'The weights are a moving average ({ema!r}) alone, which is taken.', stacklevel=3)
+    if flat:
+        prefix = raw if raw is not None and use_ema is False else ema
         return _without_prefixes({
-            key.removeprefix(chosen): value for key, value in state_dict.items() if key.startswith(chosen)})
-    return choose_weights(groups[chosen])
+            key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)})
+    if ema is None:
+        return choose_weights(groups[raw], use_ema)
+    return choose_weights(groups[raw if raw is not None and use_ema is False else ema])
 
 
 def _holds_tensors(value: Any) -> bool:

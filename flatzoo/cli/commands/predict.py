@@ -109,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
     files = [path for path, error in found if error is None]
     answers: Iterator[tuple[str, list[Prediction] | Exception]] = iter(())
     if files:
-        model = load_model(args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema)
+        model = load_model(
+            args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema)
         protocol = chosen_protocol(model, args)
         if args.parquet is not None:
             from ..parquet import predict_to_parquet

@@ -4,8 +4,8 @@ Columns: `path` (a video or a folder of frames, from the folder of the list on) 
 0); and where wanted `split`, `id`, and the part of the file that is the clip, `start` and `end` in frames from 0 (end
 excluded) or `start_time` and `end_time` in seconds. The usual other words for path and label are understood
 (`video_path`, `filename`, `class_id`, ...). CSV may be separated by commas, semicolons, tabs or blanks. Without a
-header it has the columns path and label, or path, number of frames and label, as the lists of many video libraries; the number
-of frames is then left to the files.
+header it has the columns path and label, or path, number of frames and label, as the lists of many video libraries;
+the number of frames is then left to the files.
 
 The list is `train.csv` or `val.csv` in the root, or one list with the column `split`; of one list without it
 everything is the split `all`. Classes are the sorted names; those of numbers stand in `classes.txt` or `labels.txt`
