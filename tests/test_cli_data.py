@@ -82,7 +82,8 @@ def test_one_split_of_several(bad, capsys):
 
 
 def test_missing_files_and_equal_parts(good, capsys):
-    rows = ['train/action0/a.mp4,x,0,4', 'train/action1/a.mp4,y,0,4', 'train/action0/a.mp4,x,4,8', 'train/action0/a.mp4,x,4,8', 'gone.mp4,x,,']
+    rows = ['train/action1/a.mp4,y,0,4', 'train/action0/a.mp4,x,0,4']
+    rows += ['train/action0/a.mp4,x,4,8', 'train/action0/a.mp4,x,4,8', 'gone.mp4,x,,']
     path = good / 'list.csv'
     path.write_text('\n'.join(['path,label,start,end', *rows]))
     code, out, _ = run(capsys, 'check', 'csv', path, '--json', '--num-frames', 4)

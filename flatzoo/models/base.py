@@ -499,7 +499,7 @@ def _unknown_argument(
         error: TypeError,
 ) -> TypeError | None:
     """The error of a misspelt argument, which the constructor of the backbone was the first to notice."""
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    found = re.search(r"(?:unexpected keyword|multiple values for(?: keyword)?) argument '(\w+)'", str(error))
     if found is None or found[1] not in args:
         return None
     known = {

@@ -38,8 +38,8 @@ def choose_weights(state_dict: dict[str, Any], use_ema: bool | None = None) -> d
 
     Understood are the keys `state_dict`, `model`, `model_state_dict`, `net` and their like, for moving averages
     `state_dict_ema`, `model_ema`, `ema` and theirs; the prefixes `module.` (DistributedDataParallel, AveragedModel),
-    `_orig_mod.` (torch.compile), `model.` (Lightning), `net.` and those of FSDP; and prefixes `ema.` or `model_ema.` for
-    averages beside the weights of a prefix.
+    `_orig_mod.` (torch.compile), `model.` (Lightning), `net.` and those of FSDP; and prefixes such as `ema.` for
+    averages beside weights with a prefix.
 
     Args:
         state_dict: The checkpoint, or the weights.
