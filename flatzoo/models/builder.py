@@ -212,8 +212,6 @@ def _plan_source(
         overlay.setdefault('hf_hub_id', None)  # which timm would prefer to the address that was asked for
     if kwargs.get('num_classes') and is_callers:
         overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
-    if use_ema is None and not any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
-        use_ema = False  # a tag's accuracy is that of the raw weights; who publishes an average publishes it alone
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
     cache_dir = kwargs.get('cache_dir')
     saved = saved_config(cfg, cache_dir)
