@@ -45,7 +45,7 @@ PLAN = {  # part: its share of the time, module, function
     'compiled': (55, 'speed', 'compiled'),
     'learn': (60, 'learn', 'run'),
 }
-WARM = (('sifar_swin_b12', 8, 64), ('sifar_swin_b12', 8, 1), ('sifar_swin_b12', 8, 8))  # and what `compiled` begins with
+WARM = (('sifar_swin_b12', 8, 64), ('sifar_swin_b12', 8, 1), ('sifar_swin_b12', 8, 8))  # and the first of `compiled`
 WARM_OTHERS, MEMORY = 6, 0.75  # of the card, for all that warm up together
 GRACE = 3.0  # seconds in which a part that was asked to end may do so
 FILES = (
@@ -54,7 +54,7 @@ FILES = (
 
 def preload() -> None:
     """Imports what all parts need, once: they are forks. Nothing here touches a GPU, or they could not."""
-    for module in ('torch', 'timm', 'torchvision', 'flatzoo', '_timing'):
+    for module in ('torch', 'timm', 'torchvision', 'flatzoo', 'models'):
         try:
             importlib.import_module(module)
         except Exception as error:
@@ -68,7 +68,7 @@ def child(context: Context, seconds: float, module: str, function: str, *args) -
     for stream in (1, 2):
         os.dup2(log, stream)
     print(f'\n===== {context.part} {" ".join(map(str, args))}, {seconds:.0f} s =====', flush=True)
-    faulthandler.dump_traceback_later(max(1.0, seconds - 2), file=sys.__stderr__)  # where it hangs, before it is ended
+    faulthandler.register(signal.SIGTERM, file=sys.__stderr__, chain=True)  # where it is when its time is up
     with context.attempt(context.part):
         getattr(importlib.import_module(f'_gpu.{module}'), function)(context, *args)
         return
@@ -87,9 +87,9 @@ def end(process: multiprocessing.Process, seconds: float) -> str:
     """Waits for a part, ends it with all that it started if need be, and says how it ended."""
     process.join(max(0.0, seconds))
     late = process.is_alive()
-    for signal_number in (signal.SIGTERM, signal.SIGKILL) if late else (signal.SIGKILL,):  # what it left behind, too
+    for number in (signal.SIGTERM, signal.SIGKILL) if late else (signal.SIGKILL,):  # what it left behind, too
         try:
-            os.killpg(process.pid, signal_number)
+            os.killpg(process.pid, number)
         except (ProcessLookupError, PermissionError):
             pass
         process.join(GRACE)
@@ -101,7 +101,7 @@ def end(process: multiprocessing.Process, seconds: float) -> str:
 def warm_up(out: Path, rehearse: bool, seconds: float) -> list[multiprocessing.Process]:
     """Processes that compile models for later parts."""
     if rehearse:
-        jobs = [('sifar_swin_tiny', 8, 1)]
+        jobs = [('sifar_resnet10t', 8, 1)]
     else:
         from _gpu.speed import COMPILED
         jobs = [*WARM, *((name, frames, 64) for name, frames in COMPILED[:WARM_OTHERS])]

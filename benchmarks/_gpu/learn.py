@@ -33,7 +33,7 @@ def run(context: Context) -> None:
     shape = dict(num_frames=model.num_frames, size=model.img_size[0])
     batch, test_clips = (16, 16) if context.rehearse else (BATCH, TEST_CLIPS)
     test = load(ActionClips(test_clips, seed=1, split='test', **shape), test_clips // max(1, workers) or 1, workers)
-    optimizer = create_optimizer_v2(model, opt='muon', lr=RATE, weight_decay=0.05)
+    optimizer = create_optimizer_v2(model, opt='sgd' if context.rehearse else 'muon', lr=RATE, weight_decay=0.05)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
     held = [torch.cat(parts) for parts in zip(*test, strict=True)]  # before training: it takes workers, too
     start, seen, losses = time.monotonic(), 0, []

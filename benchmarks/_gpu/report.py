@@ -76,7 +76,8 @@ def write_report(out: Path, rehearse: bool) -> str:
         + ', '.join(f'{name} {version}' for name, version in card.get('packages', {}).items()) + '.',
         '## Goals', '\n'.join(goals(out)),
         '## Parts', table(
-            [{'part': name, **part} for name, part in facts.get('parts', {}).items()], ('part', 'ended', 'seconds', 'limit')),
+            [{'part': name, **part} for name, part in facts.get('parts', {}).items()],
+            ('part', 'ended', 'seconds', 'limit')),
         '## GPU tests', ', '.join(f'{count} {outcome}' for outcome, count in outcomes.items()) or 'None ran.',
         '\n'.join(f'- {name}: {outcome}' for name, outcome in tests.items() if outcome != 'passed'),
         '## Training on rendered actions', ', '.join(f'{key} {value}' for key, value in facts.get('learn', {}).items())]
