@@ -53,12 +53,21 @@ FILES = (
 
 
 def preload() -> None:
-    """Imports what all parts need, once: they are forks. Nothing here touches a GPU, or they could not."""
+    """Imports what all parts need, once: they are forks."""
     for module in ('torch', 'timm', 'torchvision', 'flatzoo', 'models'):
         try:
             importlib.import_module(module)
         except Exception as error:
             print(f'{module} cannot be imported: {type(error).__name__}: {error}', flush=True)
+
+
+def start_method() -> str:
+    """Forks save imports, but none of them can use a GPU if an import has loaded its driver here."""
+    try:
+        maps = Path('/proc/self/maps').read_text()
+    except OSError:
+        return 'spawn'
+    return 'spawn' if 'libcuda.so' in maps else 'fork'
 
 
 def child(context: Context, seconds: float, module: str, function: str, *args) -> None:
@@ -78,7 +87,7 @@ def child(context: Context, seconds: float, module: str, function: str, *args) -
 def start(context: Context, seconds: float, *target) -> multiprocessing.Process:
     """Starts a part, which should end by itself shortly before its time is up."""
     context.deadline = time.monotonic() + seconds - min(10.0, 0.15 * seconds)
-    process = multiprocessing.get_context('fork').Process(target=child, args=(context, seconds, *target))
+    process = multiprocessing.get_context(start_method()).Process(target=child, args=(context, seconds, *target))
     process.start()
     return process
 
@@ -127,6 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         (out / name).unlink(missing_ok=True)
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     os.environ.setdefault('PYTHONUNBUFFERED', '1')
+    os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')  # asking for a GPU then does not load its driver
     preload()
 
     names = [name for name in PLAN if name in ('card', *args.parts)]

@@ -1,6 +1,7 @@
 """What the parts of `gpu.py` share: where to run, until when, and where results go as soon as they exist."""
 import contextlib
 import dataclasses
+import fcntl
 import json
 import time
 import traceback
@@ -17,12 +18,17 @@ def read_facts(out: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write_facts(out: Path, **facts: Any) -> None:
-    """Adds facts, whole or not at all."""
+def write_facts(out: Path, note: dict[str, str] | None = None, **facts: Any) -> None:
+    """Adds facts, and a note to those there are, whole or not at all; processes side by side wait for each other."""
     path = out / 'facts.json'
-    partial = path.with_name('facts.tmp')
-    partial.write_text(json.dumps(read_facts(out) | facts, indent=1) + '\n')
-    partial.replace(path)
+    with (out / 'log.txt').open('a') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = read_facts(out) | facts
+        if note:
+            known['notes'] = [*known.get('notes', []), note]
+        partial = path.with_name('facts.tmp')
+        partial.write_text(json.dumps(known, indent=1) + '\n')
+        partial.replace(path)
 
 
 @dataclasses.dataclass
@@ -59,8 +65,7 @@ class Context:
     def note(self, kind: str, text: str) -> None:
         """Writes down something for the report: `failed`, `left out`, `missing`."""
         print(f'{self.part}, {kind}: {text}', flush=True)
-        notes = read_facts(self.out).get('notes', [])
-        write_facts(self.out, notes=[*notes, {'part': self.part, 'kind': kind, 'text': text}])
+        write_facts(self.out, note={'part': self.part, 'kind': kind, 'text': text})
 
     @contextlib.contextmanager
     def attempt(self, what: str) -> Iterator[None]:
