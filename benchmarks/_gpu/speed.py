@@ -52,7 +52,8 @@ def training(context: Context) -> None:
 
 def compiled(context: Context) -> None:
     """The other models under torch.compile; every model at the batches that tell most before the next one."""
-    measure(context, COMPILED if not context.rehearse else (REHEARSED,), (64, 1), forms=('plain', 'optimized'))
+    names, forms = ((REHEARSED,), ('plain',)) if context.rehearse else (COMPILED, ('plain', 'optimized'))
+    measure(context, names, (64, 1), forms=forms)
 
 
 def arguments(context: Context, forms: Sequence[str], train: bool, batch: int) -> argparse.Namespace:
@@ -117,7 +118,7 @@ def warm_up(context: Context, name: str, frames: int, batch: int, share: float) 
     os.environ['TORCHINDUCTOR_COMPILE_THREADS'] = '2'
     if context.device == 'cuda':
         torch.cuda.set_per_process_memory_fraction(share)
-    args = arguments(context, ('plain', 'optimized'), False, batch)
+    args = arguments(context, ('plain',) if context.rehearse else ('plain', 'optimized'), False, batch)
     for (_, variant), model in models.variants(name, frames, args).items():
         if 'compiled' in variant:
             with context.attempt(f'warming up {name}, {variant}'):
