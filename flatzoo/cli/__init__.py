@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         write(f'flatzoo {args.command}: error: {error}', sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:  # with a text where there is something to say
+        if str(error):
+            write(f'flatzoo {args.command}: {error}', sys.stderr)
+        return getattr(error, 'exit_code', 130)
     except BrokenPipeError:
         with contextlib.suppress(OSError, ValueError):  # else the interpreter complains when it flushes at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -34,6 +34,7 @@ from flatzoo.weights.download import explain, is_offline
 
 from .config import model_config
 from .preprocessor import PREPROCESSOR_FILE, video_preprocessor_config
+from .staging import is_full, staging_folder
 
 __all__ = ['Push', 'open_checkpoint', 'push_to_hub', 'save_pretrained']
 
@@ -90,7 +91,7 @@ def save_pretrained(
     config = model_config(model, label_names, protocol)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder) as staging:
+    with staging_folder(folder, '.saving-') as staging:
         # transformers wants to know the format; more than one entry would come in another order each time
         safetensors.torch.save_file(_saveable(model.state_dict()), Path(staging, WEIGHTS), {'format': 'pt'})
         _write_json(Path(staging, CONFIG_FILE), config)
@@ -150,9 +151,16 @@ def push_to_hub(
         if value is not None and not re.fullmatch(r'[\w][\w./-]*', value):
             raise HubError(f'{name}={value!r} is no name for a branch or tag. Use letters, digits and . _ - /')
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, label_names=label_names, protocol=protocol, card=card)
-        if card is None:
-            Path(folder, CARD).write_text(_card(model, repo_id, protocol), encoding='utf-8')
+        try:
+            save_pretrained(model, folder, label_names=label_names, protocol=protocol, card=card)
+            if card is None:
+                Path(folder, CARD).write_text(_card(model, repo_id, protocol), encoding='utf-8')
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise HubError(
+                f'{repo_id}: {tempfile.gettempdir()}, where the files are written before they go, is full. Nothing was '
+                'pushed. Make room there, or name a folder with more by TMPDIR.') from error
         names = (WEIGHTS, CONFIG_FILE, PREPROCESSOR_FILE, CARD)
         push = Push(repo_id, branch, tag, {name: _measure(Path(folder, name)) for name in names})
         if dry_run:

@@ -23,7 +23,7 @@ _PRESETS = Path(__file__).parent / 'presets'
 # options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
 _FREE = {
     'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
-    'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing'}
+    'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing'}
 _REMEDIES = {'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype'}  # against a loss that is no number
 
 
@@ -90,7 +90,7 @@ class Recipe:
     mixup_prob: float = _option(1.0, 'mixing', 'share of batches that are mixed', low=0, high=1)
     mixup_switch_prob: float = _option(0.5, 'mixing', 'share of CutMix where both are on', low=0, high=1)
     mixup_mode: str = _option('batch', 'mixing', 'mix alike in a batch, pair or element', ('batch', 'pair', 'elem'))
-    mixup_off_epoch: int = _option(0, 'mixing', 'epoch from which nothing is mixed, 0 for never', low=0)
+    mixup_off_epoch: int = _option(0, 'mixing', 'epochs after which nothing is mixed any more, 0 for never', low=0)
     smoothing: float = _option(0.1, 'mixing', 'label smoothing', low=0, high=1)
 
     epochs: int = _option(30, 'optimisation', 'passes over the data', low=1)
@@ -139,6 +139,8 @@ class Recipe:
     fsdp: bool = _option(False, 'run', 'shard parameters over the processes (FSDP2) in place of copying them (DDP)')
     recovery_interval: int = _option(0, 'run', 'updates between checkpoints; 0 for one after each epoch', low=0)
     log_interval: int = _option(10, 'run', 'updates between looks at the loss', low=1)
+    log_seconds: float = _option(
+        10, 'run', 'seconds between lines about it, at least, where standard error is no terminal', low=0)
     max_broken: float = _option(
         0.01, 'run', 'share of clips that may be unreadable before the run stops', low=0, high=1)
 
