@@ -113,7 +113,7 @@ def test_json_is_pure_and_has_an_entry_for_every_file(trained, model, clip, tmp_
     for item in answered['predictions']:
         assert item['probability'] == pytest.approx(expected(model, clip)[item['index']].item(), abs=1e-5)
     assert set(failed) == {'path', 'error'} and failed['path'].endswith('broken.mp4')
-    assert err == f'error: {failed["error"]}\n'
+    assert err == f'flatzoo predict: error: {failed["error"]}\n'
 
 
 def test_csv(trained, clip, tmp_path, capsys):
@@ -143,7 +143,8 @@ def test_names_of_classes_cannot_steer_a_terminal(model, clip, tmp_path, capsys)
 
 def test_weights_are_not_read_for_files_that_are_not_there(tmp_path, capsys):
     assert main(['predict', str(tmp_path / 'none.mp4'), '--checkpoint', str(tmp_path / 'none.safetensors')]) == 1
-    assert capsys.readouterr().err == f'error: {tmp_path / "none.mp4"}: no such file. Check the path.\n'
+    err = capsys.readouterr().err
+    assert err == f'flatzoo predict: error: {tmp_path / "none.mp4"}: no such file. Check the path.\n'
 
 
 @pytest.mark.parametrize('options, protocol', [
@@ -225,8 +226,8 @@ def test_broken_files_do_not_stop_the_others(trained, tmp_path, capfd):
     entries = json.loads(out)
     assert [entry['path'] for entry in entries] == paths
     assert [entry['path'] for entry in entries if 'error' in entry] == paths[1:-1]
-    errors = [line for line in err.splitlines() if line.startswith('error: ')]
-    assert errors == [f'error: {entry["error"]}' for entry in entries if 'error' in entry]
+    errors = [line for line in err.splitlines() if line.startswith('flatzoo predict: error: ')]
+    assert errors == [f'flatzoo predict: error: {entry["error"]}' for entry in entries if 'error' in entry]
     for name, line in zip(names, errors, strict=True):
         assert name in line
     assert 'Traceback' not in err
@@ -244,7 +245,7 @@ def test_decoder_that_fails_in_an_unknown_way(trained, clip, capsys, monkeypatch
         raise KeyError('surprise')
     monkeypatch.setattr(EvalProtocol, 'load_views', load_views)
     assert main(['predict', str(clip), *trained]) == 1
-    assert capsys.readouterr().err == f"error: {clip}: KeyError: 'surprise'\n"
+    assert capsys.readouterr().err == f"flatzoo predict: error: {clip}: KeyError: 'surprise'\n"
 
 
 def test_folders_are_searched(tmp_path):
@@ -470,7 +471,7 @@ def test_end_to_end(clip, folder, tmp_path):
     assert result.returncode == 1
     failed, answered = json.loads(result.stdout)
     assert (failed['path'], answered['path']) == ('broken.mp4', 'clip.mp4') and len(answered['predictions']) == 4
-    assert result.stderr == f'error: {failed["error"]}\n'
+    assert result.stderr == f'flatzoo predict: error: {failed["error"]}\n'
 
 
 # flatzoo list

@@ -18,7 +18,9 @@ from typing import IO
 from flatzoo._text import escape_controls
 from flatzoo.version import __version__
 
-__all__ = ['CommandError', 'main', 'write']
+__all__ = ['CommandError', 'main', 'write', 'write_error']
+
+_command = 'flatzoo'  # and the name of the subcommand
 
 
 class CommandError(Exception):
@@ -38,17 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: From argparse, with 0 after `--help` and 2 for arguments that it does not accept.
     """
+    global _command
     try:
         args = _parser().parse_args(argv)
+        _command = f'flatzoo {args.command}'
         code = args.run(args)
         sys.stdout.flush()
         return code
     except CommandError as error:
-        write(f'flatzoo {args.command}: error: {error}', sys.stderr)
+        write_error(error)
         return 1
     except KeyboardInterrupt as error:  # with a text where there is something to say
         if str(error):
-            write(f'flatzoo {args.command}: {error}', sys.stderr)
+            write(f'{_command}: {error}', sys.stderr)
         return getattr(error, 'exit_code', 130)
     except BrokenPipeError:
         with contextlib.suppress(OSError, ValueError):  # else the interpreter complains when it flushes at its end
@@ -77,6 +81,11 @@ def write(text: str, file: IO[str] | None = None, is_data: bool = False) -> None
     else:
         tqdm.write(text, file=file)
     file.flush()
+
+
+def write_error(reason: object) -> None:
+    """Prints why something could not be done on standard error, with the command in front, as argparse does."""
+    write(f'{_command}: error: {reason}', sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

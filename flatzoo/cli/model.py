@@ -1,5 +1,7 @@
 """The model that a command works with: from a name on the command line to a model, ready, or to one clear refusal."""
 import difflib
+import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
     from flatzoo import VideoModel
 
-__all__ = ['check_registered', 'load_model', 'weights_name_classes']
+__all__ = ['check_registered', 'load_model', 'model_name', 'on_the_shell', 'weights_name_classes']
 
 
 def load_model(
@@ -29,7 +31,7 @@ def load_model(
     """A video model in eval mode that is ready to answer.
 
     Args:
-        name: A registered name with or without a tag, `hf-hub:org/name` or `local-dir:folder`.
+        name: A registered name with or without a tag, a folder, `hf-hub:org/name` or `local-dir:folder`.
         checkpoint: Weight file in place of the weights of the name. As a file does not name its classes, they are taken
             from the tag only where `name` says the tag.
         num_classes: Number of classes where it is not that of the name.
@@ -50,7 +52,7 @@ def load_model(
 
     from flatzoo import VideoModel, pull
 
-    target = _device(device)
+    target, name = _device(device), model_name(name)
     try:
         source, place = parse_model_name(name)
     except ValueError as error:
@@ -95,6 +97,28 @@ def load_model(
                 'number, give that with --num-classes; --allow-untrained answers all the same, at random.')
         write(f'warning: the head of {name} was never trained: its answers mean nothing.', sys.stderr)
     return model.eval().to(target)
+
+
+def model_name(name: str) -> str:
+    """The name of a model as timm takes it: a folder that exists is `local-dir:folder`, unless a model has that name.
+
+    Raises:
+        CommandError: A folder that holds no model.
+    """
+    if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or not os.path.isdir(name):
+        return name
+    import timm
+
+    import flatzoo  # noqa: F401 - registers the models
+    from flatzoo.weights.config import CONFIG_FILE
+
+    if timm.is_model(name.partition('.')[0]):
+        return name
+    if not os.path.isfile(os.path.join(name, CONFIG_FILE)):
+        raise CommandError(
+            f'{name}: this folder holds no {CONFIG_FILE}, so no model. Give one that flatzoo train (after its first '
+            'epoch), flatzoo pull --out or flatzoo.save_pretrained wrote.')
+    return f'local-dir:{name}'
 
 
 def check_registered(name: str) -> None:
@@ -158,7 +182,7 @@ def _unavailable(name: str, error: Exception) -> str:
     from flatzoo import HubError
 
     if isinstance(error, HubError):
-        return f'{name} cannot be downloaded: {" ".join(str(error).split())}'
+        return f'{name} cannot be downloaded: {on_the_shell(error, "--checkpoint" if ":" not in name else "")}'
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -166,6 +190,19 @@ def _unavailable(name: str, error: Exception) -> str:
     if any(type(cause).__module__.startswith(('urllib', 'http', 'huggingface_hub')) for cause in chain):
         return (
             f'the weights of {name} cannot be downloaded: {text} Check the name and the network, or give weights that '
-            'are on this machine with --checkpoint FILE or --model local-dir:FOLDER.'
+            'are on this machine with --checkpoint FILE or --model FOLDER.'
         )
     return text if name in text else f'{name} cannot be loaded ({type(error).__name__}): {text}'
+
+
+def on_the_shell(error: Exception, option: str) -> str:
+    """An error of a download in one line, with the options of the command in place of the arguments of Python.
+
+    Args:
+        error: The error.
+        option: The option that takes a weight file, empty if none does here.
+    """
+    text = ' '.join(str(error).split())
+    text = re.sub(r", or [^.]*? pretrained_cfg_overlay=dict\(file='\.\.\.'\)", '', text)
+    file = f'a weight file with {option} FILE, or ' if option else ''
+    return f'{text} Or give what is on this machine: {file}the folder of a model with --model FOLDER.'

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import CommandError, write
+from . import CommandError, write, write_error
 from .model import load_model
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def predict_to_parquet(
         CommandError: If Ray is not installed, the folder cannot be used, or the processes fail.
     """
     import torch
-    from tqdm import tqdm
 
     from flatzoo.inference.parquet import answered_files, file_key, open_folder, run_batches
+    from flatzoo.train.progress import Progress
 
     from .commands.predict import classify_files
 
@@ -66,7 +66,7 @@ def predict_to_parquet(
 
     lost = [error for _, error in found if error is not None]
     for error in lost:
-        write(f'error: {error}', sys.stderr)
+        write_error(error)
     files = {file_key(path): path for path, error in found if error is None}
     try:
         folder = open_folder(args.parquet, settings)
@@ -76,13 +76,13 @@ def predict_to_parquet(
         answers = run_batches(waiting, folder, load, answer, processes, share)
         with (
             contextlib.closing(answers),
-            tqdm(total=len(waiting), unit='file', file=sys.stderr, disable=not waiting) as bar,
+            Progress(len(waiting), 'file', disable=not waiting) as bar,
         ):
             for _, error in answers:
                 bar.update()
                 if error is not None:
                     failed += 1
-                    write(f'error: {error}', sys.stderr)
+                    write_error(error)
     except ImportError as error:
         raise CommandError("--parquet needs Ray Data: pip install 'flatzoo[ray]'.") from error
     except (OSError, RuntimeError, ValueError) as error:

@@ -21,14 +21,17 @@ import csv
 import io
 import json
 import shlex
-import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import CommandError, write
 from ..table import table_text
 from .list import list_names
+
+if TYPE_CHECKING:
+    from flatzoo.train.progress import Progress
 
 __all__ = ['matching_names']
 
@@ -48,15 +51,15 @@ def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo compare`: 0, or a `CommandError` if a pattern matches nothing or a file cannot be used."""
     names = matching_names(args.patterns)
 
-    from tqdm import tqdm
-
+    from flatzoo.train.progress import Progress
     from flatzoo.zoo.comparison import NOTES, columns, compare_models, printed_in, read_measured, settings_of
 
     try:
         measured = read_measured(args.measured)
     except (OSError, ValueError) as error:
         raise CommandError(error) from error
-    rows = compare_models(tqdm(names, unit='model', file=sys.stderr, disable=None, leave=False), measured)
+    with Progress(len(names), 'model') as bar:
+        rows = compare_models(_counted(names, bar), measured)
     if args.page:
         from flatzoo.zoo.comparison_page import write_page
 
@@ -78,6 +81,12 @@ def run(args: argparse.Namespace) -> int:
         notes = [*settings_of(table), *(textwrap.fill(note, 110) for note in [*NOTES, *printed_in(rows)])]
         write('\n\n'.join([table_text(rows, cells), *notes]))
     return 0
+
+
+def _counted(names: list[str], bar: 'Progress') -> Iterator[str]:
+    for name in names:
+        yield name
+        bar.update()
 
 
 def matching_names(patterns: list[str]) -> list[str]:

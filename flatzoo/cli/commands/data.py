@@ -20,14 +20,13 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .. import CommandError, write
+from .. import CommandError, write, write_error
 from ..arguments import count
 
 if TYPE_CHECKING:
@@ -136,13 +135,16 @@ def check_videos(
 
 
 def _check(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    from flatzoo.train.progress import Progress
 
     names = None if args.model is None else _model_classes(args.model)
     lists = _read_splits(args)
 
     def progress(results: Iterable, total: int) -> Iterable:
-        return tqdm(results, total=total, unit='clip', file=sys.stderr, disable=None)
+        with Progress(total, 'clip') as bar:
+            for result in results:
+                yield result
+                bar.update()
 
     report = check_videos(lists, args.num_frames, args.workers, names, progress)
     if args.json:
@@ -155,15 +157,17 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from flatzoo.data.lists import DataError
     from flatzoo.data.shards import pack
+    from flatzoo.train.progress import Progress
 
     failures = 0
     for videos in _read_splits(args):
-        def progress(clips: Iterable, split: str = videos.split) -> Iterable:
-            return tqdm(clips, desc=split, unit='clip', file=sys.stderr, disable=None)
+        def progress(clips: Iterable, videos: 'VideoList' = videos) -> Iterable:
+            with Progress(len(videos), 'clip', description=videos.split) as bar:
+                for clip in clips:
+                    yield clip
+                    bar.update()
 
         try:
             shards, failed = pack(
@@ -172,7 +176,7 @@ def _pack(args: argparse.Namespace) -> int:
             raise CommandError(error) from error
         failures += len(failed) + len(videos.missing)
         for line in failed:
-            write(f'error: left out: {line}', sys.stderr)
+            write_error(f'left out: {line}')
         size = sum(path.stat().st_size for path in shards)
         write(f'{videos.split}: {len(videos) - len(failed)} clips in {len(shards)} shards, {size / 1e6:.3g} MB')
     return int(bool(failures))
@@ -206,13 +210,28 @@ def _read_splits(args: argparse.Namespace) -> list['VideoList']:
 def _model_classes(name: str) -> tuple[str, ...]:
     import timm
 
-    from ..model import check_registered, weights_name_classes
+    from ..model import check_registered, model_name, weights_name_classes
 
+    name = model_name(name)
+    if name.startswith('local-dir:'):
+        return _saved_classes(name.removeprefix('local-dir:'))
     check_registered(name)
     cfg = timm.get_pretrained_cfg(name)
     if not weights_name_classes(cfg):
         raise CommandError(f"the weights of {name} name no classes. 'flatzoo list --pretrained' shows those that do.")
     return tuple(cfg.label_names)
+
+
+def _saved_classes(folder: str) -> tuple[str, ...]:
+    from flatzoo.weights.config import CONFIG_FILE, read_config
+
+    try:
+        config = read_config(os.path.join(folder, CONFIG_FILE))
+    except (OSError, ValueError) as error:
+        raise CommandError(' '.join(str(error).split())) from error
+    if not config.get('label_names'):
+        raise CommandError(f'{folder}: its {CONFIG_FILE} names no classes.')
+    return tuple(config['label_names'])
 
 
 def _open(clip: 'Clip', videos: 'VideoList', num_frames: int) -> tuple[int, str]:

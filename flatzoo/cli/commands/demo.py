@@ -6,7 +6,7 @@ without a network; weights that are not on this machine are downloaded when thei
 Needs pip install 'flatzoo[demo]'.
 
     flatzoo demo
-    flatzoo demo --model local-dir:runs/mine --model sifar_swin_b14.ibm_k400 --port 8000
+    flatzoo demo --model runs/mine --model sifar_swin_b14.ibm_k400 --port 8000
 """
 import argparse
 import functools
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .. import CommandError, write
 from ..arguments import count
-from ..model import check_registered, load_model, weights_name_classes
+from ..model import check_registered, load_model, model_name, weights_name_classes
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--model', dest='models', action='append', metavar='NAME',
         help="a model to choose from, several times for several: a name that 'flatzoo list' shows, hf-hub:ORG/NAME or "
-             'local-dir:FOLDER (default: all registered ones with a trained head)')
+             'the FOLDER of a run (default: all registered ones with a trained head)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     parser.add_argument(
         '--max-megabytes', type=count, default=50, metavar='N', help='largest video that is accepted (default: 50)')
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from flatzoo.demo.answer import Limits
     from flatzoo.demo.page import is_loopback, serve
 
-    names = args.models or _trained_models()
+    names = [model_name(name) for name in args.models] if args.models else _trained_models()
     for name in names:
         if ':' not in name:  # else it is hf-hub:... or local-dir:...
             check_registered(name)

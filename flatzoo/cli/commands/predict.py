@@ -8,6 +8,7 @@ is then 1.
     flatzoo predict clip.mp4
     flatzoo predict videos/ --model sifar_swin_b14.ibm_k400 --topk 3 --json > answers.json
     flatzoo predict clip.mp4 --model hf-hub:org/name
+    flatzoo predict clip.mp4 --model runs/mine
     flatzoo predict clip.mp4 --model sifar_swin_b12 --checkpoint mine.safetensors --num-classes 51
 
 --parquet answers very many files: Ray Data (pip install 'flatzoo[ray]') spreads them over processes, and
@@ -24,6 +25,7 @@ import glob
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,9 +33,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flatzoo._text import printable
 
-from .. import CommandError, write
+from .. import CommandError, write, write_error
 from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
-from ..model import load_model
+from ..model import load_model, model_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +47,8 @@ __all__ = ['Prediction', 'classify_file', 'classify_files', 'find_videos']
 
 DEFAULT_MODEL = 'sifar_resnet10t'
 MANY = 8  # files, from which on a progress bar is shown
+LONG = 120  # seconds, from which on few frames say little of a video
+LARGE = 500_000  # bytes that such a file has at least
 
 
 class Prediction(NamedTuple):
@@ -71,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group('model')
     model.add_argument(
         '--model', default=DEFAULT_MODEL, metavar='NAME',
-        help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or local-dir:FOLDER (default: %(default)s)")
+        help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or the FOLDER of a run (default: %(default)s)")
     model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
     add_ema_arguments(model)
     model.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
@@ -108,17 +112,20 @@ def run(args: argparse.Namespace) -> int:
         found += [(path, None) for path in _listed(args.files_from)]
     files = [path for path, error in found if error is None]
     answers: Iterator[tuple[str, list[Prediction] | Exception]] = iter(())
+    frames = 0
     if files:
+        args.model = model_name(args.model)
         model = load_model(
             args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema)
         protocol = chosen_protocol(model, args)
+        frames = protocol.num_clips * model.num_frames
         if args.parquet is not None:
             from ..parquet import predict_to_parquet
 
             return predict_to_parquet(found, model, protocol, args)
         answers = classify_files(model, files, protocol, args.topk, args.batch_size, args.workers)
     try:
-        return _report(found, answers, 'json' if args.json else 'csv' if args.csv else 'text')
+        return _report(found, answers, 'json' if args.json else 'csv' if args.csv else 'text', frames)
     except RuntimeError as error:
         if 'memory' not in str(error):  # of the device, or of the machine
             raise
@@ -217,10 +224,28 @@ def find_videos(paths: Iterable[str]) -> list[tuple[str, str | None]]:
             if not matches:
                 found[path] = path, f'{path}: the pattern matches nothing. Check the path.'
         for match in matches:
-            missing = None if os.path.lexists(match) else f'{match}: no such file. Check the path.'
+            missing = None if os.path.lexists(match) else _not_there(match)
             for file, error in _videos_in(match) if os.path.isdir(match) else [(match, missing)]:
                 found.setdefault(os.path.abspath(file), (file, error))
     return list(found.values())
+
+
+def _not_there(path: str) -> str:
+    """Why there is nothing at a path, and what to do."""
+    scheme = re.match('([a-z][a-z0-9+.-]+)://', path, re.IGNORECASE)
+    if scheme and scheme[1].lower() in ('http', 'https'):
+        return (
+            f'{path}: is an address, and only files are read. Download it first: curl -LO ADDRESS for a video file, '
+            'yt-dlp ADDRESS for a page that plays one.')
+    if scheme:
+        return (
+            f'{path}: is a stream or an address, and only files are read. Record a part of it first: ffmpeg -t 10 -i '
+            'ADDRESS clip.mp4.')
+    if path.isdecimal():
+        return (
+            f'{path}: no such file. If the camera {path} is meant: only files are read, so record some seconds first: '
+            f"ffmpeg -f v4l2 -t 5 -i /dev/video{path} clip.mp4 on Linux. 'flatzoo demo' takes the camera of a browser.")
+    return f'{path}: no such file. Check the path.'
 
 
 def _listed(path: str) -> list[str]:
@@ -305,23 +330,32 @@ def _report(
         found: list[tuple[str, str | None]],
         answers: Iterator[tuple[str, list[Prediction] | Exception]],
         form: str,
+        frames: int = 0,
 ) -> int:
-    """Prints answers and errors in the order in which the files were given, and returns the exit code."""
-    from tqdm import tqdm
+    """Prints answers and errors in the order in which the files were given, and returns the exit code.
 
+    Args:
+        found: Files, with the reason where there is nothing to answer.
+        answers: One for each of the others.
+        form: `'text'`, `'json'` or `'csv'`.
+        frames: Frames of a file that an answer comes from.
+    """
+    from flatzoo.train.progress import Progress
+
+    long: list[str] = []
     entries: list[dict[str, Any]] = []
     failed = False
     if form == 'csv':
         write(_csv_lines([('path', 'rank', 'label', 'index', 'probability', 'error')]), is_data=True)
-    with tqdm(found, unit='file', file=sys.stderr, disable=len(found) < MANY) as progress:
-        for number, (path, error) in enumerate(progress):
+    with Progress(len(found), 'file', disable=len(found) < MANY) as progress:
+        for number, (path, error) in enumerate(found):
             answer = error or next(answers)[1]
             if isinstance(answer, Exception):
                 answer = _reason(path, answer)
             if isinstance(answer, str):
                 failed = True
                 entries.append({'path': path, 'error': answer})
-                write(f'error: {answer}', sys.stderr)
+                write_error(answer)
                 if form == 'csv':
                     write(_csv_lines([(path, '', '', '', '', answer)]), is_data=True)
             elif form == 'json':
@@ -334,9 +368,35 @@ def _report(
                 gap = '\n' if number else ''
                 lines = [f'{probability:8.1%}  {printable(label)}' for label, _, probability in answer]
                 write(gap + '\n'.join([printable(path), *lines]))
+            if not isinstance(answer, str) and (seconds := _long(path)):
+                long.append(f'{path} ({_minutes(seconds)})')
+            progress.update()
     if form == 'json':
         write(json.dumps(entries, indent=2))
+    if long:
+        write(
+            f'note: {", ".join(long[:3])}{f" and {len(long) - 3} more" if len(long) > 3 else ""}: an answer is one for '
+            f'the whole file, from {frames} frames of it, which say little about so long a video. Cut out the part '
+            'that matters: ffmpeg -ss START -t 10 -i FILE part.mp4.', sys.stderr)
     return int(failed)
+
+
+def _long(path: str) -> float | None:
+    """Seconds that a video lasts; None if that is not long."""
+    from flatzoo.data.decode import VideoError, VideoReader
+
+    try:
+        if os.path.getsize(path) < LARGE:
+            return None
+        with VideoReader(path) as video:
+            seconds = (video.timestamps[-1] - video.timestamps[0]).item()
+    except (OSError, VideoError):
+        return None
+    return seconds if seconds >= LONG else None
+
+
+def _minutes(seconds: float) -> str:
+    return f'{seconds / 60:.0f} minutes'
 
 
 def _csv_lines(rows: Iterable[tuple]) -> str:

@@ -1,7 +1,7 @@
 """Measure the accuracy of models on a data set.
 
 SPEC is the layout of the data set and ROOT its folder, see 'flatzoo data --help'. Each --model is a
-name that 'flatzoo list' shows, hf-hub:ORG/NAME, local-dir:FOLDER, or a pattern such as 'sifar*', which
+name that 'flatzoo list' shows, hf-hub:ORG/NAME, the folder of a run, or a pattern such as 'sifar*', which
 stands for all that have a trained classifier for these classes. The clips and crops of a video over
 which the logits are averaged are those by which the accuracy of the weights is measured; the options
 below change them.
@@ -13,7 +13,7 @@ there are an error, or with SPEC:missing=skip are left out and counted in the co
 --results writes timm's columns and those of video to a CSV file, after each model. torchrun shares the
 clips out to several processes; no clip counts twice and none is left out.
 
-    flatzoo validate ucf101:fold=1 UCF101/ --model local-dir:runs/mine
+    flatzoo validate ucf101:fold=1 UCF101/ --model runs/mine
     flatzoo validate kinetics k400/ --model 'sifar*' --results k400.csv --resume --report k400/
     flatzoo validate ssv2 ssv2/ --model sifar_swin_b14.ibm_ssv2 --order normal reverse shuffle
     torchrun --nproc-per-node 8 -m flatzoo validate kinetics k400/ --model sifar_swin_b14.ibm_k400
@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from flatzoo._text import printable
 
-from .. import CommandError, write
+from .. import CommandError, write, write_error
 from ..arguments import KeyValues, add_ema_arguments, add_view_arguments, chosen_protocol, count
-from ..model import load_model, weights_name_classes
+from ..model import load_model, model_name, weights_name_classes
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -126,7 +126,10 @@ def _validate(args: argparse.Namespace, device: str) -> int:
             if len(names) == 1:
                 raise
             failed |= not isinstance(error, _OtherClasses)
-            _say(f'{"skipped" if isinstance(error, _OtherClasses) else "error"}: {error}')
+            if isinstance(error, _OtherClasses):
+                _say(f'skipped: {error}')
+            elif _is_first():
+                write_error(error)
             continue
         for order in args.order:
             entry = _measure(name, model, matched, order, args, rows)
@@ -141,7 +144,7 @@ def _validate(args: argparse.Namespace, device: str) -> int:
             if not _is_first():
                 continue
             for _, reason in evaluation.broken:
-                _say(f'error: {reason}')
+                write_error(reason)
             try:
                 if args.results:
                     write_results(args.results, rows)
@@ -170,7 +173,7 @@ def _names(args: argparse.Namespace) -> dict[str, bool]:
     from .list import list_names
 
     names: dict[str, bool] = {}
-    for pattern in args.model:
+    for pattern in map(model_name, args.model):
         if ':' in pattern or not glob.has_magic(pattern):
             names[pattern] = False
             continue
@@ -261,7 +264,7 @@ def _text(row: dict[str, Any], evaluation: 'Evaluation', metric: str, per_class:
     lines = [
         f'{row["model"]}{order}',
         f'{row["top1"]:8.2f} %  top-1',
-        f'{row["top5"]:8.2f} %  top-5',
+        *([f'{row["top5"]:8.2f} %  top-5'] if len(evaluation.classes) > 5 else []),  # else it says nothing
         f'{row["mean_class"]:8.2f} %  mean of the classes' + (', by which this data is judged' * (metric != 'top1')),
         f'  {row["clips"]} clips of {row["data"]} ({row["split"]}), {row["num_frames"]} frames of {row["img_size"]} '
         f'pixels, {row["views"]} view{"s" * (row["views"] != 1)}, {row["gmacs_views"]:g} G multiply-adds a video',
