@@ -1,4 +1,4 @@
-"""Check a data set, or pack it into shards.
+"""Check a data set, pack it into shards, or render one.
 
 SPEC is the layout of the data set and ROOT its folder: folder (a folder per class), kinetics, ssv2,
 ucf101, hmdb51, diving48, jester, moments, ntu60, ntu120, uwa3d, smarthome, sifar, csv, jsonl, frames,
@@ -8,11 +8,14 @@ ntu120:protocol=xset,modality=depth.
 check opens every file and reports what is missing, cannot be read, is shorter than a clip or is there
 twice, and classes that do not match; the exit code is 1 if there is anything. pack writes WebDataset
 shards, which are read as the layout wds, also from a URL; what is no readable video or picture, or
-does not lie below ROOT, is left out and named, and the exit code is 1.
+does not lie below ROOT, is left out and named, and the exit code is 1. render makes a small data set
+with nothing to download: sixteen labelled actions of drawn objects in pairs that only the order of
+frames tells apart, as video files in a folder per class, in train and val.
 
     flatzoo data check ucf101 UCF101/
     flatzoo data check kinetics k400/ --model sifar_swin_b14.ibm_k400 --json > report.json
     flatzoo data pack ssv2 ssv2/ shards/
+    flatzoo data render videos/ --clips 20
 """
 import argparse
 import collections
@@ -20,6 +23,8 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +69,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title='actions', dest='action', metavar='ACTION', required=True)
     check = actions.add_parser('check', help='open every file and report what is wrong')
     pack = actions.add_parser('pack', help='write WebDataset shards')
+    render = actions.add_parser('render', help='make a small data set to try things on')
+    render.add_argument('out', metavar='OUT', help='folder to write to, new or empty')
+    render.add_argument(
+        '--clips', type=_several, default=20, metavar='N',
+        help='clips of each action, at least 2; a fifth of them are for val (default: %(default)s)')
+    render.add_argument(
+        '--classes', type=count, default=16, metavar='N',
+        help='number of actions, an even one keeps the pairs (default: all 16)')
+    render.add_argument(
+        '--size', type=_even, default=96, metavar='PIXELS', help='height and width (default: %(default)s)')
+    render.add_argument(
+        '--frames', type=count, default=16, metavar='T', help='frames of a clip, 8 a second (default: %(default)s)')
+    render.add_argument('--seed', type=int, default=0, metavar='N', help='of other clips (default: %(default)s)')
+    render.add_argument(
+        '--workers', type=count, default=os.cpu_count() or 1, metavar='N',
+        help='processes that render (default: %(default)s, one per core)')
     for action in (check, pack):
         action.add_argument('spec', metavar='SPEC', help='layout and its options, see flatzoo data --help')
         action.add_argument('root', metavar='ROOT', help='folder of the data set')
@@ -86,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo data`: 0 if all is well, 1 if something was found or left out."""
-    return (_check if args.action == 'check' else _pack)(args)
+    return {'check': _check, 'pack': _pack, 'render': _render}[args.action](args)
 
 
 def check_videos(
@@ -180,6 +201,44 @@ def _pack(args: argparse.Namespace) -> int:
         size = sum(path.stat().st_size for path in shards)
         write(f'{videos.split}: {len(videos) - len(failed)} clips in {len(shards)} shards, {size / 1e6:.3g} MB')
     return int(bool(failures))
+
+
+def _render(args: argparse.Namespace) -> int:
+    from flatzoo.data.actions import ACTIONS, write_action_splits
+    from flatzoo.train.progress import Progress
+
+    if args.classes > len(ACTIONS):
+        raise CommandError(f'--classes {args.classes}: there are {len(ACTIONS)} actions.')
+    try:
+        if os.path.isdir(args.out) and os.listdir(args.out):
+            raise CommandError(f'{args.out} is not empty. Give a new folder, or empty this one.')
+        with Progress(args.clips * args.classes, 'clip') as bar:
+            paths = write_action_splits(
+                args.out, args.clips, actions=ACTIONS[:args.classes], seed=args.seed, size=args.size,
+                num_frames=args.frames, workers=args.workers, done=lambda path: bar.update())
+    except OSError as error:
+        raise CommandError(f'{args.out} cannot be written to ({error.strerror or error}).') from error
+    validation = sum(path.parent.parent.name == 'val' for path in paths)
+    write(
+        f'{args.out}: {len(paths) - validation} clips of {args.classes} actions in train, {validation} in val',
+        sys.stderr)
+    write(
+        f'now try: {shlex.join(["flatzoo", "train", "folder", args.out])} --model sifar_resnet10t --pretrained '
+        f"--epochs 3 --output runs/mine, or {shlex.join(['flatzoo', 'predict', str(paths[-1])])}", sys.stderr)
+    write(args.out)
+    return 0
+
+
+def _several(text: str) -> int:
+    if count(text) < 2:
+        raise argparse.ArgumentTypeError('at least 2 are needed, one for train and one for val')
+    return count(text)
+
+
+def _even(text: str) -> int:
+    if count(text) < 16 or count(text) % 2:
+        raise argparse.ArgumentTypeError(f'{text!r} is not an even number of at least 16')
+    return count(text)
 
 
 def _read_splits(args: argparse.Namespace) -> list['VideoList']:
