@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -20,11 +21,12 @@ from timm.models import save_for_hf
 import flatzoo
 from flatzoo.cli import main
 from flatzoo.cli.commands.predict import MANY, classify_file, classify_files, find_videos
-from flatzoo.cli.model import load_model
+from flatzoo.cli.model import load_model, model_name
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.decode import VideoError
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import builder as _registry
+from flatzoo.train import progress
 
 predict = importlib.import_module('flatzoo.cli.commands.predict')
 LABELS = ['walks', 'jumps', 'sits down', 'stands up']
@@ -303,14 +305,70 @@ def test_nothing_to_answer_builds_no_model(tmp_path, capsys, monkeypatch):
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
-@pytest.mark.parametrize('count', [MANY - 1, MANY])
-def test_progress_only_on_many_files(count, trained, clip, tmp_path, capsys):
+@pytest.mark.parametrize('count, terminal', [(MANY - 1, True), (MANY, True), (MANY, False)])
+def test_bars_only_on_terminals_and_of_many_files(count, terminal, trained, clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: terminal)
     for i in range(count - 1):
         (tmp_path / f'{i}.mp4').write_bytes(clip.read_bytes())
     assert main(['predict', str(tmp_path), *trained, '--json']) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)) == count
-    assert (f'{count}/{count}' in err) == (count >= MANY)
+    assert (f'{count}/{count}' in err) == (count >= MANY and terminal)
+    assert terminal or err == ''
+
+
+def test_a_log_gets_lines_in_place_of_a_bar(capsys, monkeypatch):
+    clock = iter([0, 10, 31, 40, 62])
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+    with progress.Progress(400, 'clip') as bar:
+        for _ in range(4):
+            bar.update(50, 'top-1 50.0 %')
+    assert capsys.readouterr().err == (
+        'clip 100/400: top-1 50.0 %, 0:00:31 passed, 0:01:33 left\n'
+        'clip 200/400: top-1 50.0 %, 0:01:02 passed, 0:01:02 left\n')
+
+
+@pytest.mark.parametrize('path, says', [
+    ('https://site.org/clip.mp4', 'Download it first: curl -LO'), ('rtsp://camera/1', 'Record a part of it first'),
+    ('0', 'If the camera 0 is meant'), ('none.mp4', 'Check the path')])
+def test_what_is_no_file_is_told_what_to_do(path, says, capsys):
+    for command in ('predict', 'show'):
+        assert main([command, path]) == 1
+        out, err = capsys.readouterr()
+        assert out == '' and err.count('\n') == 1 and says in err and err.startswith(f'flatzoo {command}: error: {path}')
+
+
+def test_a_long_video_gets_a_note(trained, clip, capsys, monkeypatch):
+    monkeypatch.setattr(predict, 'LARGE', 1)
+    assert main(['predict', str(clip), *trained, '--num-clips', '2']) == 0
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(predict, 'LONG', 0.4)
+    assert main(['predict', str(clip), *trained, '--num-clips', '2', '--json']) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) and err.startswith(f'note: {clip} (') and 'from 16 frames of it' in err
+
+
+def test_a_folder_is_a_model_wherever_a_name_is(folder, clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'runs' / 'mine').symlink_to(folder)
+    answers = []
+    for name in ('runs/mine', 'runs/mine/', './runs/mine', str(folder), f'local-dir:{folder}'):
+        assert main(['predict', str(clip), '--model', name, '--json']) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 1
+    (tmp_path / 'sifar_swin_tiny').symlink_to(folder)
+    assert model_name('sifar_swin_tiny') == 'sifar_swin_tiny'  # that of the registered model
+    assert model_name('./sifar_swin_tiny') == 'local-dir:./sifar_swin_tiny'
+    assert main(['predict', str(clip), '--model', 'runs']) == 1
+    assert 'runs: this folder holds no config.json' in capsys.readouterr().err
+    (tmp_path / 'clips' / 'walks').mkdir(parents=True)
+    shutil.copy(clip, tmp_path / 'clips' / 'walks')
+    assert main(['data', 'check', 'folder', 'clips', '--model', 'runs/mine', '--num-frames', '2']) == 0
+    assert main(['validate', 'folder', 'clips', '--split', 'all', '--model', 'runs/mine', '--workers', '0']) == 0
+    out = capsys.readouterr().out
+    assert 'top-1' in out and 'top-5' not in out  # of four classes
+    assert main(['export', 'runs', '--format', 'torchscript']) == 1
 
 
 def test_names_that_no_encoding_has(trained, clip, tmp_path, capsys):
@@ -391,7 +449,8 @@ def test_no_network(name, clip, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
     assert main(['predict', str(clip), '--model', name]) == 1
     out, err = capsys.readouterr()
-    assert out == '' and 'cannot be downloaded' in err and name in err
+    assert out == '' and 'cannot be downloaded' in err and name in err and '--model FOLDER' in err
+    assert ('--checkpoint FILE' in err) == (':' not in name) and 'pretrained_cfg' not in err
 
 
 def test_image_model_in_a_folder(clip, tmp_path, capsys):
@@ -525,3 +584,10 @@ def test_list_without_a_match(argv, capsys):
     assert main(['list', *argv]) == 1
     out, err = capsys.readouterr()
     assert out == '' and 'no model' in err
+
+
+def test_no_default_is_shown_as_nothing(capsys):
+    for command in ('predict', 'train', 'validate', 'show', 'data'):
+        with pytest.raises(SystemExit):
+            main([command, '--help'])
+    assert '(default: )' not in capsys.readouterr().out

@@ -151,3 +151,23 @@ def test_pack_copies_no_file_that_is_no_clip(good, tmp_path, capsys):
     assert err.count('left out') == 4 and err.count('lies outside of') == 2
     packed = (tmp_path / 'shards/train-000000.tar').read_bytes()
     assert b'root:x' not in packed and b'%!PS' not in packed
+
+
+def test_render(tmp_path, capsys):
+    out = tmp_path / 'videos'
+    options = ['--clips', 6, '--classes', 2, '--size', 16, '--frames', 8, '--workers', 1]
+    code, text, err = run(capsys, 'render', out, *options)
+    assert code == 0 and text == f'{out}\n' and '10 clips of 2 actions in train, 2 in val' in err
+    assert sorted(path.name for path in (out / 'train').iterdir()) == ['moves_left', 'moves_right']
+    code, text, _ = run(capsys, 'check', 'auto', out)
+    assert code == 0 and 'train 10 clips, val 2 clips, 2 classes' in text
+    code, _, err = run(capsys, 'render', out)
+    assert code == 1 and 'is not empty' in err
+
+
+@pytest.mark.parametrize('options', [['--clips', '1'], ['--size', '15'], ['--classes', '0']])
+def test_what_cannot_be_rendered(options, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(['data', 'render', str(tmp_path / 'videos'), *options])
+    assert main(['data', 'render', str(tmp_path / 'videos'), '--classes', '17']) == 1
+    assert not (tmp_path / 'videos').exists()

@@ -89,9 +89,13 @@ def test_commands_train_predict_and_push(root, tmp_path, capsys):
     options = ['--model', 'superimage', '--model-kwargs', 'backbone=test_vit', '--num-frames', '4', '--img-size', '32']
     options += ['--epochs', '1', '--batch-size', '4', '--workers', '0', '--device', 'cpu', '--output', str(folder)]
     assert main(['train', 'folder', str(root), *options]) == 0
-    assert capsys.readouterr().out.strip() == str(folder)
+    out, err = capsys.readouterr()
+    assert out.strip() == str(folder)
+    command = re.fullmatch(r'now try: flatzoo (predict \S+ --model \S+)', err.splitlines()[-1])[1].split()
+    assert main(command) == 0 and command[-1] == str(folder)
+    capsys.readouterr()
     clip = next(root.rglob('*.mp4'))
-    assert main(['predict', str(clip), '--model', f'local-dir:{folder}', '--json', '--device', 'cpu']) == 0
+    assert main(['predict', str(clip), '--model', str(folder), '--json', '--device', 'cpu']) == 0
     names = {answer['label'] for answer in json.loads(capsys.readouterr().out)[0]['predictions']}
     assert names == {path.name for path in (root / 'train').iterdir()}
     assert main(['push', str(folder), 'org/name', '--dry-run']) == 0
