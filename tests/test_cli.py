@@ -335,7 +335,8 @@ def test_what_is_no_file_is_told_what_to_do(path, says, capsys):
     for command in ('predict', 'show'):
         assert main([command, path]) == 1
         out, err = capsys.readouterr()
-        assert out == '' and err.count('\n') == 1 and says in err and err.startswith(f'flatzoo {command}: error: {path}')
+        assert out == '' and err.count('\n') == 1 and says in err
+        assert err.startswith(f'flatzoo {command}: error: {path}')
 
 
 def test_a_long_video_gets_a_note(trained, clip, capsys, monkeypatch):

@@ -49,7 +49,7 @@ class Recipe:
     root: str = _option('', 'data', 'folder of the data set')
     train_split: str = _option('train', 'data', 'split to train on')
     val_split: str = _option('val', 'data', "split to evaluate on after each epoch; 'none' for no evaluation")
-    model: str = _option('', 'model', "name as in 'flatzoo list', local-dir:FOLDER or hf-hub:ORG/NAME")
+    model: str = _option('', 'model', "name as in 'flatzoo list', FOLDER of a run or hf-hub:ORG/NAME")
     pretrained: bool = _option(False, 'model', 'start from the weights of the model')
     initial_checkpoint: str | None = _option(None, 'model', 'weight file to start from')
     num_frames: int | None = _option(None, 'model', "frames per clip (default: the model's)", low=1)
