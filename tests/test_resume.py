@@ -95,6 +95,7 @@ def test_interrupted_it_says_where_and_goes_on_there(root, straight, tmp_path, n
     (tmp_path / 'args.yaml').write_text(recipe.to_yaml())
     code = (
         'import os, signal, sys\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'  # a shell lets its background jobs ignore it
         'from flatzoo.cli import main\n'
         'from flatzoo.train.loop import Trainer\n'
         'step = Trainer._step\n'
@@ -124,11 +125,12 @@ def test_a_second_signal_does_not_wait_and_others_are_left_alone(root, tmp_path,
         raise AssertionError('it went on')
 
     monkeypatch.setattr(Trainer, '_step', twice)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(TrainingInterrupted, match='at update 0, --resume auto goes on from the start') as caught:
         train(root, tmp_path / 'run')
     assert caught.value.exit_code == 130
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path):
