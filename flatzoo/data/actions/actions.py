@@ -7,11 +7,9 @@ place in time. What is left to learn is motion. What a single frame does show (t
 the texture of the place) has labels too, from which an image model can be trained first. Needs torch alone to render;
 PyAV decodes the real clip that lends textures, once, and writes files.
 """
-import multiprocessing
 import os
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from fractions import Fraction
 from pathlib import Path
 
@@ -387,6 +385,9 @@ def write_action_splits(
             if done is not None:
                 done(job[0])
         return [job[0] for job in jobs]
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
     context = multiprocessing.get_context('spawn')  # torch's threads do not live through a fork
     with ProcessPoolExecutor(min(workers, len(jobs)), context, torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(_write_job, job): job[0] for job in jobs}
