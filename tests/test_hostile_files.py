@@ -11,7 +11,7 @@ import timm
 import torch
 from hub_client import small_model
 
-from flatzoo._text import escape_controls, printable, shortened
+from flatzoo.console.text import escape_controls, printable, shortened
 from flatzoo.hub.push import save_pretrained
 from flatzoo.layers import Layout
 from flatzoo.train.recipe import RecipeError, load_recipe, read_config

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, constants
 
 import flatzoo
 from flatzoo.hub.push import push_to_hub
-from flatzoo.models._hub_session import Watch, within
+from flatzoo.weights.hub_session import Watch, within
 
 PAGE = ('text/html; charset=utf-8', '<html><title>Log in</title></html>')
 NULL = ('application/json', 'null')
@@ -151,7 +151,7 @@ def test_every_step_has_a_deadline(match, hub, monkeypatch):
 
 def test_a_long_step_shows_a_sign_of_life(monkeypatch, caplog):
     clock = [0.]
-    monkeypatch.setattr('flatzoo.models._hub_session.time.monotonic', lambda: clock[0])
+    monkeypatch.setattr('flatzoo.weights.hub_session.time.monotonic', lambda: clock[0])
     done = threading.Event()
 
     def tick(passed):
@@ -166,7 +166,7 @@ def test_a_long_step_shows_a_sign_of_life(monkeypatch, caplog):
         return within(seconds, call, tick)
 
     original = None
-    monkeypatch.setattr('flatzoo.models._hub_session.within', watched)
+    monkeypatch.setattr('flatzoo.weights.hub_session.within', watched)
     with caplog.at_level(logging.WARNING), Watch('alice/net') as watch:
         assert watch.step('uploading', lambda: done.wait(20)) is True
     assert 'alice/net: uploading, 20 s so far' in caplog.text

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO
 
-from flatzoo._text import escape_controls
+from flatzoo.console.text import escape_controls
 from flatzoo.version import __version__
 
 __all__ = ['CommandError', 'main', 'write', 'write_error']

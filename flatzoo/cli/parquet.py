@@ -6,8 +6,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from flatzoo.inference.load import load_model
+
 from . import CommandError, write, write_error
-from .model import load_model
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -38,8 +39,8 @@ def predict_to_parquet(
     """
     import torch
 
+    from flatzoo.console.progress import Progress
     from flatzoo.inference.parquet import answered_files, file_key, open_folder, run_batches
-    from flatzoo.train.progress import Progress
 
     from .commands.predict import classify_files
 

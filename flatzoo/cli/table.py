@@ -2,7 +2,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from flatzoo._text import printable
+from flatzoo.console.text import printable
 
 __all__ = ['Columns', 'size_text', 'table_text']
 

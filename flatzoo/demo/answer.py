@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from flatzoo._text import printable
+from flatzoo.console.text import printable
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.models import eval_protocol
 from flatzoo.models.base import VideoModel

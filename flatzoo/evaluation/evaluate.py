@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flatzoo.console.progress import Progress
 from flatzoo.data.clips import ClipDataset, collate_clips
 from flatzoo.data.lists import Clip, DataError, VideoList, some
 from flatzoo.data.protocol import EvalProtocol
-from flatzoo.train.progress import Progress
 
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel

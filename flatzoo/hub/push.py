@@ -24,13 +24,13 @@ import torch
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, constants, get_token
 from safetensors import safe_open
 
-from flatzoo._text import printable
+from flatzoo.console.text import printable
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
-from flatzoo.models._hub_session import PORTAL, HubError, HubUnwell, Watch, deadline
 from flatzoo.version import __version__
 from flatzoo.weights.config import CONFIG_FILE
 from flatzoo.weights.download import explain, is_offline
+from flatzoo.weights.hub_session import PORTAL, HubError, HubUnwell, Watch, deadline
 
 from .config import model_config
 from .preprocessor import PREPROCESSOR_FILE, video_preprocessor_config

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flatzoo._text import printable, shortened
+from flatzoo.console.text import printable, shortened
 
 __all__ = ['Layout', 'LayoutSpec']
 

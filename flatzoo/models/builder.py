@@ -16,7 +16,7 @@ import timm
 import torch
 from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrained_cfg
 
-from flatzoo._text import printable
+from flatzoo.console.text import printable
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import SuperImage
 from flatzoo.weights.checkpoint import choose_weights, map_weights

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from flatzoo.console.progress import LogLines
 from flatzoo.data.clips import collate_clips
 from flatzoo.data.lists import class_findings, some
 from flatzoo.data.protocol import EvalProtocol
@@ -28,7 +29,6 @@ from flatzoo.models import VideoModel
 from . import build, checkpoint as files
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
 from .ends import Interruption, TrainingInterrupted, TrainingStopped, clear_ends, leave_interrupts
-from .progress import LogLines
 from .recipe import Recipe
 
 __all__ = ['Trainer', 'TrainingInterrupted', 'TrainingStopped', 'train']

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from flatzoo._text import printable, shortened
+from flatzoo.console.text import printable, shortened
 
 __all__ = ['Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flatzoo._text import printable
+from flatzoo.console.text import printable
 
 from .config import check_arguments
 

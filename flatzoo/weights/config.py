@@ -17,7 +17,7 @@ from typing import Any
 
 import timm
 
-from flatzoo._text import printable, shortened
+from flatzoo.console.text import printable, shortened
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.version import __version__
 

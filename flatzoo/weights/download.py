@@ -36,9 +36,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from flatzoo._text import printable
-from flatzoo.models._hub_session import PORTAL, HubError, HubUnwell, deadline, guard_session, within
+from flatzoo.console.text import printable
 from flatzoo.version import __version__
+
+from .hub_session import PORTAL, HubError, HubUnwell, deadline, guard_session, within
 
 __all__ = [
     'WEIGHT_FILES', 'HubError', 'check_file', 'deadline', 'explain', 'fetch', 'fetch_first', 'fetch_url',

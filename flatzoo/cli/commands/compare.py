@@ -31,7 +31,7 @@ from ..table import table_text
 from .list import list_names
 
 if TYPE_CHECKING:
-    from flatzoo.train.progress import Progress
+    from flatzoo.console.progress import Progress
 
 __all__ = ['matching_names']
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo compare`: 0, or a `CommandError` if a pattern matches nothing or a file cannot be used."""
     names = matching_names(args.patterns)
 
-    from flatzoo.train.progress import Progress
+    from flatzoo.console.progress import Progress
     from flatzoo.zoo.comparison import NOTES, columns, compare_models, printed_in, read_measured, settings_of
 
     try:

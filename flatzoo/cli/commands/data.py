@@ -156,7 +156,7 @@ def check_videos(
 
 
 def _check(args: argparse.Namespace) -> int:
-    from flatzoo.train.progress import Progress
+    from flatzoo.console.progress import Progress
 
     names = None if args.model is None else _model_classes(args.model)
     lists = _read_splits(args)
@@ -178,9 +178,9 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _pack(args: argparse.Namespace) -> int:
+    from flatzoo.console.progress import Progress
     from flatzoo.data.lists import DataError
     from flatzoo.data.shards import pack
-    from flatzoo.train.progress import Progress
 
     failures = 0
     for videos in _read_splits(args):
@@ -204,8 +204,8 @@ def _pack(args: argparse.Namespace) -> int:
 
 
 def _render(args: argparse.Namespace) -> int:
+    from flatzoo.console.progress import Progress
     from flatzoo.data.actions import ACTIONS, write_action_splits
-    from flatzoo.train.progress import Progress
 
     if args.classes > len(ACTIONS):
         raise CommandError(f'--classes {args.classes}: there are {len(ACTIONS)} actions.')
@@ -269,7 +269,7 @@ def _read_splits(args: argparse.Namespace) -> list['VideoList']:
 def _model_classes(name: str) -> tuple[str, ...]:
     import timm
 
-    from ..model import check_registered, model_name, weights_name_classes
+    from flatzoo.inference.load import check_registered, model_name, weights_name_classes
 
     name = model_name(name)
     if name.startswith('local-dir:'):

@@ -14,9 +14,10 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from flatzoo.inference.load import check_registered, load_model, model_name, weights_name_classes
+
 from .. import CommandError, write
 from ..arguments import count
-from ..model import check_registered, load_model, model_name, weights_name_classes
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel

@@ -20,9 +20,10 @@ import argparse
 import re
 from pathlib import Path
 
+from flatzoo.inference.load import load_model
+
 from .. import CommandError, write
 from ..arguments import add_model_arguments
-from ..model import load_model
 
 FORMATS = ('torch-export', 'onnx', 'torchscript', 'aoti')
 

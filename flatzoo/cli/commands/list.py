@@ -14,8 +14,9 @@ import argparse
 import json
 from typing import Any
 
+from flatzoo.inference.load import weights_name_classes
+
 from .. import CommandError, write
-from ..model import weights_name_classes
 from ..table import Columns, size_text, table_text
 
 __all__ = ['describe', 'list_names']

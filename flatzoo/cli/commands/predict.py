@@ -31,11 +31,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flatzoo._text import printable
+from flatzoo.console.text import printable
+from flatzoo.inference.load import load_model, model_name
 
 from .. import CommandError, write, write_error
 from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
-from ..model import load_model, model_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -340,7 +340,7 @@ def _report(
         form: `'text'`, `'json'` or `'csv'`.
         frames: Frames of a file that an answer comes from.
     """
-    from flatzoo.train.progress import Progress
+    from flatzoo.console.progress import Progress
 
     long: list[str] = []
     entries: list[dict[str, Any]] = []

@@ -34,11 +34,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flatzoo._text import printable
+from flatzoo.console.text import printable
+from flatzoo.inference.load import load_model, model_name
 
 from .. import CommandError, write, write_error
 from ..arguments import add_model_arguments, count
-from ..model import load_model, model_name
 from .predict import find_videos
 
 if TYPE_CHECKING:

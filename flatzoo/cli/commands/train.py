@@ -77,9 +77,8 @@ def run(args: argparse.Namespace) -> int:
     from timm.utils.distributed import world_info_from_env
 
     from flatzoo import HubError
+    from flatzoo.inference.load import check_registered, model_name, on_the_shell
     from flatzoo.train.loop import train
-
-    from ..model import check_registered, model_name, on_the_shell
 
     options = {name: value for name, value in vars(args).items() if name not in ('command', 'run', 'config')}
     try:

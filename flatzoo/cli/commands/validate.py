@@ -29,11 +29,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flatzoo._text import printable
+from flatzoo.console.text import printable
+from flatzoo.inference.load import load_model, model_name, weights_name_classes
 
 from .. import CommandError, write, write_error
 from ..arguments import KeyValues, add_ema_arguments, add_view_arguments, chosen_protocol, count
-from ..model import load_model, model_name, weights_name_classes
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel

@@ -55,12 +55,12 @@ from timm.layers import get_device_dtype
 from timm.models import PretrainedCfg, checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from flatzoo._text import printable, shortened
+from flatzoo.console.text import printable, shortened
 from flatzoo.layers import Layout, attention_map_flow, attention_received
 from flatzoo.layers.layout import LayoutSpec
 from flatzoo.weights.adapter_file import read_adapter_file
+from flatzoo.weights.hub_session import HubError
 
-from .._hub_session import HubError
 from ..adapter_model import AdapterModel
 from ..backbone import image_cfg
 from ..base import Size, prefixed

@@ -5,9 +5,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flatzoo._text import printable
-
-from . import CommandError, write
+from flatzoo.cli import CommandError, write
+from flatzoo.console.text import printable
 
 if TYPE_CHECKING:
     import torch
