@@ -13,7 +13,7 @@ import timm
 from torch import nn
 
 import flatzoo
-from flatzoo.evaluation.cost import count_forward
+from flatzoo.runtime.cost import count_forward
 
 # row of the paper -> temporal unit, frames, classes, its M parameters (AM flow and linear, aligning, temporal), T FLOPs
 PAPER = {

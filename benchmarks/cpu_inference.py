@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import flatzoo
-from flatzoo.evaluation.cost import MultiplyAdds
+from flatzoo.runtime.cost import MultiplyAdds
 
 MODELS = (
     'sifar_swin_b12', 'sifar_swin_b7', 'flatten_swinv2_b', 'flatten_uniformer_s', 'amflow_dinov2_b_tcn_lite',

@@ -37,8 +37,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import flatzoo
-from flatzoo.evaluation.cost import count_forward
 from flatzoo.hub.card import PAPER_FIGURES
+from flatzoo.runtime.cost import count_forward
 
 OURS = (
     'sifar_swin_b12', 'sifar_resnet50', 'flatten_uniformer_s', 'amflow_dinov2_b_tcn_lite', 'sifar_swin_b12_16f',

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from test_adapters import check_layer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flatzoo.evaluation.cost import MultiplyAdds
 from flatzoo.models.amflow import AligningEncoder
 from flatzoo.models.amflow.aligning_encoder import LinearAttention
+from flatzoo.runtime.cost import MultiplyAdds
 
 SMALL = dict(num_heads_in=4, dim=24, depth=2, mlp_dim=32, num_heads=3)
 

@@ -20,11 +20,13 @@ from timm.models import save_for_hf
 
 import flatzoo
 from flatzoo.cli import main
-from flatzoo.cli.commands.predict import MANY, classify_file, classify_files, find_videos
+from flatzoo.cli.commands.predict import MANY
 from flatzoo.console import progress
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.decode import VideoError
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.inference.classifier import classify_file, classify_files
+from flatzoo.inference.find import find_videos
 from flatzoo.inference.load import load_model, model_name
 from flatzoo.models import builder as _registry
 

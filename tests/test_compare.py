@@ -16,8 +16,8 @@ from torch.utils.flop_counter import flop_registry
 
 from flatzoo.cli import main
 from flatzoo.cli.commands.list import list_names
-from flatzoo.evaluation.cost import _ANY_ATTENTION, _FORMULAS, MultiplyAdds, _LiveBytes, _may_multiply, count_forward
 from flatzoo.layers.attention_flow import attention_received
+from flatzoo.runtime.cost import _ANY_ATTENTION, _FORMULAS, MultiplyAdds, _LiveBytes, _may_multiply, count_forward
 from flatzoo.zoo.comparison import columns, compare_models, fastest, read_measured
 from flatzoo.zoo.comparison_page import write_page
 from flatzoo.zoo.comparison_plot import accuracy_figure, plotted

@@ -19,10 +19,10 @@ from PIL import Image
 import flatzoo
 from flatzoo.cli import main
 from flatzoo.cli.commands.demo import _Models
-from flatzoo.cli.commands.predict import classify_file
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.demo.answer import LAYOUTS, ORDERS, Limits, answer_video, check_video
 from flatzoo.demo.page import KEPT_MINUTES, Uploads, _OwnAddress, build_page
+from flatzoo.inference.classifier import classify_file
 
 ASSETS = Path(flatzoo.__file__).parent / 'data' / 'assets'
 CLIP = ASSETS / 'is_picked_up.mp4'  # 2 s, 9 kB

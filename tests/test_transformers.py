@@ -14,11 +14,11 @@ import torch
 from hub_server import HubServer
 
 import flatzoo
-from flatzoo.cli.commands.predict import classify_file
 from flatzoo.data.actions import ACTIONS, ActionClips, write_action
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.hub.push import save_pretrained
+from flatzoo.inference.classifier import classify_file
 
 transformers = pytest.importorskip('transformers')
 from flatzoo.hub.transformers import FlatzooForVideoClassification, FlatzooVideoProcessor  # noqa: E402

@@ -17,8 +17,8 @@ from timm.models import GraphExtractNet, save_for_hf
 from timm.models._manipulate import group_parameters
 from timm.optim import param_groups_layer_decay
 
-from flatzoo.evaluation.cost import MultiplyAdds
 from flatzoo.models.uniformer import AttentionBlock, ConvBlock, UniFormer, checkpoint_filter_fn
+from flatzoo.runtime.cost import MultiplyAdds
 
 DATA = Path(__file__).parent / 'data'
 TAGS = [

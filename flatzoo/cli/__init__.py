@@ -12,10 +12,12 @@ import importlib
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import IO
 
 from flatzoo.console.text import escape_controls
+from flatzoo.inference.load import ModelError
 from flatzoo.version import __version__
 
 __all__ = ['CommandError', 'main', 'write', 'write_error']
@@ -44,10 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         _command = f'flatzoo {args.command}'
-        code = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = args.run(args)
         sys.stdout.flush()
         return code
-    except CommandError as error:
+    except (CommandError, ModelError) as error:
         write_error(error)
         return 1
     except KeyboardInterrupt as error:  # with a text where there is something to say
@@ -86,6 +90,11 @@ def write(text: str, file: IO[str] | None = None, is_data: bool = False) -> None
 def write_error(reason: object) -> None:
     """Prints why something could not be done on standard error, with the command in front, as argparse does."""
     write(f'{_command}: error: {reason}', sys.stderr)
+
+
+def _show_warning(message: Warning | str, category: type, filename: str, lineno: int, *_: object) -> None:
+    """Warnings are for the person at the terminal, whom the line of our code does not help."""
+    write(f'warning: {message}', sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -40,9 +40,9 @@ def predict_to_parquet(
     import torch
 
     from flatzoo.console.progress import Progress
+    from flatzoo.inference.classifier import classify_files
     from flatzoo.inference.parquet import answered_files, file_key, open_folder, run_batches
 
-    from .commands.predict import classify_files
 
     checkpoint = None if args.checkpoint is None else os.path.abspath(args.checkpoint)
     name = args.model

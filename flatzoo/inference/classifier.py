@@ -17,7 +17,10 @@ from flatzoo.models import VideoModel, eval_protocol
 from .find import find_videos
 from .load import DEFAULT_MODEL, load_model
 
-__all__ = ['Answer', 'Classifier', 'Prediction', 'answer_views', 'classify_files', 'predict', 'top_classes']
+__all__ = [
+    'Answer', 'Classifier', 'Prediction', 'answer_views', 'classify_file', 'classify_files', 'predict', 'reason_of',
+    'top_classes',
+]
 
 Source = Any  # a path, a clip in memory, or several of them
 
@@ -151,6 +154,24 @@ def predict(source: Source, model: str | VideoModel = DEFAULT_MODEL, topk: int =
     return Classifier(model, topk, **kwargs)(source)
 
 
+def classify_file(
+        model: VideoModel,
+        path: str | os.PathLike,
+        protocol: EvalProtocol | None = None,
+        topk: int = 5,
+        batch_size: int = 8,
+) -> list[Prediction]:
+    """`classify_files` of one file, which raises what went wrong.
+
+    Raises:
+        VideoError: If the file cannot be read as a video.
+    """
+    [(_, answer)] = classify_files(model, [path], protocol, topk, batch_size)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 def classify_files(
         model: VideoModel,
         paths: Iterable[str | os.PathLike],
@@ -262,12 +283,18 @@ def _ahead(load: Callable, paths: Iterable, workers: int) -> Iterator[tuple]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def reason_of(path: str | None, error: Exception) -> str:
+    """One line that says why a file has no answer; those of `VideoError` name the file themselves."""
+    text = ' '.join(str(error).splitlines())
+    if path is None or isinstance(error, VideoError) or path in text:
+        return text
+    return f'{path}: {type(error).__name__}: {text}'
+
+
 def _record(path: str | None, answer: list[Prediction] | Exception) -> Answer:
-    if not isinstance(answer, Exception):
-        return Answer(path, tuple(answer))
-    text = ' '.join(str(answer).split())
-    named = path is None or isinstance(answer, VideoError) or path in text
-    return Answer(path, error=text if named else f'{path}: {type(answer).__name__}: {text}')
+    if isinstance(answer, Exception):
+        return Answer(path, error=reason_of(path, answer))
+    return Answer(path, tuple(answer))
 
 
 def _is_image(value: Any) -> bool:

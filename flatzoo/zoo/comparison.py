@@ -1,6 +1,6 @@
 """Registered models side by side: size, cost, licence, measured speed, and what the papers print.
 
-Three kinds of figures stand in a row, and are never mixed: those that are counted (`flatzoo.evaluation.cost`), those
+Three kinds of figures stand in a row, and are never mixed: those that are counted (`flatzoo.runtime.cost`), those
 that were measured (in CSV files that name the hardware), and those that papers print
 (`flatzoo.hub.card.PAPER_FIGURES`).
 """
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import timm
 
-from flatzoo.evaluation.cost import ForwardCost, count_forward
 from flatzoo.hub.card import PAPER_FIGURES
 from flatzoo.models import eval_protocol
+from flatzoo.runtime.cost import ForwardCost, count_forward
 
 from .sources import weight_source
 
@@ -25,7 +25,7 @@ __all__ = [
 
 MEASURED_COLUMNS = ('model', 'clips_per_s', 'hardware', 'precision', 'batch')
 NOTES = (
-    'Parameters, multiply-adds and memory are counted on the meta device, by flatzoo.evaluation.cost, for the number '
+    'Parameters, multiply-adds and memory are counted on the meta device, by flatzoo.runtime.cost, for the number '
     'of classes that a name has. Multiply-adds are those of products and convolutions, of one view; the logits of a '
     'video are the mean over its views.',
     'Peak is the largest sum of the bytes of all tensors that live at the same time in a forward pass of one clip in '

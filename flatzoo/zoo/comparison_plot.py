@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 
-from flatzoo.evaluation.cost import count_forward
+from flatzoo.runtime.cost import count_forward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -87,10 +87,7 @@ class _Models:
         return self._kept(name, layout)
 
     def _load(self, name: str, layout: str | None) -> 'VideoModel':
-        try:
-            return load_model(name, device=self.device, **({} if layout is None else {'layout': layout}))
-        except CommandError as error:
-            raise ValueError(str(error)) from error
+        return load_model(name, device=self.device, **({} if layout is None else {'layout': layout}))
 
 
 def _trained_models() -> list[str]:

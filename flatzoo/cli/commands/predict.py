@@ -18,51 +18,27 @@ where it was cut off.
     flatzoo predict --files-from million.txt --model hf-hub:org/name --parquet answers/ --processes 8
 """
 import argparse
-import collections
 import contextlib
 import csv
-import glob
 import io
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from flatzoo.console.text import printable
-from flatzoo.inference.load import load_model, model_name
+from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write, write_error
 from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from flatzoo.inference.classifier import Prediction
 
-    from flatzoo import VideoModel
-    from flatzoo.data.protocol import EvalProtocol
-
-__all__ = ['Prediction', 'classify_file', 'classify_files', 'find_videos']
-
-DEFAULT_MODEL = 'sifar_resnet10t'
 MANY = 8  # files, from which on a progress bar is shown
 LONG = 120  # seconds, from which on few frames say little of a video
 LARGE = 500_000  # bytes that such a file has at least
-
-
-class Prediction(NamedTuple):
-    """One class and how probable it is.
-
-    Attributes:
-        label: Name of the class, `class 17` where the weights come without names.
-        index: Its index in the logits.
-        probability: Its softmax probability, 0...1.
-    """
-
-    label: str
-    index: int
-    probability: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo predict`: 0 if every file was answered, 1 if not."""
     if not args.clips and args.files_from is None:
         args.usage_error('give a CLIP, or a list of them with --files-from')
+    from flatzoo.inference.classifier import classify_files
+    from flatzoo.inference.find import find_videos
+
     found = find_videos(args.clips)
     if args.files_from is not None:
         found += [(path, None) for path in _listed(args.files_from)]
@@ -132,122 +111,6 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f'{args.model} runs out of memory. Try a smaller --batch-size.') from error
 
 
-def classify_file(
-        model: 'VideoModel',
-        path: str | os.PathLike,
-        protocol: 'EvalProtocol | None' = None,
-        topk: int = 5,
-        batch_size: int = 8,
-) -> list[Prediction]:
-    """Names the action in a video file.
-
-        model = timm.create_model('sifar_swin_b14.ibm_k400', pretrained=True)
-        for label, index, probability in classify_file(model, 'clip.mp4'): ...
-
-    Args:
-        model: A video model; it is put into eval mode.
-        path: The video file.
-        protocol: Clips and crops over which the logits are averaged; those of the model's weights if None.
-        topk: Number of classes to return, at most all.
-        batch_size: Views that the model sees at a time.
-
-    Returns:
-        The most probable classes, the most probable one first.
-
-    Raises:
-        VideoError: If the file cannot be read as a video.
-    """
-    [(_, answer)] = classify_files(model, [path], protocol, topk, batch_size, workers=1)
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def classify_files(
-        model: 'VideoModel',
-        paths: Iterable[str | os.PathLike],
-        protocol: 'EvalProtocol | None' = None,
-        topk: int = 5,
-        batch_size: int = 8,
-        workers: int = 1,
-) -> Iterator[tuple[str | os.PathLike, list[Prediction] | Exception]]:
-    """Names the actions in many video files, decoding the next ones while the model is busy.
-
-    Args:
-        model: A video model; it is put into eval mode.
-        paths: The video files.
-        protocol: Clips and crops over which the logits of a file are averaged; those of the model's weights if None.
-        topk: Number of classes per file, at most all.
-        batch_size: Views that the model sees at a time, of one file or several.
-        workers: Files that are decoded at the same time.
-
-    Yields:
-        In the order of `paths`, the path and its predictions or, for a file that cannot be answered, the exception.
-    """
-    from flatzoo import eval_protocol
-
-    model.eval()
-    protocol = protocol or eval_protocol(model)
-
-    def load(path: str | os.PathLike) -> 'Tensor | Exception':
-        try:
-            return protocol.load_views(path, model.num_frames, model.img_size)
-        except Exception as error:  # noqa: BLE001 - whatever a file does to a decoder, the other files go on
-            return error
-
-    batch: list[tuple[str | os.PathLike, Tensor | Exception]] = []
-    gathered = 0
-    for path, views in _ahead(load, paths, workers):
-        batch.append((path, views))
-        gathered += 1 if isinstance(views, Exception) else len(views)
-        if gathered >= batch_size:
-            yield from _answers(model, batch, topk, batch_size)
-            batch, gathered = [], 0
-    yield from _answers(model, batch, topk, batch_size)
-
-
-def find_videos(paths: Iterable[str]) -> list[tuple[str, str | None]]:
-    """Finds the files that files, folders and patterns mean.
-
-    Args:
-        paths: Files, whatever their names; folders, in which files with a video's suffix are looked for at any
-            depth, hidden ones left out; patterns (`*`, `?`, `[...]`, `**`) that the shell did not expand.
-
-    Returns:
-        Each file once, with None, or a path where there is nothing to find, with the reason.
-    """
-    found: dict[str, tuple[str, str | None]] = {}
-    for path in paths:
-        matches = [path]
-        if glob.has_magic(path) and not os.path.lexists(path):
-            matches = sorted(glob.glob(path, recursive=True))
-            if not matches:
-                found[path] = path, f'{path}: the pattern matches nothing. Check the path.'
-        for match in matches:
-            missing = None if os.path.lexists(match) else _not_there(match)
-            for file, error in _videos_in(match) if os.path.isdir(match) else [(match, missing)]:
-                found.setdefault(os.path.abspath(file), (file, error))
-    return list(found.values())
-
-
-def _not_there(path: str) -> str:
-    """Why there is nothing at a path, and what to do."""
-    scheme = re.match('([a-z][a-z0-9+.-]+)://', path, re.IGNORECASE)
-    if scheme and scheme[1].lower() in ('http', 'https'):
-        return (
-            f'{path}: is an address, and only files are read. Download it first: curl -LO ADDRESS for a video file, '
-            'yt-dlp ADDRESS for a page that plays one.')
-    if scheme:
-        return (
-            f'{path}: is a stream or an address, and only files are read. Record a part of it first: ffmpeg -t 10 -i '
-            'ADDRESS clip.mp4.')
-    if path.isdecimal():
-        return (
-            f'{path}: no such file. If the camera {path} is meant: only files are read, so record some seconds first: '
-            f"ffmpeg -f v4l2 -t 5 -i /dev/video{path} clip.mp4 on Linux. 'flatzoo demo' takes the camera of a browser.")
-    return f'{path}: no such file. Check the path.'
-
-
 def _listed(path: str) -> list[str]:
     try:
         with contextlib.nullcontext(sys.stdin) if path == '-' else open(path, errors='surrogateescape') as file:
@@ -256,79 +119,9 @@ def _listed(path: str) -> list[str]:
         raise CommandError(f'--files-from {path} cannot be read ({error}).') from error
 
 
-def _videos_in(folder: str) -> Iterator[tuple[str, str | None]]:
-    from flatzoo.data.files import is_video
-
-    visited = set()  # links to folders are followed, in circles too
-    empty = True
-    errors: list[OSError] = []
-    for here, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
-        if os.path.realpath(here) in visited:
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(here))
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        for name in sorted(names):
-            if is_video(name):
-                empty = False
-                yield os.path.join(here, name), None
-    for error in errors:
-        yield error.filename, f'{error.filename}: cannot be opened ({error.strerror}). Check its permissions.'
-    if empty and not errors:
-        yield folder, f'{folder}: no video in this folder. A file is tried whatever its suffix if it is named itself.'
-
-
-def _ahead(load: Callable, paths: Iterable, workers: int) -> Iterator[tuple]:
-    """Yields (path, load(path)) in order, working ahead in threads by a few files."""
-    pool = ThreadPoolExecutor(workers)
-    waiting = collections.deque()
-    try:
-        for path in paths:
-            waiting.append((path, pool.submit(load, path)))
-            if len(waiting) > workers:
-                path, future = waiting.popleft()
-                yield path, future.result()
-        while waiting:
-            path, future = waiting.popleft()
-            yield path, future.result()
-    finally:  # after Ctrl-C there is nothing to wait for
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _answers(
-        model: 'VideoModel',
-        batch: list[tuple[str | os.PathLike, 'Tensor | Exception']],
-        topk: int,
-        batch_size: int,
-) -> Iterator[tuple[str | os.PathLike, list[Prediction] | Exception]]:
-    import torch
-
-    clips = [views for _, views in batch if not isinstance(views, Exception)]
-    logits = iter(())
-    if clips:
-        device = next(model.parameters()).device
-        with torch.inference_mode():
-            parts = [model(views.to(device)) for views in torch.cat(clips).split(batch_size)]
-        logits = iter(torch.cat(parts).float().cpu().split([len(views) for views in clips]))
-    labels = model.pretrained_cfg.get('label_names')
-    for path, views in batch:
-        if isinstance(views, Exception):
-            yield path, views
-            continue
-        mean = next(logits).mean(0)
-        if not mean.isfinite().all():
-            yield path, ValueError(f'{os.fsdecode(path)}: the logits are not finite. Check the weights of the model.')
-            continue
-        top = mean.softmax(0).topk(min(topk, len(mean)))
-        yield path, [
-            Prediction(labels[index] if labels else f'class {index}', index, probability)
-            for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ]
-
-
 def _report(
         found: list[tuple[str, str | None]],
-        answers: Iterator[tuple[str, list[Prediction] | Exception]],
+        answers: Iterator[tuple[str, list['Prediction'] | Exception]],
         form: str,
         frames: int = 0,
 ) -> int:
@@ -341,6 +134,7 @@ def _report(
         frames: Frames of a file that an answer comes from.
     """
     from flatzoo.console.progress import Progress
+    from flatzoo.inference.classifier import reason_of
 
     long: list[str] = []
     entries: list[dict[str, Any]] = []
@@ -351,7 +145,7 @@ def _report(
         for number, (path, error) in enumerate(found):
             answer = error or next(answers)[1]
             if isinstance(answer, Exception):
-                answer = _reason(path, answer)
+                answer = reason_of(path, answer)
             if isinstance(answer, str):
                 failed = True
                 entries.append({'path': path, 'error': answer})
@@ -405,9 +199,3 @@ def _csv_lines(rows: Iterable[tuple]) -> str:
     return text.getvalue().removesuffix('\n')
 
 
-def _reason(path: str, error: Exception) -> str:
-    """One line that says why a file has no answer; those of `VideoError` name the file themselves."""
-    from flatzoo.data.decode import VideoError
-
-    text = ' '.join(str(error).splitlines())
-    return text if isinstance(error, VideoError) or path in text else f'{path}: {type(error).__name__}: {text}'

@@ -35,18 +35,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.console.text import printable
-from flatzoo.inference.load import load_model, model_name
+from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write, write_error
 from ..arguments import add_model_arguments, count
-from .predict import find_videos
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flatzoo import VideoModel
 
-DEFAULT_MODEL = 'sifar_resnet10t'
 PICTURES = ('frames', 'super_image', 'cam', 'importance', 'flow')
 METHODS = {'ablation': 'AblationCAM', 'gradcam': 'Grad-CAM', 'rollout': 'Attention rollout, of no class'}
 
@@ -78,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo show`: 0 if all clips were drawn, 1 if not."""
     from flatzoo.data.decode import VideoError
+    from flatzoo.inference.find import find_videos
 
     found = find_videos(args.clips)
     if len(found) == 1 and found[0][1] is not None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.console.text import printable
-from flatzoo.inference.load import load_model, model_name, weights_name_classes
+from flatzoo.inference.load import ModelError, load_model, model_name, weights_name_classes
 
 from .. import CommandError, write, write_error
 from ..arguments import KeyValues, add_ema_arguments, add_view_arguments, chosen_protocol, count
@@ -122,7 +122,7 @@ def _validate(args: argparse.Namespace, device: str) -> int:
     for name, by_pattern in names.items():
         try:
             model, matched = _model_for(name, videos, args, device, by_pattern)
-        except CommandError as error:
+        except (CommandError, ModelError) as error:
             if len(names) == 1:
                 raise
             failed |= not isinstance(error, _OtherClasses)
@@ -377,7 +377,7 @@ def _agreed(action: Callable[[], Any]) -> Any:
     result, error = None, None
     try:
         result = action()
-    except CommandError as failure:
+    except (CommandError, ModelError) as failure:
         error = failure
     errors: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error and (type(error), str(error)))
