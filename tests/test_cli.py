@@ -367,7 +367,8 @@ def test_a_folder_is_a_model_wherever_a_name_is(folder, clip, tmp_path, capsys, 
     assert 'runs: this folder holds no config.json' in capsys.readouterr().err
     (tmp_path / 'clips' / 'walks').mkdir(parents=True)
     shutil.copy(clip, tmp_path / 'clips' / 'walks')
-    assert main(['data', 'check', 'folder', 'clips', '--model', 'runs/mine', '--num-frames', '2']) == 0
+    assert main(['data', 'check', 'folder', 'clips', '--model', 'runs/mine', '--num-frames', '2']) == 1
+    assert 'one class' in capsys.readouterr().out  # the model is taken; it is the data that is found fault with
     assert main(['validate', 'folder', 'clips', '--split', 'all', '--model', 'runs/mine', '--workers', '0']) == 0
     out = capsys.readouterr().out
     assert 'top-1' in out and 'top-5' not in out  # of four classes
