@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.flop_counter import flop_registry
 
 from flatzoo.cli import main
-from flatzoo.cli.commands.list import list_names
 from flatzoo.layers.attention_flow import attention_received
 from flatzoo.runtime.cost import _ANY_ATTENTION, _FORMULAS, MultiplyAdds, _LiveBytes, _may_multiply, count_forward
+from flatzoo.zoo.catalogue import list_names
 from flatzoo.zoo.comparison import columns, compare_models, fastest, read_measured
 from flatzoo.zoo.comparison_page import write_page
 from flatzoo.zoo.comparison_plot import accuracy_figure, plotted

@@ -26,9 +26,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flatzoo.zoo.catalogue import list_names
+
 from .. import CommandError, write
 from ..table import table_text
-from .list import list_names
 
 if TYPE_CHECKING:
     from flatzoo.console.progress import Progress

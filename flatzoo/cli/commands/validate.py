@@ -170,7 +170,7 @@ def _names(args: argparse.Namespace) -> dict[str, bool]:
     """Names of the models, and whether a pattern stands for each."""
     import timm
 
-    from .list import list_names
+    from flatzoo.zoo.catalogue import list_names
 
     names: dict[str, bool] = {}
     for pattern in map(model_name, args.model):
