@@ -207,8 +207,8 @@ def test_official_tags():
             assert model.num_classes == len(model.pretrained_cfg['label_names']) == labels
             assert model.get_parameter(FRAME_EMBED).shape == (1, 16 if arch.endswith('16f') else 9, 128)
             assert model.pretrained_cfg['custom_load'] and '_pe_' in model.pretrained_cfg['url']
-            protocol = flatzoo.eval_protocol(f'{arch}.{tag}')
-            assert (protocol.num_clips, protocol.num_crops) == (3, 3)
+            assert flatzoo.eval_protocol(f'{arch}.{tag}') == EvalProtocol(num_crops=3)  # the paper's "Inference"
+            assert flatzoo.eval_protocol(f'{arch}.{tag}', 'repository') == EvalProtocol(num_clips=3, num_crops=3)
         assert not hasattr(timm.create_model(arch, device='meta').backbone.patch_embed, 'frame_pos_embed')
 
 

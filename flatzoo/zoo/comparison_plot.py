@@ -30,7 +30,7 @@ def plotted(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     seen = set()
     for row in rows:
         architecture = row['name'].partition('.')[0]
-        for figure in row['paper']:
+        for figure in (figure for figure in row['paper'] if not figure['setting']):
             key = architecture, figure['data_set'], figure['frames']
             if key not in seen:
                 seen.add(key)
