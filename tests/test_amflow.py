@@ -63,12 +63,6 @@ class TestAMFlow(ModelTester):
         weight = 1 / count if model.fusion.weight is None else model.fusion.weight[-1]
         assert_close(model(clip), weight * last)
 
-    def test_torchscript(self):
-        pytest.skip('exempt: blocks are run through a runner that is no module')
-
-    def test_fx(self):
-        pytest.skip('exempt: blocks are run through a runner that is no module')
-
 
 class TestAMFlowConfigs(ConfigTester):
     names = [  # the others differ from these in nothing but widths

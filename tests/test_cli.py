@@ -155,7 +155,8 @@ def test_protocols_are_those_of_the_weights():
 
 def test_views_that_the_weights_do_not_have_are_refused(trained, clip, capsys):
     assert main(['predict', str(clip), *trained, '--views', 'repository']) == 1
-    assert "there is no evaluation protocol 'repository' of these weights, only paper, or fast" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "there is no evaluation protocol 'repository' of these weights, only paper, or fast" in told
 
 
 @pytest.mark.parametrize('workers, batch_size', [(1, 1), (3, 4), (2, 100)])
