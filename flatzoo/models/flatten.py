@@ -28,6 +28,7 @@ With `attn='hybrid'` or `'window'` the windows of stage 3 are the cells of the i
 blocks are spatial and the global ones temporal: 16 frames at 224 pixels become affordable, on the same weights.
 
 The paper reports 81.1 % top-1 on Kinetics-400 for UniFormer(2D)-S; no weights here claim that, all start from ImageNet.
+The 3D UniFormer, with which the paper compares it, is not in the zoo.
 """
 from typing import Any
 
@@ -180,7 +181,8 @@ register_records({
     'flatten_uniformer_s_16f.in1k': _uniformer_record('uniformer_small.in1k', figures=(
         Figure(
             KINETICS_400.title, 81.1, None, 'table not known to us', backbone='UniFormer(2D)-S',
-            note="Frames, frame size and views are not known to us, nor is any other figure of the paper's tables."),)),
+            note="Frames, frame size and views are not known to us, nor is any other figure of the paper's tables."),),
+        about_figures='The paper compares this with the 3D UniFormer, which is not in the zoo.'),
     'flatten_uniformer_b.in1k': _uniformer_record('uniformer_base.in1k'),
     'flatten_swinv2_t.ms_in1k': _record(size=115_000_000),
     'flatten_swinv2_s.ms_in1k': _record(size=201_000_000),

@@ -132,7 +132,7 @@ def _maps(model: VideoModel, clip: Tensor, target: int, method: str, max_channel
         raise ImportError("class activation maps need grad-cam: pip install 'flatzoo[show]'") from error
 
     class AblationCAM(BaseCAM):
-        """Its own one sets a channel to -1e7 where 0 would not lower the score, which a norm behind does not survive."""
+        """Its own one may set a channel to -1e7 in place of 0, which a norm behind it does not survive."""
 
         def get_cam_weights(self, input_tensor, target_layers, targets, activations, grads):
             return _ablation_weights(self.model, input_tensor, target, max_channels).cpu().numpy()
