@@ -268,7 +268,7 @@ class ModelTester:
     @torch.no_grad()
     def test_torchscript(self, args):
         model = build(args)
-        if 'torchscript' in tag_record(args['model_name']).unsupported:
+        if 'torch.jit.script' in tag_record(args['model_name']).unsupported:
             with pytest.raises((RuntimeError, NotImplementedError, torch.jit.frontend.FrontendError)):
                 torch.jit.script(model)
             return
@@ -282,7 +282,7 @@ class ModelTester:
         model = build(args)
         clip = random_clip(model)
         tracer = dict(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
-        if 'fx' in tag_record(args['model_name']).unsupported:
+        if 'torch.fx' in tag_record(args['model_name']).unsupported:
             with pytest.raises((TypeError, RuntimeError, ValueError)):
                 get_graph_node_names(model, tracer)
             return

@@ -169,7 +169,8 @@ class _Card:
         """What not to expect."""
         lines = [self.record.limits]
         if self.record.unsupported:
-            lines[0] += f' It cannot be used with: {", ".join(self.record.unsupported)}.'
+            names = ' and '.join(f'`{name}`' for name in self.record.unsupported)
+            lines[0] += f' {names} cannot be used with it.'
         return lines
 
     def citation(self) -> list[str]:

@@ -23,7 +23,7 @@ __all__ = [
     'register_records', 'tag_record',
 ]
 
-Unsupported = Literal['torchscript', 'fx']
+Unsupported = Literal['torch.jit.script', 'torch.fx']
 
 
 @dataclass(frozen=True)

@@ -64,5 +64,5 @@ def record(name: str, backbone: str, tag: str) -> TagRecord:
         limits=(
             'The paper does not print the widths of its adapters and temporal units. Those here were fitted to its '
             f'parameter counts{" and then narrowed" if lite else ""}.'),
-        unsupported=('torchscript', 'fx'),  # blocks are run by a runner that is no module
+        unsupported=('torch.jit.script', 'torch.fx'),  # blocks are run by a runner that is no module
     )
