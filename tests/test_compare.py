@@ -117,10 +117,12 @@ def test_accuracies_say_whose_they_are(rows):
     assert len(rows['sifar_swin_b14.ms_in22k']['paper']) == 6  # to be reached by training
     assert not any(figure['of_weights'] for figure in rows['sifar_swin_b14.ms_in22k']['paper'])
     text = {column.title: column.text for column in columns(rows.values())}["the paper's top-1 (%)"]
-    assert text(rows['sifar_swin_b14.ibm_k400']) == '80.2 Kinetics-400 (8 frames, 3 views)'
-    assert text(rows['flatten_uniformer_s_16f.in1k']) == '81.1 Kinetics-400 (views not printed) †'
+    assert text(rows['sifar_swin_b14.ibm_k400']) == '80.2 Kinetics-400 (8 frames, 3 views, Tables 2 and 3)'
+    flatten = text(rows['flatten_uniformer_s_16f.in1k'])
+    assert flatten == '81.1 Kinetics-400 (views not printed, table not known to us) †'
     assert text(rows['sifar_swin_b14.ms_in22k']) == (  # as it is registered; variants stand below the table
-        '80.2 Kinetics-400 (8 frames, 3 views) †\n61.6 Something-Something v2 (8 frames, 3 views) †')
+        '80.2 Kinetics-400 (8 frames, 3 views, Tables 2 and 3) †\n'
+        '61.6 Something-Something v2 (8 frames, 3 views, Tables 2 and 4) †')
     (variants,) = variants_in(rows.values())
     assert variants.startswith('The paper on variants of sifar_swin_b14: 61.6 Something-Something v2 (with absolute')
 

@@ -139,10 +139,11 @@ def fastest(row: Mapping[str, Any], setting: str) -> dict[str, Any] | None:
 
 
 def figure_text(figure: Mapping[str, Any]) -> str:
-    """A figure of a paper in words, with its data set, frames and views; marked if it is not that of the weights."""
+    """A figure of a paper in words: data set, frames, views and table; marked if it is not that of the weights."""
     about = [figure['setting']] if figure['setting'] else []
     about += [] if figure['frames'] is None else [f'{figure["frames"]} frames']
     about.append('views not printed' if figure['views'] is None else f'{figure["views"]} views')
+    about.append(figure['where'])
     mark = '' if figure['of_weights'] else ' †'
     return f'{figure["top1"]:.1f} {figure["data_set"]} ({", ".join(about)}){mark}'
 
@@ -194,20 +195,16 @@ def settings_of(table: Iterable[Column]) -> list[str]:
 
 
 def printed_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Where the papers' figures of these rows are printed: one text, or none."""
-    places: dict[str, dict[str, None]] = {}
-    for row in rows:
-        for figure in row['paper']:
-            places.setdefault(f'{row["family"]}, {row["paper_id"]}', {})[figure['where']] = None
-    texts = [f'{paper}: {", ".join(sorted(where))}' for paper, where in places.items()]
-    return ["Where the papers' figures are printed: " + '; '.join(texts)] * bool(texts)
+    """In which papers the figures of these rows are printed: one text, or none."""
+    papers = dict.fromkeys(f'{row["family"]}: {row["paper_id"]}' for row in rows if row['paper'])
+    return ['Tables are those of the papers: ' + '; '.join(papers)] * bool(papers)
 
 
 def variants_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """What the papers print for models that differ from those that are registered, one text for each architecture."""
     texts = {}
     for row in rows:
-        figures = [f'{figure_text(figure)}, {figure["where"]}' for figure in row['paper'] if figure['setting']]
+        figures = [figure_text(figure) for figure in row['paper'] if figure['setting']]
         if figures:
             texts[row['name'].partition('.')[0]] = '; '.join(figures)
     return [f'The paper on variants of {name}: {text}' for name, text in texts.items()]

@@ -116,7 +116,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         line = {key: value for key, value in row.items() if key not in ('img_size', 'measured', 'paper')}
         line['height'], line['width'] = row['img_size']
-        line['paper_top1'] = '; '.join(f'{figure_text(figure)}, {figure["where"]}' for figure in row['paper'])
+        line['paper_top1'] = '; '.join(map(figure_text, row['paper']))
         for setting in settings:
             entry = fastest(row, setting)
             line[f'clips_per_s: {setting}'] = entry and entry['clips_per_s']
