@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import flatzoo
-from flatzoo.hub.card import PAPER_FIGURES
+from flatzoo.models.record import KINETICS_400, tag_record
 from flatzoo.runtime.cost import count_forward
 
 OURS = (
@@ -249,10 +249,10 @@ def accuracy(name: str) -> str:
     """What is printed for a model on Kinetics-400, with the place."""
     if name in PEERS:
         return printed_accuracy(name)
-    for key, figures in PAPER_FIGURES.items():
-        for data, figure, where in figures:
-            if key.partition('.')[0] == name and data.startswith('Kinetics-400'):
-                return f'{figure.split(" / ")[0]} ({where})'
+    record = tag_record(name)
+    for figure in record.figures:
+        if figure.data == KINETICS_400.title and not figure.setting:
+            return f'{figure.top1:.1f} ({record.paper.id}, {figure.where})'
     return ''
 
 

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from flatzoo.models.record import tag_record
+
 NUM_CLASSES = 10
 
 
@@ -267,6 +269,10 @@ class ModelTester:
     @torch.no_grad()
     def test_torchscript(self, args):
         model = build(args)
+        if 'torch.jit.script' in tag_record(args['model_name']).unsupported:
+            with pytest.raises((RuntimeError, NotImplementedError, torch.jit.frontend.FrontendError)):
+                torch.jit.script(model)
+            return
         clip = random_clip(model)
         with io.BytesIO() as file:
             torch.jit.save(torch.jit.script(model), file)
@@ -277,6 +283,10 @@ class ModelTester:
         model = build(args)
         clip = random_clip(model)
         tracer = dict(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
+        if 'torch.fx' in tag_record(args['model_name']).unsupported:
+            with pytest.raises((TypeError, RuntimeError, ValueError)):
+                get_graph_node_names(model, tracer)
+            return
         train_nodes, eval_nodes = get_graph_node_names(model, tracer)
         traced = create_feature_extractor(
             model, train_return_nodes=train_nodes[-1:], eval_return_nodes=eval_nodes[-1:], tracer_kwargs=tracer).eval()

@@ -63,12 +63,6 @@ class TestAMFlow(ModelTester):
         weight = 1 / count if model.fusion.weight is None else model.fusion.weight[-1]
         assert_close(model(clip), weight * last)
 
-    def test_torchscript(self):
-        pytest.skip('exempt: blocks are run through a runner that is no module')
-
-    def test_fx(self):
-        pytest.skip('exempt: blocks are run through a runner that is no module')
-
 
 class TestAMFlowConfigs(ConfigTester):
     names = [  # the others differ from these in nothing but widths
@@ -398,7 +392,8 @@ def test_another_backbone_brings_its_normalisation_and_weights():
     cfg = timm.get_pretrained_cfg('vit_base_patch16_clip_224.openai')
     assert (model.pretrained_cfg['mean'], model.pretrained_cfg['hf_hub_id']) == (cfg.mean, cfg.hf_hub_id)
     model = timm.create_model('amflow_clip_b_tcn', device='meta')
-    assert model.pretrained_cfg['hf_hub_id'] == 'timm/vit_base_patch16_clip_quickgelu_224.openai'
+    timms = timm.get_pretrained_cfg('vit_base_patch16_clip_quickgelu_224.openai')
+    assert model.pretrained_cfg['hf_hub_id'] == timms.hf_hub_id == 'timm/vit_base_patch16_clip_224.openai'
     assert build(VIT, pretrained_cfg_overlay=dict(mean=(.1, .2, .3))).pretrained_cfg['mean'] == (.1, .2, .3)
 
 

@@ -28,7 +28,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.inference.classifier import classify_file, classify_files
 from flatzoo.inference.find import find_videos
 from flatzoo.inference.load import load_model, model_name
-from flatzoo.models import builder as _registry
+from flatzoo.models import record
 
 predict = importlib.import_module('flatzoo.cli.commands.predict')
 LABELS = ['walks', 'jumps', 'sits down', 'stands up']
@@ -152,13 +152,14 @@ def test_weights_are_not_read_for_files_that_are_not_there(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('options, protocol', [
-    ([], EvalProtocol(num_clips=3, num_crops=3)),
+    ([], EvalProtocol(num_crops=3)),
+    (['--views', 'repository'], EvalProtocol(num_clips=3, num_crops=3)),
     (['--views', 'fast'], EvalProtocol()),
     (['--views', 'fast', '--num-crops', '3'], EvalProtocol(num_crops=3)),
     (['--num-clips', '2'], EvalProtocol(num_clips=2, num_crops=3)),
 ])
 def test_views_follow_the_protocol(options, protocol, trained, model, clip, capsys, monkeypatch):
-    monkeypatch.setitem(_registry._PROTOCOLS, 'sifar_swin_tiny.untrained', EvalProtocol(num_clips=3, num_crops=3))
+    monkeypatch.setitem(record._RECORDS, 'sifar_swin_tiny.untrained', record.tag_record('sifar_swin_b14.ibm_k400'))
     assert main(['predict', str(clip), *trained, '--json', '--batch-size', '2', *options]) == 0
     [entry] = json.loads(capsys.readouterr().out)
     got = {item['index']: item['probability'] for item in entry['predictions']}
@@ -168,7 +169,14 @@ def test_views_follow_the_protocol(options, protocol, trained, model, clip, caps
 
 def test_protocols_are_those_of_the_weights():
     meta = timm.create_model('sifar_swin_b14.ibm_ssv2', device='meta')
-    assert flatzoo.eval_protocol(meta) == EvalProtocol(num_clips=3, num_crops=3)
+    assert flatzoo.eval_protocol(meta) == EvalProtocol(num_crops=3)
+    assert flatzoo.eval_protocol(meta, 'repository') == EvalProtocol(num_clips=3, num_crops=3)
+
+
+def test_views_that_the_weights_do_not_have_are_refused(trained, clip, capsys):
+    assert main(['predict', str(clip), *trained, '--views', 'repository']) == 1
+    told = capsys.readouterr().err
+    assert "there is no evaluation protocol 'repository' of these weights, only paper, or fast" in told
 
 
 @pytest.mark.parametrize('workers, batch_size', [(1, 1), (3, 4), (2, 100)])

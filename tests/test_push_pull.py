@@ -291,7 +291,7 @@ def test_protocol_of_registered_weights(tmp_path):
     other = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
     assert flatzoo.eval_protocol(other) == flatzoo.eval_protocol('sifar_resnet10t.actions16')
     assert list(other.pretrained_cfg['label_names']) == list(model.pretrained_cfg['label_names'])
-    assert flatzoo.eval_protocol('sifar_swin_b14.ibm_k400') == EvalProtocol(num_clips=3, num_crops=3)
+    assert flatzoo.eval_protocol('sifar_swin_b14.ibm_k400') == EvalProtocol(num_crops=3)
 
 
 # what is pushed

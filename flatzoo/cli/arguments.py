@@ -3,6 +3,8 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from . import CommandError
+
 if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.protocol import EvalProtocol
@@ -61,17 +63,25 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that `chosen_protocol` reads."""
     views = parser.add_argument_group('views', 'What a model sees of a video; its logits are averaged over the views.')
     views.add_argument(
-        '--views', choices=('paper', 'fast'), default='paper',
-        help='paper: as the accuracy of the weights is measured; fast: one clip, centre crop (default: %(default)s)')
+        '--views', choices=('paper', 'repository', 'fast'), default='paper',
+        help='paper: as the paper measures the accuracy of the weights; repository: as the example of their official '
+        'repository does, where that differs; fast: one clip, centre crop (default: %(default)s)')
     views.add_argument('--num-clips', type=count, metavar='N', help='clips per video')
     views.add_argument('--num-crops', type=int, choices=(1, 3), help='crops per clip')
 
 
 def chosen_protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProtocol':
-    """The evaluation protocol of the model's weights, with what the arguments change."""
+    """The evaluation protocol of the model's weights, with what the arguments change.
+
+    Raises:
+        CommandError: If the weights have no protocol of the name that `--views` gives.
+    """
     from flatzoo import eval_protocol
     from flatzoo.data.protocol import EvalProtocol
 
-    protocol = eval_protocol(model) if args.views == 'paper' else EvalProtocol()
+    try:
+        protocol = EvalProtocol() if args.views == 'fast' else eval_protocol(model, args.views)
+    except ValueError as error:
+        raise CommandError(f'--views {args.views}: {error}, or fast') from error
     chosen = {'num_clips': args.num_clips, 'num_crops': args.num_crops}
     return dataclasses.replace(protocol, **{key: value for key, value in chosen.items() if value is not None})

@@ -1,8 +1,7 @@
-"""What flatzoo registers with timm: configurations of weights, their evaluation protocols, and the one way to build.
+"""What flatzoo registers with timm, and the one way to build a video model.
 
-timm's configuration of a set of weights (`PretrainedCfg`) has no room for video, so the protocol by which the accuracy
-of a tag is measured stands beside it here, keyed by `architecture.tag`, as torchvision keeps it in the metadata of its
-weights.
+timm's configuration of a set of weights (`PretrainedCfg`) has no room for video, so what it does not say, such as the
+protocol by which the accuracy of a tag is measured, stands in the tag's record (`flatzoo.models.record`).
 """
 import contextlib
 import functools
@@ -24,16 +23,15 @@ from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config,
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
 
+from .record import TagRecord, tag_record
 from .timm_private import FeatureGetterNet
 
-__all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models', 'register_protocol']
+__all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models']
 
 MAX_TABLES = 2 ** 32  # bytes of constants that a saved model may have, beside its weights
 _PLAIN = {  # arguments of which none but the size of the image can make a registered model large
     'num_frames', 'layout', 'img_size', 'in_chans', 'num_classes', 'global_pool', 'drop_rate', 'drop_path_rate'}
 MAX_PIXELS = 2 ** 24  # of the image of a saved model: 4096x4096
-
-_PROTOCOLS: dict[str, EvalProtocol] = {}
 
 
 def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
@@ -55,41 +53,41 @@ def is_video_model(name: str) -> bool:
     return entrypoint.__module__.startswith('flatzoo.') and not entrypoint.__module__.endswith('.uniformer')
 
 
-def register_protocol(name: str, protocol: EvalProtocol) -> None:
-    """Keeps the evaluation protocol of the weights `architecture.tag`."""
-    _PROTOCOLS[name] = protocol
-
-
-def eval_protocol(model: Any) -> EvalProtocol:
+def eval_protocol(model: Any, views: str = 'paper') -> EvalProtocol:
     """The evaluation protocol of a model: over which clips and crops its accuracy is measured.
 
     Args:
         model: A video model, whose weights decide; or a name: `architecture.tag`, `hf-hub:org/name` or
             `local-dir:folder`. What has no protocol of its own, such as an architecture alone, gets the default: one
             clip of uniformly spaced frames, one centre crop.
+        views: Which protocol of registered weights: `'paper'`, or a named alternative such as `'repository'`, where
+            their official repository evaluates in another way (`other_protocols` of their record).
 
     Raises:
         HubError: If the `config.json` of a name on the Hub cannot be had.
-        ValueError: If it cannot be used.
+        ValueError: If it cannot be used, or the weights have no alternative of this name.
     """
     if not isinstance(model, str):
         saved = getattr(model, 'saved_protocol', None)
-        if saved is not None:
+        if saved is not None and views == 'paper':
             return saved
-        cfg = model.pretrained_cfg
-        return _PROTOCOLS.get(f'{cfg.get("architecture")}.{cfg.get("tag")}', EvalProtocol())
+        return _record_of(model.pretrained_cfg).protocol_named(views)
     source, place = parse_model_name(model)
     if source is None:
-        return _PROTOCOLS.get(model, EvalProtocol())
+        return (tag_record(model) if '.' in model else TagRecord()).protocol_named(views)
     if source == 'local-dir':
         path = Path(place, CONFIG_FILE)
     else:
         repo_id, revision = split_name(place)
         path = fetch(repo_id, CONFIG_FILE, revision)
     config = read_config(path)
-    cfg = config.get('pretrained_cfg') or {}
-    registered = _PROTOCOLS.get(f'{config["architecture"]}.{cfg.get("tag")}', EvalProtocol())
-    return protocol_of_config(config, str(path)) or registered
+    cfg = {**(config.get('pretrained_cfg') or {}), 'architecture': config['architecture']}
+    stated = protocol_of_config(config, str(path)) if views == 'paper' else None
+    return stated or _record_of(cfg).protocol_named(views)
+
+
+def _record_of(cfg: dict[str, Any]) -> TagRecord:
+    return tag_record(f'{cfg.get("architecture")}.{cfg.get("tag")}')
 
 
 @functools.cache

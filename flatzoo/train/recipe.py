@@ -1,7 +1,9 @@
 """Everything that a training run is told, as one flat list of options with timm's names, and presets in YAML files.
 
 The options of `flatzoo train` are the fields of `Recipe`: one place for names, defaults and help. The defaults are the
-recipe of SIFAR (Section 4.1 of the paper, and its official commands where the paper is silent).
+recipe of SIFAR (Section 4.1 of the paper, and its official commands where the paper is silent). Three differences from
+the official code are deliberate: tables of relative positions and the position embedding of frames get no weight decay,
+the learning rate changes with every update (`sched_on_updates`), and short videos are kept.
 """
 import dataclasses
 import difflib

@@ -20,11 +20,11 @@ def catalogue(pattern: str = '', pretrained: bool = False) -> list[dict[str, Any
         pattern: Wildcard as of `timm.list_models`, for an architecture or for `architecture.tag`; empty for all.
         pretrained: Whether to leave out the models that have no weights.
     """
+    def matches(name: str) -> bool:
+        return not pattern or any(fnmatch.fnmatch(part, pattern) for part in (name, name.partition('.')[0]))
+
     rows = json.loads(FILE.read_text(encoding='utf-8'))
-    return [
-        row for row in rows
-        if (row['source'] is not None or not pretrained) and (
-            not pattern or any(fnmatch.fnmatch(name, pattern) for name in (row['name'], row['name'].partition('.')[0])))]
+    return [row for row in rows if matches(row['name']) and (row['source'] is not None or not pretrained)]
 
 
 def list_names(pattern: str = '', pretrained: bool = False) -> list[str]:

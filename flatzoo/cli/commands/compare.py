@@ -4,7 +4,8 @@ PATTERN picks names, with wildcards: 'sifar*', '*16f*', 'sifar_swin_b14.*'; with
 are compared. Every set of weights is one line. Costs are counted without computing anything or
 downloading weights, in about a second for each model. 'trainable' counts the parameters that
 train when the backbone of an AM Flow model is frozen. '†' marks accuracies of papers for which
-there are no weights. Notes below the table say what the figures mean.
+there are no weights. Notes below the table say what the figures mean, and what the papers print
+for variants of the models.
 
 Speeds are read from CSV files with the columns model, clips_per_s, hardware, precision and batch,
 as the scripts in benchmarks/ write them. A model's fastest batch counts.
@@ -53,7 +54,15 @@ def run(args: argparse.Namespace) -> int:
     names = matching_names(args.patterns)
 
     from flatzoo.console.progress import Progress
-    from flatzoo.zoo.comparison import NOTES, columns, compare_models, printed_in, read_measured, settings_of
+    from flatzoo.zoo.comparison import (
+        NOTES,
+        columns,
+        compare_models,
+        printed_in,
+        read_measured,
+        settings_of,
+        variants_in,
+    )
 
     try:
         measured = read_measured(args.measured)
@@ -79,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
         cells = {
             column.title: (lambda row, text=column.text: text(row).replace('\n', '; '), column.right)
             for column in table}
-        notes = [*settings_of(table), *(textwrap.fill(note, 110) for note in [*NOTES, *printed_in(rows)])]
+        texts = [*NOTES, *printed_in(rows), *variants_in(rows)]
+        notes = [*settings_of(table), *(textwrap.fill(text, 110) for text in texts)]
         write('\n\n'.join([table_text(rows, cells), *notes]))
     return 0
 
@@ -116,7 +126,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         line = {key: value for key, value in row.items() if key not in ('img_size', 'measured', 'paper')}
         line['height'], line['width'] = row['img_size']
-        line['paper_top1'] = '; '.join(f'{figure_text(figure)}, {figure["where"]}' for figure in row['paper'])
+        line['paper_top1'] = '; '.join(map(figure_text, row['paper']))
         for setting in settings:
             entry = fastest(row, setting)
             line[f'clips_per_s: {setting}'] = entry and entry['clips_per_s']
