@@ -1,0 +1,33 @@
+"""The catalogue that `flatzoo list` reads: the file says what the models say, and reading it needs no model."""
+import json
+import subprocess
+import sys
+
+import pytest
+
+from flatzoo.zoo.catalogue import FILE, catalogue, describe, list_names
+
+ROWS = {row['name']: row for row in json.loads(FILE.read_text())}
+
+
+def test_names():
+    assert list(ROWS) == list_names(), 'run python benchmarks/regenerate.py'
+
+
+@pytest.mark.parametrize('name', sorted({name.partition('.')[0]: name for name in list_names()}.values()))
+def test_the_file_says_what_the_models_say(name):
+    assert ROWS[name] == describe(name), 'run python benchmarks/regenerate.py'
+
+
+def test_patterns_choose_as_the_registry_does():
+    for pattern, pretrained in (('sifar*', False), ('*16f*', True), ('sifar_swin_b14.*', False), ('none', False)):
+        names = [row['name'] for row in catalogue(pattern, pretrained)]
+        assert names == list_names(pattern, pretrained)
+
+
+def test_needs_neither_torch_nor_timm():
+    code = (
+        "import sys; sys.argv = ['flatzoo', 'list', 'sifar*']; from flatzoo.cli import main; main(sys.argv[1:]); "
+        "assert not {'torch', 'timm'} & set(sys.modules)")
+    result = subprocess.run([sys.executable, '-c', f"import sys; sys.argv = ['flatzoo']; {code}"], capture_output=True, text=True)
+    assert result.returncode == 0 and 'sifar_swin_b12' in result.stdout, result.stderr
