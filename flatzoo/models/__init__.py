@@ -2,9 +2,11 @@
 from flatzoo.weights.download import HubError as HubError
 
 from . import (
+    aim as aim,
     amflow as amflow,
     flatten as flatten,
     sifar as sifar,
+    st_adapter as st_adapter,
     superimage as superimage,
     time_layer as time_layer,
     uniformer as uniformer,
