@@ -7,7 +7,7 @@ from base import NUM_CLASSES, AdapterTester, assert_close, build, perturb, rando
 
 from flatzoo.hub.convert import convert_state_dict
 from flatzoo.layers.bottleneck import ConvBottleneck
-from flatzoo.models.adapter_model import model_from_adapters
+from flatzoo.models.adapter_builder import model_from_adapters
 
 TINY = dict(BACKBONES['clip'], model_name='st_adapter_clip_b', bottleneck=8)
 BOTH = dict(

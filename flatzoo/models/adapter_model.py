@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import get_device_dtype
-from timm.models import PretrainedCfg, checkpoint, get_model_args
+from timm.models import checkpoint, get_model_args
 from torch import Tensor, nn
 
 from flatzoo.data.protocol import EvalProtocol
@@ -23,16 +23,12 @@ from flatzoo.weights.adapter_file import read_adapter_file, weight_digest, write
 from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, unwrap_checkpoint
 from flatzoo.weights.official_adapters import rename_official
 
-from .backbone import image_cfg
 from .base import Size, VideoModel, prefixed
 from .block_runner import BlockRunner, HieraRunner, block_runner
-from .builder import build_video_model, eval_protocol
+from .builder import eval_protocol
 from .timm_private import feature_take_indices
 
-__all__ = [
-    'CLIP_B', 'CLIP_L', 'DINOV2_B', 'AdapterModel', 'adapter_cfg', 'build_adapter_model', 'check_numbers',
-    'check_places', 'model_from_adapters',
-]
+__all__ = ['AdapterModel']
 
 _logger = logging.getLogger(__name__)
 
@@ -72,6 +68,7 @@ class AdapterModel(VideoModel):
     by_block: tuple[str, ...] = ('adapters',)  # modules whose entries are as deep as the blocks of their index
     official_keys: tuple[tuple[str, str], ...] = ()  # patterns of the official code's names -> ours
     args_of_old_files: dict[str, Any] = {}  # arguments that older adapter files do not state, with what they meant
+    merged = False  # whether the adapters are part of the backbone
     adapters: nn.ModuleList
     adapter_args: dict[str, Any]
     frozen = False
@@ -377,10 +374,10 @@ class AdapterModel(VideoModel):
         names = self.backbone.pretrained_cfg.get('classifier') or ()
         classifiers = prefixed((names,) if isinstance(names, str) else names)
         weights = {
-            key: tensor for key, tensor in image_checkpoint(state_dict, self).items()
+            key: tensor for key, tensor in self._image_names(image_checkpoint(state_dict, self)).items()
             if key.rpartition('.')[0] not in classifiers}
         fresh = tuple(name for name in self.state_dict() if not name.startswith('backbone.'))
-        weights = account_for_keys(self, self._image_names(weights), optional=fresh)
+        weights = account_for_keys(self, weights, optional=fresh)
         _logger.info(
             f'The backbone {self._backbone_name} gets its image weights. All outside backbone. ({len(fresh)} tensors: '
             'adapters, heads and the like) starts fresh: freeze_backbone() and train it.')
@@ -418,8 +415,8 @@ class AdapterModel(VideoModel):
         except Exception as error:
             raise RuntimeError(
                 f'These weights are only what {self.method} trains; the backbone is to have the image weights {name}, '
-                f'which cannot be had: {str(error).strip().rstrip(".")}. Load them once with access to the Hub, or join '
-                'both files in one state dict.') from error
+                f'which cannot be had: {str(error).strip().rstrip(".")}. Load them once with access to the Hub, or '
+                'join both files in one state dict.') from error
 
     def _image_weights_name(self) -> str:
         cfg = self.backbone.pretrained_cfg
@@ -431,7 +428,14 @@ class AdapterModel(VideoModel):
 
         Args:
             path: A safetensors file, written under a temporary name and renamed; its folder is made if there is none.
+
+        Raises:
+            ValueError: If the adapters were merged into the backbone.
         """
+        if self.merged:
+            raise ValueError(
+                'The adapters were merged into the backbone, which is no longer the published one: save the whole '
+                'model with flatzoo.save_pretrained().')
         write_adapter_file(path, self._own_tensors(), dict(
             model=self.pretrained_cfg.get('architecture'), model_args=get_model_args(self),
             adapter_args=self.adapter_args, backbone=self._backbone_name, backbone_digest=self._digest(),
@@ -485,110 +489,3 @@ class AdapterModel(VideoModel):
     def _digest(self) -> str:
         """What identifies the frozen part of the backbone."""
         return weight_digest(self.backbone, without=self.trained_in_backbone)
-
-
-def model_from_adapters(path: str | Path, pretrained: bool = True, **kwargs: Any) -> AdapterModel:
-    """Builds the model of an adapter file: the backbone from the Hub, all else from the file.
-
-    Args:
-        path: What `AdapterModel.save_adapters` wrote.
-        pretrained: Whether to load the backbone's image weights, which the file holds to be these.
-        **kwargs: Further arguments of `timm.create_model`, such as `device` or `pretrained_cfg_overlay`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: As for `AdapterModel.load_adapters`, or if the model was not built by its name.
-    """
-    _, header = read_adapter_file(path, header_only=True)
-    if not header['model']:
-        raise ValueError(
-            f'{path}: the model was not built by timm.create_model, so that its name is not known. Build it as then '
-            'and call load_adapters().')
-    model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
-    model.load_adapters(path)
-    return model
-
-
-CLIP_B = 'vit_base_patch16_clip_quickgelu_224.openai'
-CLIP_L = 'vit_large_patch14_clip_quickgelu_224.openai'
-DINOV2_B = 'vit_base_patch14_dinov2.lvd142m'  # backbones of the entry points, with the tags of their weights
-
-
-def check_places(places: Sequence[str] | str, accepted: Sequence[str]) -> list[str]:
-    """The places of adapters that an argument names, in the order of `accepted`.
-
-    Raises:
-        ValueError: If there are others, or one is named twice.
-    """
-    given = [places] if isinstance(places, str) else list(places)
-    if len(set(given)) < len(given) or not set(given) <= set(accepted):
-        raise ValueError(f'places={given}: accepted are {", ".join(map(repr, accepted))}, each once.')
-    return [place for place in accepted if place in given]
-
-
-def check_numbers(**numbers: Any) -> None:
-    """Refuses numbers that are not positive.
-
-    Args:
-        **numbers: Name of an argument -> its value, and whether whole numbers are asked for (`int`) or any (`float`).
-
-    Raises:
-        ValueError: Naming the argument and what is accepted.
-    """
-    for name, (value, kind) in numbers.items():
-        kinds = (int,) if kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
-            accepted = 'a whole number of at least 1' if kind is int else 'a number above 0'
-            raise ValueError(f'{name}={value!r}: {accepted} is accepted.')
-
-
-def adapter_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    """timm's configuration of a method on a backbone: the image weights, at the address that timm names for them.
-
-    Args:
-        backbone: A timm model with its tag.
-        **kwargs: What the method sets, such as `paper_name`.
-    """
-    image = timm.get_pretrained_cfg(backbone)
-    return {
-        'hf_hub_id': image.hf_hub_id, 'license': image.license, 'mean': image.mean, 'std': image.std,
-        'interpolation': image.interpolation, 'num_classes': 400, 'input_size': (3, 224, 224),
-        'fixed_input_size': True, 'crop_pct': 1.0, 'first_conv': prefixed(image.first_conv), 'classifier': 'head',
-        **kwargs,
-    }
-
-
-def build_adapter_model(
-        model_cls: type[AdapterModel],
-        variant: str,
-        default_backbone: str,
-        pretrained: bool = False,
-        pretrained_cfg_overlay: dict[str, Any] | None = None,
-        **kwargs: Any,
-) -> AdapterModel:
-    """Builds a model; a backbone that is not the default one brings its own normalisation and image weights.
-
-    Args:
-        model_cls: The class of the method.
-        variant: Name of the entry point.
-        default_backbone: Its timm model, perhaps with a tag, whose image weights the entry point's configuration names.
-        pretrained: Whether to load weights.
-        pretrained_cfg_overlay: As for `timm.create_model`.
-        **kwargs: Arguments of the model.
-    """
-    overlay, name = dict(pretrained_cfg_overlay or {}), kwargs.get('backbone', default_backbone)
-    if name == default_backbone.partition('.')[0]:
-        name = default_backbone  # timm's own default may be other weights
-    kwargs['backbone'] = name
-    saved = isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg))  # says all that there is to say
-    if name != default_backbone and not saved:
-        image = image_cfg(name)
-        fields = ['mean', 'std', 'interpolation', 'crop_pct', 'license']
-        if not any(overlay.get(key) for key in ('file', 'url', 'state_dict', 'hf_hub_id')):
-            if ':' in name:  # on the Hub or in a folder
-                kwargs['backbone_pretrained'], pretrained = pretrained, False
-            else:
-                fields += ['url', 'hf_hub_id', 'hf_hub_filename']
-        own = {field: image.get(field) for field in fields}
-        overlay = {**own, 'first_conv': prefixed(image.get('first_conv')), **overlay}
-    return build_video_model(model_cls, variant, pretrained, pretrained_cfg_overlay=overlay, **kwargs)

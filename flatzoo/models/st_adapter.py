@@ -44,16 +44,8 @@ from torch import Tensor, nn
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers.bottleneck import ConvBottleneck
 
-from .adapter_model import (
-    CLIP_B,
-    CLIP_L,
-    DINOV2_B,
-    AdapterModel,
-    adapter_cfg,
-    build_adapter_model,
-    check_numbers,
-    check_places,
-)
+from .adapter_builder import CLIP_B, CLIP_L, DINOV2_B, adapter_cfg, build_adapter_model, check_numbers, check_places
+from .adapter_model import AdapterModel
 from .builder import register_protocol
 
 __all__ = ['STAdapter']  # timm's registry appends the entry points

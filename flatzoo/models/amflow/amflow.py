@@ -56,7 +56,8 @@ from torch import Tensor, nn
 from flatzoo.layers import attention_map_flow, attention_received
 from flatzoo.layers.layout import LayoutSpec
 
-from ..adapter_model import AdapterModel, build_adapter_model, model_from_adapters
+from ..adapter_builder import build_adapter_model, model_from_adapters
+from ..adapter_model import AdapterModel
 from ..base import Size
 from .adapters import HyperAdapter, HyperNetwork, ParallelAdapter, SerialAdapter
 from .aligning_encoder import AligningEncoder
