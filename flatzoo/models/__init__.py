@@ -11,6 +11,7 @@ from . import (
     time_layer as time_layer,
     uniformer as uniformer,
     videomae as videomae,
+    zeroi2v as zeroi2v,
 )
 from .base import VideoModel as VideoModel
 from .builder import eval_protocol as eval_protocol, list_models as list_models
