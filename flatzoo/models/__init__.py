@@ -4,6 +4,7 @@ from flatzoo.weights.download import HubError as HubError
 from . import (
     aim as aim,
     amflow as amflow,
+    dualpath as dualpath,
     flatten as flatten,
     sifar as sifar,
     st_adapter as st_adapter,

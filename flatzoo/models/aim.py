@@ -19,7 +19,7 @@ embedding of time, last norm and classifier are trained.
 | `aim_clip_b`, 8 frames, 400 classes | 10.659 | 10.967 (paper: 11) | 96.765 (97) | 202.1 (606 = 3 views) |
 | `aim_clip_b_ssv2`, 8 frames, 174 classes | 14.210 | 14.343 | 100.141 | 207.7 |
 | `aim_clip_l`, 8 frames, 400 classes | 37.851 | 38.261 (38) | 341.439 (341) | 933.5 (2902, a slip for 2802) |
-| `aim_dinov2_b`, 8 frames, 400 classes | 10.659 | 10.967 | 96.690 | |
+| `aim_dinov2_b`, 8 frames, 400 classes | 10.659 | 10.967 | 96.690 | 265.6 |
 
 The official files lie behind a person's click; `flatzoo convert` takes them, and those of `ViT_ImageNet`
 (`backbone='vit_base_patch16_224'`). `pretrained=True` brings image weights; the rest starts fresh.

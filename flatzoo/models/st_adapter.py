@@ -21,7 +21,7 @@ The paper puts its one adapter in front of attention; the code that was released
 | `st_adapter_clip_b`, 12 x 384, 400 classes | 7.110 | 7.418 | 93.217 | 151.6 (paper: 455 = 3 views) |
 | `st_adapter_clip_b_ssv2`, 24 x 384, 174 classes | 14.220 | 14.354 | 100.154 | 162.7 (paper: 489 = 3 views) |
 | `st_adapter_clip_l`, 24 x 384, 400 classes | 18.945 | 19.355 | 322.535 | 686.8 |
-| `st_adapter_dinov2_b`, 12 x 384, 400 classes | 7.110 | 7.418 | 93.143 | |
+| `st_adapter_dinov2_b`, 12 x 384, 400 classes | 7.110 | 7.418 | 93.143 | 199.8 |
 
 AM Flow's tables print 7 M and 11 M trained parameters for it; 11 M is no width of the released code.
 
