@@ -62,6 +62,17 @@ _CITATIONS = {
                          'Li, Kunchang and others', 2023),
     'arXiv:2411.02065': ('agrawal2024amflow', 'AM Flow: Adapters for Temporal Processing in Action Recognition',
                          'Agrawal, Tanay and Ali, Abid and Dantcheva, Antitza and Bremond, Francois', 2024),
+    'arXiv:2206.13559': ('pan2022stadapter',
+                         'ST-Adapter: Parameter-Efficient Image-to-Video Transfer Learning',
+                         'Pan, Junting and Lin, Ziyi and Zhu, Xiatian and Shao, Jing and Li, Hongsheng', 2022),
+    'arXiv:2302.03024': ('yang2023aim', 'AIM: Adapting Image Models for Efficient Video Action Recognition',
+                         'Yang, Taojiannan and Zhu, Yi and Xie, Yusheng and Zhang, Aston and Chen, Chen and Li, Mu',
+                         2023),
+    'arXiv:2310.01324': ('li2024zeroi2v',
+                         'ZeroI2V: Zero-Cost Adaptation of Pre-trained Transformers from Image to Video',
+                         'Li, Xinhao and Zhu, Yuhan and Wang, Limin', 2024),
+    'arXiv:2303.09857': ('park2023dualpath', 'Dual-path Adaptation from Image to Video Transformers',
+                         'Park, Jungin and Lee, Jiyoung and Sohn, Kwanghoon', 2023),
 }
 
 
@@ -101,7 +112,7 @@ class _Card:
         self.cfg = get_pretrained_cfg(name)
         self.of_video = is_video_model(name)
         self.starts_fresh = self.of_video and self.cfg.label_names is None
-        self.with_adapters = self.arch.startswith('amflow')
+        self.with_adapters = self.arch.startswith(('amflow', 'st_adapter', 'aim_', 'zeroi2v', 'dualpath'))
         self.frame_size = f'{cost["frame_height"]}, {cost["frame_width"]}'
         self.figures = PAPER_FIGURES.get(name, PAPER_FIGURES.get(self.arch, []))
 
@@ -132,7 +143,7 @@ class _Card:
         clip = f'clip = torch.randint(256, (1, {shape}), dtype=torch.uint8)  # (B, C, T, H, W): RGB frames'
         if self.starts_fresh:
             return lines + [
-                *(['model.freeze_backbone()  # adapters, temporal units and heads remain to be trained']
+                *([f'model.freeze_backbone()  # {self._own_parts()} and heads remain to be trained']
                   if self.with_adapters else []),
                 clip, 'logits = model(clip)  # (1, 51): train them', '```']
         return lines + [
@@ -182,11 +193,14 @@ class _Card:
             of_backbone = ' (from weights of Kinetics-400)' if self.tag == 'ibm_ssv2' else of_backbone
             return f'{of_backbone}. {self.cfg.num_classes} classes.'
         if self.with_adapters:
-            return ('. These are weights of the image backbone; **adapters, temporal units and classifiers are freshly '
+            return (f'. These are weights of the image backbone; **{self._own_parts()} and classifiers are freshly '
                     'initialised** and must be trained.')
         if self.arch.startswith('time_videomae'):
             return '. They saw ordinary frames, not a TIME layer: fine-tune the model.'
         return '. **The classifier is freshly initialised** and must be fine-tuned.'
+
+    def _own_parts(self) -> str:
+        return 'adapters, temporal units' if self.arch.startswith('amflow') else 'adapters'
 
     def cost_table(self) -> list[str]:
         """Parameters, multiply-adds and memory, counted and not measured."""
@@ -232,7 +246,7 @@ class _Card:
                     'names the motion that it believes to see; it was never measured there.')
         elif not self.of_video:
             text = 'An image model; `flatten_uniformer_*` make video models of it.'
-        elif self.with_adapters:
+        elif self.arch.startswith('amflow'):
             text = ("The paper does not print the widths of its adapters and temporal units. Those here were fitted to "
                     'its parameter counts' + (' and then narrowed.' if self.arch.endswith('_lite') else '.'))
         elif self.arch.startswith('time_videomae'):

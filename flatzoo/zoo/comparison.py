@@ -37,6 +37,7 @@ NOTES = (
 )
 _FAMILIES = {  # by the module of flatzoo.models
     'sifar': 'SIFAR', 'flatten': 'Flatten', 'amflow': 'AM Flow', 'time_layer': 'TIME layer', 'videomae': 'VideoMAE',
+    'st_adapter': 'ST-Adapter', 'aim': 'AIM', 'zeroi2v': 'ZeroI2V', 'dualpath': 'DualPath',
     'superimage': 'Any backbone'}
 
 
