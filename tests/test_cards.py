@@ -185,7 +185,7 @@ def write_stand_in(source: WeightSource, path: Path) -> None:
         weights = videomae_weights(0 if '_mae_' in source.name else 400 if cfg.tag == 'mcg_k400' else 174)
         (torch.save if path.suffix == '.bin' else save_file)(weights, path)
     else:  # what timm's repositories hold: weights of an image model
-        model = timm.create_model(source.address.split('/')[1].split('.')[0], **tiny(BACKBONES, source.name))
+        model = timm.create_model(source.address.split('/')[1], **tiny(BACKBONES, source.name))
         save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, path)
 
 

@@ -68,6 +68,7 @@ class AdapterModel(VideoModel):
     by_block: tuple[str, ...] = ('adapters',)  # modules whose entries are as deep as the blocks of their index
     official_keys: tuple[tuple[str, str], ...] = ()  # patterns of the official code's names -> ours
     args_of_old_files: dict[str, Any] = {}  # arguments that older adapter files do not state, with what they meant
+    attends_as_backbone = True  # whether a block attends once, over the tokens of one image, with keys of its own
     merged = False  # whether the adapters are part of the backbone
     adapters: nn.ModuleList
     adapter_args: dict[str, Any]

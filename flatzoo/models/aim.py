@@ -68,6 +68,7 @@ class AIM(TemporalEmbedModel):
         ValueError: If an argument is not accepted or does not fit the backbone.
     """
     method = 'AIM'
+    attends_as_backbone = False
     refuses_hiera = 'its attention within windows has no meaning over time'
     official_keys = tuple(
         (rf'^(?:transformer\.res)?blocks\.(\d+)\.{theirs}\.{matrix}\.', rf'adapters.\1.{ours}.{name}.')

@@ -77,6 +77,7 @@ class ZeroI2V(TemporalEmbedModel):
         ValueError: If an argument is not accepted or does not fit the backbone.
     """
     method = 'ZeroI2V'
+    attends_as_backbone = False
     refuses_hiera = 'the keys of its windows have no counterpart in another frame'
     official_keys = tuple(
         (rf'^transformer\.resblocks\.(\d+)\.{theirs}\.{matrix}\.', rf'adapters.\1.{ours}.{name}.')

@@ -71,6 +71,7 @@ class DualPath(TwoPaths):
         ValueError: If an argument is not accepted or does not fit the backbone.
     """
     method = 'DualPath'
+    attends_as_backbone = False
     refuses_hiera = 'it has no class token and pools its tokens'
     trained_in_backbone = ('pos_embed', 'cls_token')
     official_keys = tuple(
@@ -98,7 +99,9 @@ class DualPath(TwoPaths):
         dd = dict(device=device, dtype=dtype)
         dim = self.backbone.embed_dim
         if proj_dim is None:
-            proj_dim = image_cfg(backbone)['num_classes'] if '_clip_' in backbone else 0
+            image = image_cfg(backbone)  # whose classifier is the projection, unless it was tuned to another task
+            is_clip = '_clip_' in str(image.get('architecture')) and '_ft_' not in f'_{image.get("tag")}_'
+            proj_dim = image['num_classes'] if is_clip else 0
         self.backbone.proj = nn.Linear(dim, proj_dim, bias=False, **dd) if proj_dim else nn.Identity()
         self.adapter_args = dict(num_spatial_frames=num_spatial_frames, ratio=ratio, proj_dim=proj_dim)
         self.adapters = nn.ModuleList(
