@@ -14,5 +14,6 @@ from . import (
     videomae as videomae,
     zeroi2v as zeroi2v,
 )
+from .adapter_builder import model_from_adapters as model_from_adapters
 from .base import VideoModel as VideoModel
 from .builder import eval_protocol as eval_protocol, list_models as list_models

@@ -36,7 +36,7 @@ The widths of S and L are ours (the bottleneck is 5/6 of the backbone's width, a
     model.freeze_backbone()
     ...                                         # train
     model.save_adapters('mine.safetensors')     # all but the backbone
-    model = flatzoo.models.amflow.amflow_from_adapters('mine.safetensors')
+    model = flatzoo.models.model_from_adapters('mine.safetensors')
 
 `pretrained=True` brings the image weights of the backbone, DINOv2 or OpenAI's CLIP, both Apache-2.0; all else starts
 fresh. `backbone=` takes any other plain ViT, with its own weights and their licence (`model.pretrained_cfg['license']`:
