@@ -138,8 +138,8 @@ default_cfgs = generate_default_cfgs({
     'aim_clip_l.openai': _cfg(CLIP_L), 'aim_dinov2_b.lvd142m': _cfg(DINOV2_B),
 })
 for _name in ('aim_clip_b.openai', 'aim_clip_l.openai', 'aim_dinov2_b.lvd142m'):
-    register_protocol(_name, EvalProtocol(sampling='dense', stride=16, num_clips=3))
-register_protocol('aim_clip_b_ssv2.openai', EvalProtocol(num_crops=3))
+    register_protocol(_name, EvalProtocol(sampling='dense', stride=16, num_clips=3, rule='aim'))
+register_protocol('aim_clip_b_ssv2.openai', EvalProtocol(num_crops=3, rule='aim'))
 
 
 @register_model

@@ -152,8 +152,8 @@ default_cfgs = generate_default_cfgs({
     'st_adapter_dinov2_b.lvd142m': _cfg(DINOV2_B),
 })
 for _name in ('st_adapter_clip_b.openai', 'st_adapter_clip_l.openai', 'st_adapter_dinov2_b.lvd142m'):
-    register_protocol(_name, EvalProtocol(sampling='dense', stride=16, num_clips=3))
-register_protocol('st_adapter_clip_b_ssv2.openai', EvalProtocol(num_crops=3))
+    register_protocol(_name, EvalProtocol(sampling='dense', stride=16, num_clips=3, rule='st_adapter'))
+register_protocol('st_adapter_clip_b_ssv2.openai', EvalProtocol(num_crops=3, rule='st_adapter'))
 
 
 @register_model

@@ -185,5 +185,5 @@ default_cfgs = generate_default_cfgs({
     for name, (_, backbone, stride, _) in _VARIANTS.items()})
 for _name, (_summary, _backbone, _stride, _args) in _VARIANTS.items():
     register_protocol(f'{_name}.{_backbone.partition(".")[2]}', EvalProtocol(
-        **dict(sampling='dense', stride=_stride, num_clips=3) if _stride else dict(num_crops=3)))
+        rule='zeroi2v', **dict(sampling='dense', stride=_stride, num_clips=3) if _stride else dict(num_crops=3)))
     globals()[_name] = adapter_entry_point(ZeroI2V, _name, f'ZeroI2V on a frozen {_summary}.', _backbone, **_args)
