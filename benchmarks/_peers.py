@@ -10,7 +10,6 @@ from unittest import mock
 
 import timm
 import torch
-import transformers
 from layout_speed import official as official_layout
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, video
@@ -56,6 +55,8 @@ def _mvit(frames: int, size: int) -> nn.Module:
 
 def _transformers(name: str, frames: str = 'num_frames', size: str = 'image_size') -> Callable[[int, int], nn.Module]:
     def build(num_frames: int, img_size: int) -> nn.Module:
+        import transformers
+
         config = getattr(transformers, f'{name}Config')(
             num_labels=NUM_CLASSES, **{frames: num_frames, size: img_size})
         model = getattr(transformers, f'{name}ForVideoClassification')(config)

@@ -6,6 +6,7 @@ before: the growth of the resident set (Linux), or what the allocator of the dev
 """
 import csv
 import ctypes
+import functools
 import gc
 import math
 import random
@@ -30,22 +31,46 @@ def clock_name(device: str) -> str:
     return 'process time' if torch.get_num_threads() == 1 else 'wall time'
 
 
-def seconds(run: Callable[[], Any], device: str) -> float:
-    """Time of one run."""
+def seconds(run: Callable[[], Any], device: str, queued: int = 0) -> float:
+    """Time of one run.
+
+    Args:
+        run: It.
+        device: `cpu` or `cuda`.
+        queued: On CUDA, that many runs wait behind work that keeps the device busy while they are launched, and their
+            mean is given: what kernels take, however slowly Python launches them. 0 takes one run with its launches.
+    """
     if device == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        if queued:
+            _keep_busy()
         start.record()
-        run()
+        for _ in range(queued or 1):
+            run()
         end.record()
         torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1000
+        return start.elapsed_time(end) / 1000 / (queued or 1)
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     run()
     return clock() - start
 
 
-def in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, list[float]]:
+@functools.cache
+def _large_matrices() -> torch.Tensor:
+    return torch.randn(3, 8192, 8192, device='cuda', dtype=torch.bfloat16)
+
+
+def _keep_busy() -> None:
+    """Starts products that take about 10 ms on a large GPU, and longer on others."""
+    a, b, out = _large_matrices()
+    for _ in range(8):
+        torch.mm(a, b, out=out)
+
+
+def in_turn(
+        runs: Mapping[str, Callable[[], Any]], rounds: int, device: str, queued: int = 0) -> dict[str, list[float]]:
     """Seconds of every run in every round, each round in another order; the runs have been warmed up before.
 
     What a run finds in caches and heap is what the one before it left there: always the same one would be unfair.
@@ -54,7 +79,7 @@ def in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int, device: str) -> 
     shuffle = random.Random(0)
     for _ in range(rounds):
         for name in shuffle.sample(list(runs), len(runs)):
-            times[name].append(seconds(runs[name], device))
+            times[name].append(seconds(runs[name], device, queued))
     return times
 
 

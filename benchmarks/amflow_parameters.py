@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import flatzoo
+from flatzoo.runtime.cost import count_forward
 
 # row of the paper -> temporal unit, frames, classes, its M parameters (AM flow and linear, aligning, temporal), T FLOPs
 PAPER = {
@@ -38,19 +37,9 @@ def parameters(model: nn.Module) -> dict[str, int]:
     return dict(count, trained=trained, backbone=sum(p.numel() for p in model.backbone.parameters()))
 
 
-def attention_columns_flops(q_shape: list[int], *args: Any, out_shape: list[int], **kwargs: Any) -> int:
-    """FLOPs of AM flow's operator: one QK^T per frame."""
-    batch, frames, heads, tokens, dim = q_shape
-    return 2 * batch * frames * heads * tokens ** 2 * dim
-
-
 def multiply_adds(model: nn.Module) -> float:
     """Multiply-adds of one clip, in T."""
-    mapping = {torch.ops.flatzoo.attention_columns: attention_columns_flops}
-    clip = torch.empty(1, 3, model.num_frames, *model.img_size, device='meta')
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        model.eval()(clip)
-    return counter.get_total_flops() / 2e12
+    return count_forward(model).macs / 1e12
 
 
 def table(*rows: list[Any]) -> list[str]:

@@ -17,7 +17,8 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -122,12 +123,16 @@ def peak_bytes(run: Callable, device: str) -> int:
 
 def measure(
         tokens: int, frames: int, rounds: int, device: str, dtype: torch.dtype, with_backward: bool = True,
+        clips: int = 1, without: Collection[str] = (),
 ) -> list[dict]:
-    """Rows of one size: time and memory of every variant, forward and with backward."""
+    """Rows of one size: time and memory of every variant, forward and with backward.
+
+    On CUDA runs are queued: a kernel of some microseconds is over before Python has launched the next one.
+    """
     inputs = [  # as backbones cut them out of one tensor
-        x.unflatten(0, (1, frames)) for x in
-        torch.randn(frames, tokens, 3, HEADS, DIM, device=device, dtype=dtype).permute(2, 0, 3, 1, 4).unbind()]
-    of, rows = variants(device, dtype), []
+        x.unflatten(0, (clips, frames)) for x in
+        torch.randn(clips * frames, tokens, 3, HEADS, DIM, device=device, dtype=dtype).permute(2, 0, 3, 1, 4).unbind()]
+    of, rows = {name: run for name, run in variants(device, dtype).items() if name not in without}, []
     for backward in (False, True) if with_backward else (False,):
         runs, peaks = {}, {}
         for name, function in of.items():
@@ -135,11 +140,12 @@ def measure(
                 run, size = prepare(function, inputs, backward)
                 peaks[name] = peak_bytes(run, device) - size
                 runs[name] = run
-            except (RuntimeError, NotImplementedError) as error:
+            except Exception as error:  # compilers raise what they like; the others are measured all the same
                 if device == 'cpu':
                     raise
-                print(f'{name} cannot run: {str(error).splitlines()[0]}')
-        times = in_turn(runs, rounds, device)
+                traceback.print_exc()
+                print(f'{name} cannot run: {type(error).__name__}')
+        times = in_turn(runs, rounds, device, queued=5 if backward else 10)
         for name in runs:
             naive = peaks.get(f'{name.partition(",")[0]}, naive')
             rows.append({

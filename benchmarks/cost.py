@@ -1,7 +1,7 @@
 """Parameters, multiply-adds and memory of every video model and of the UniFormer image models, counted on the meta
 device with eager attention.
 
-Nothing is computed and no weights are drawn. Multiply-adds are those of `flatzoo.evaluation.cost`, for one view;
+Nothing is computed and no weights are drawn. Multiply-adds are those of `flatzoo.runtime.cost`, for one view;
 activations are the distinct tensors that autograd keeps for the backward pass of one clip, in float32.
 
     python benchmarks/cost.py --out benchmarks/results/cost.csv
@@ -16,7 +16,7 @@ import timm.layers
 import torch
 
 import flatzoo
-from flatzoo.evaluation.cost import count_forward
+from flatzoo.runtime.cost import count_forward
 
 
 def count(name: str, device: str = 'meta', fused: bool = False, **kwargs) -> dict:

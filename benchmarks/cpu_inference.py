@@ -31,9 +31,9 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import flatzoo
+from flatzoo.runtime.cost import MultiplyAdds
 
 MODELS = (
     'sifar_swin_b12', 'sifar_swin_b7', 'flatten_swinv2_b', 'flatten_uniformer_s', 'amflow_dinov2_b_tcn_lite',
@@ -100,9 +100,9 @@ def measure(name: str, dtype: torch.dtype, args: argparse.Namespace) -> list[dic
     model = build(name, dtype)
     size = model.super_image.img_size if hasattr(model, 'super_image') else model.pretrained_cfg['input_size'][1:]
     clip = torch.randn(args.batch, 3, model.num_frames, *size).to(dtype)
-    with FlopCounterMode(display=False) as counter:
+    with MultiplyAdds() as counter:
         model(clip)
-    flops = counter.get_total_flops()
+    flops = 2 * counter.macs
     variants = {'stock': model, 'sdpa': with_sdpa(model), 'optimized': flatzoo.optimize(model)}
     if args.compile:
         variants['compile'] = torch.compile(copy.deepcopy(model))

@@ -1,7 +1,7 @@
 """What a forward pass costs over the number of frames, the size of a frame and the batch, and how steeply it grows.
 
 One member of each family and its peers. Multiply-adds and the peak of live bytes are counted on the meta device for
-every size (`flatzoo.evaluation.cost`); time is measured where a pass has at most `--limit` billions of multiply-adds,
+every size (`flatzoo.runtime.cost`); time is measured where a pass has at most `--limit` billions of multiply-adds,
 on a CPU with one thread as time of the process. Slopes are exponents, fitted to the logarithms: 1 is linear, 2
 quadratic.
 Frames grow at the usual size of a model, frames' sides at 8 frames, the batch at both.
@@ -27,7 +27,7 @@ from _timing import clock_name, hardware, in_turn, markdown, peak_bytes, save, s
 from torch import nn
 
 import flatzoo  # noqa: F401 - registers the models
-from flatzoo.evaluation.cost import ForwardCost, count_forward
+from flatzoo.runtime.cost import ForwardCost, count_forward
 
 FRAMES = (4, 8, 16, 32, 64)
 SIZES = (112, 128, 160, 192, 224, 256, 288, 320, 336, 384)

@@ -23,6 +23,7 @@ import functools
 import gc
 import os
 import statistics
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 import flatzoo
-from flatzoo.evaluation.cost import count_forward
-from flatzoo.hub.card import PAPER_FIGURES
+from flatzoo.models.record import KINETICS_400, tag_record
+from flatzoo.runtime.cost import count_forward
 
 OURS = (
     'sifar_swin_b12', 'sifar_resnet50', 'flatten_uniformer_s', 'amflow_dinov2_b_tcn_lite', 'sifar_swin_b12_16f',
@@ -122,8 +123,9 @@ def variants(name: str, frames: int, args: argparse.Namespace) -> dict[tuple[str
             models[name, 'optimized'] = flatzoo.optimize(models[name, 'plain'])
     if args.compile:
         for (key, variant), value in list(models.items()):
-            if key != OFFICIAL and variant in COMPILED_FORMS[device]:
-                models[key, f'compiled {variant}'.removesuffix(' plain')] = torch.compile(value)
+            if key != OFFICIAL and variant in args.compiled_forms:
+                models[key, f'compiled {variant}'.removesuffix(' plain')] = torch.compile(
+                    value, **args.compile_options)
             if variant == 'optimized' and device == 'cuda':
                 models[key, 'compiled optimized, CUDA graphs'] = torch.compile(value, mode='reduce-overhead')
     return models
@@ -155,10 +157,12 @@ def make_run(model: nn.Module, clip: Tensor, args: argparse.Namespace) -> Callab
     return train
 
 
-def measure(names: list[str], frames: int, batch: int, args: argparse.Namespace) -> tuple[list[dict], list[str]]:
-    """Rows of all models on clips of a length, and what could not run."""
-    runs, facts, failed, answers, built = {}, {}, [], {}, {}
-    for name in names:
+def measure(
+        names: list[str], frames: int, batch: int, args: argparse.Namespace,
+        built: dict[tuple[str, str], nn.Module] | None = None) -> tuple[list[dict], list[str]]:
+    """Rows of all models on clips of a length, and what could not run; models as `variants` built them, if given."""
+    runs, facts, failed, answers, built = {}, {}, [], {}, dict(built or {})
+    for name in names if not built else ():
         try:
             built |= variants(name, frames, args)
         except ValueError as error:
@@ -173,8 +177,10 @@ def measure(names: list[str], frames: int, batch: int, args: argparse.Namespace)
         try:
             answers[name, variant] = run().detach().float().clone()  # compiles and packs, too
             peak = None if 'graphs' in variant else peak_bytes(run, args.device)  # which have memory of their own
-        except (RuntimeError, NotImplementedError) as error:
-            failed.append(f'{name}, {variant}: {str(error).splitlines()[0][:120]}')
+        except Exception as error:  # kernels and compilers raise what they like; the others are measured all the same
+            traceback.print_exc()
+            first = (str(error).splitlines() or [''])[0]
+            failed.append(f'{name}, {variant}, batch {batch}: {type(error).__name__}: {first[:120]}')
             continue
         compiled = 'compiled' in variant
         if compiled and not counters['stats']['unique_graphs']:
@@ -243,10 +249,10 @@ def accuracy(name: str) -> str:
     """What is printed for a model on Kinetics-400, with the place."""
     if name in PEERS:
         return printed_accuracy(name)
-    for key, figures in PAPER_FIGURES.items():
-        for data, figure, where in figures:
-            if key.partition('.')[0] == name and data.startswith('Kinetics-400'):
-                return f'{figure.split(" / ")[0]} ({where})'
+    record = tag_record(name)
+    for figure in record.figures:
+        if figure.data == KINETICS_400.title and not figure.setting:
+            return f'{figure.top1:.1f} ({record.paper.id}, {figure.where})'
     return ''
 
 
@@ -298,6 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     args.rounds = args.rounds or (3 if args.quick else 5)
     args.frames = args.frames or ((8, 16) if args.quick else (8, 16, 32))
     args.torch_dtype, args.profiles = getattr(torch, args.dtype), []
+    args.compiled_forms, args.compile_options = COMPILED_FORMS[args.device], {}
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = 256  # video models share a forward, of which it compiles 8 by default
     names = args.models or (QUICK if args.quick else (*OURS, *PEERS))

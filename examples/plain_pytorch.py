@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> list[float]:
     if args.output:
         from flatzoo.hub.push import save_pretrained
         save_pretrained(model, args.output, label_names=PAIRS)
-        print(f'now try: flatzoo predict clip.mp4 --model local-dir:{args.output}')
+        print(f'now try: flatzoo predict clip.mp4 --model {args.output}')
     return losses
 
 

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> list[float]:
 
     clip = write_action(Path(args.output, 'clip.mp4'), 'turns clockwise', seed=0, split='test')
     print(pipeline('video-classification', model=args.output)(str(clip), top_k=3))
-    print(f'now try: flatzoo predict {clip} --model local-dir:{args.output}')
+    print(f'now try: flatzoo predict {clip} --model {args.output}')
     return [entry['loss'] for entry in trainer.state.log_history if 'loss' in entry]
 
 

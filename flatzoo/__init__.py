@@ -9,6 +9,7 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from .hub.pull import pull as pull
     from .hub.push import push_to_hub as push_to_hub, save_pretrained as save_pretrained
+    from .inference.classifier import Classifier as Classifier, predict as predict
     from .layers import Layout as Layout, SuperImage as SuperImage
     from .models import (
         HubError as HubError,
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 # public name -> the room that has it
 _PUBLIC = {
-    'HubError': 'models', 'Layout': 'layers', 'SuperImage': 'layers', 'VideoModel': 'models',
-    'eval_protocol': 'models', 'list_models': 'models', 'optimize': 'runtime', 'pull': 'hub.pull',
-    'push_to_hub': 'hub.push', 'save_pretrained': 'hub.push',
+    'Classifier': 'inference.classifier', 'HubError': 'models', 'Layout': 'layers', 'SuperImage': 'layers',
+    'VideoModel': 'models', 'eval_protocol': 'models', 'list_models': 'models', 'optimize': 'runtime',
+    'predict': 'inference.classifier', 'pull': 'hub.pull', 'push_to_hub': 'hub.push', 'save_pretrained': 'hub.push',
 }
 
 __all__ = ['__version__', *_PUBLIC]

@@ -23,7 +23,10 @@ import timm
 import torch
 from timm.models import get_notrace_functions, get_notrace_modules, group_parameters, save_for_hf
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from flatzoo.models.record import tag_record
 
 NUM_CLASSES = 10
 
@@ -271,6 +274,10 @@ class ModelTester:
     @torch.no_grad()
     def test_torchscript(self, args):
         model = build(args)
+        if 'torch.jit.script' in tag_record(args['model_name']).unsupported:
+            with pytest.raises((RuntimeError, NotImplementedError, torch.jit.frontend.FrontendError)):
+                torch.jit.script(model)
+            return
         clip = random_clip(model)
         with io.BytesIO() as file:
             torch.jit.save(torch.jit.script(model), file)
@@ -281,6 +288,10 @@ class ModelTester:
         model = build(args)
         clip = random_clip(model)
         tracer = dict(leaf_modules=get_notrace_modules(), autowrap_functions=get_notrace_functions())
+        if 'torch.fx' in tag_record(args['model_name']).unsupported:
+            with pytest.raises((TypeError, RuntimeError, ValueError)):
+                get_graph_node_names(model, tracer)
+            return
         train_nodes, eval_nodes = get_graph_node_names(model, tracer)
         traced = create_feature_extractor(
             model, train_return_nodes=train_nodes[-1:], eval_return_nodes=eval_nodes[-1:], tracer_kwargs=tracer).eval()
@@ -315,8 +326,15 @@ class ModelTester:
         logits = model(clip)
         channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
         assert_close(channels_last(clip.to(memory_format=torch.channels_last_3d)), logits, atol=1e-4)
-        with torch.autocast('cpu', torch.bfloat16):
-            assert (model(clip) - logits).abs().max() < 0.1 * logits.abs().max()
+        once = copy.deepcopy(model)  # every weight rounded once: the same on every machine
+        for parameter in once.parameters():
+            parameter.copy_(parameter.bfloat16())
+        rounded = (once(clip.bfloat16().float()) - logits).norm()
+        # Autocast rounds the factors and the result of each product, and kernels may round partial sums: twice to five
+        # times the error, and as much again for luck. Attention in float32: with heads of 8 channels, torch's fused
+        # kernel is far off on some processors.
+        with torch.autocast('cpu', torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            assert (model(clip) - logits).norm() < 12 * rounded
         half = model.to(torch.bfloat16)
         for x in (clip.bfloat16(), torch.zeros(clip.shape, dtype=torch.uint8)):
             assert half(x).dtype == torch.bfloat16 and half(x).isfinite().all()

@@ -20,6 +20,9 @@ class Fault:
         times: How many requests it acts on; None is every one.
         delay: Seconds before the answer.
         status: Answers with this status and does nothing.
+        headers: Headers of that answer.
+        answer: Answers with this (content type, text) and status 200 and does nothing, as a captive portal does.
+        etag: What the head of a file states as its ETag.
         drop: The connection breaks: 'before' the request acts, or 'after', when only its answer is lost.
         cut: The connection breaks at this byte of the file, whatever range was asked for.
         truncate: The file ends at this byte, as if that were its size.
@@ -32,6 +35,9 @@ class Fault:
     times: int | None = None
     delay: float = 0.
     status: int | None = None
+    headers: dict | None = None
+    answer: tuple[str, str] | None = None
+    etag: str | None = None
     drop: str | None = None
     cut: int | None = None
     truncate: int | None = None
@@ -94,7 +100,13 @@ class Handler(BaseHTTPRequestHandler):
                 self.rfile.read(self.unread // 2)
                 raise ConnectionError('a fault')
             if self.fault.status:
-                raise HubError(self.fault.status, 'A fault of the test Hub')
+                raise HubError(self.fault.status, 'A fault of the test Hub', headers=self.fault.headers)
+            if self.fault.answer:
+                kind, text = self.fault.answer
+                self.head(200, {'Content-Type': kind, 'Content-Length': len(text.encode())})
+                if self.command != 'HEAD':
+                    self.wfile.write(text.encode())
+                return
             self.authenticate()
             for method, pattern, name in ROUTES:
                 match = pattern.match(url.path)

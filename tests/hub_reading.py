@@ -155,6 +155,8 @@ class Reading(Handler):
         etag = f'"{entry["sha256"] if entry["lfs"] else entry["oid"]}"'
         headers |= {'ETag': etag, 'X-Linked-Etag': etag, 'X-Linked-Size': entry['size'],
                     'Content-Disposition': f'inline; filename*=UTF-8\'\'{quote(name)}; filename="{name}";'}
+        if self.fault.etag is not None:
+            headers |= {'ETag': f'"{self.fault.etag}"', 'X-Linked-Etag': f'"{self.fault.etag}"'}
         location = None
         if entry['lfs']:
             if entry.get('xetHash'):

@@ -15,6 +15,7 @@ from flatzoo.data.actions import (
     scenes as _scenes,
     write_action,
     write_action_folder,
+    write_action_splits,
 )
 
 PAIRS = range(len(ACTIONS) // 2)
@@ -253,3 +254,17 @@ def test_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match='unknown split'):
         write_action(tmp_path / 'split.mp4', 0, 0, split='val')
     assert not list(tmp_path.iterdir())
+
+
+def test_splits_are_the_same_files_in_one_process_and_in_several(tmp_path):
+    seen = []
+    options = dict(actions=ACTIONS[:2], size=16, num_frames=4)
+    paths = write_action_splits(tmp_path / 'one', 2, **options, done=seen.append)
+    assert [str(path.relative_to(tmp_path / 'one')) for path in paths] == [
+        'train/moves_left/00000.mp4', 'train/moves_right/00000.mp4', 'val/moves_left/00000.mp4',
+        'val/moves_right/00000.mp4']
+    assert seen == paths
+    others = write_action_splits(tmp_path / 'two', 2, **options, workers=2)
+    assert [path.read_bytes() for path in others] == [path.read_bytes() for path in paths]
+    with pytest.raises(ValueError, match='train and val need a clip'):
+        write_action_splits(tmp_path / 'three', 1)

@@ -412,7 +412,8 @@ def test_another_backbone_brings_its_normalisation_and_weights():
     cfg = timm.get_pretrained_cfg('vit_base_patch16_clip_224.openai')
     assert (model.pretrained_cfg['mean'], model.pretrained_cfg['hf_hub_id']) == (cfg.mean, cfg.hf_hub_id)
     model = timm.create_model('amflow_clip_b_tcn', device='meta')
-    assert model.pretrained_cfg['hf_hub_id'] == 'timm/vit_base_patch16_clip_quickgelu_224.openai'
+    timms = timm.get_pretrained_cfg('vit_base_patch16_clip_quickgelu_224.openai')
+    assert model.pretrained_cfg['hf_hub_id'] == timms.hf_hub_id == 'timm/vit_base_patch16_clip_224.openai'
     assert build(VIT, pretrained_cfg_overlay=dict(mean=(.1, .2, .3))).pretrained_cfg['mean'] == (.1, .2, .3)
 
 

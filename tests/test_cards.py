@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import flatzoo
-from flatzoo.hub.card import PAPER_FIGURES, model_card
+from flatzoo.hub.card import model_card
 from flatzoo.hub.convert import convert_state_dict
+from flatzoo.models.record import tag_record
 from flatzoo.zoo.sources import WeightSource, weight_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,19 +121,24 @@ def test_sections(cards):
         assert ('excludes commercial use' in text) == ('license: cc-by-nc-4.0' in text)
 
 
-@pytest.mark.parametrize('key', PAPER_FIGURES)
-def test_figures_of_papers_are_marked(cards, key):
-    names = [name for name in NAMES if key in (name, name.split('.')[0])]
-    assert names
-    for name in names:
-        text = cards[f'{name}.md']
-        assert re.search(r"(The \*\*paper's\*\* figures|\*\*Reported by the paper\*\*), not measured by us", text)
-        for data, value, _ in PAPER_FIGURES[key]:
-            assert f'| {data} | {value} |' in text
-        if key.startswith('amflow'):
-            assert 'The zoo promises none of them.' in text
-    others = [name for name in NAMES if name not in names]
-    assert not any(f'| {value} |' in cards[f'{name}.md'] for name in others for _, value, _ in PAPER_FIGURES[key])
+@pytest.mark.parametrize('name', [name for name in NAMES if tag_record(name).figures])
+def test_figures_of_papers_are_marked(cards, name):
+    text = cards[f'{name}.md']
+    assert "The **paper's** figures, not measured by us" in text
+    trained = name.startswith('uniformer') or timm.get_pretrained_cfg(name).label_names
+    assert ('not reached by these weights' in text) != bool(trained)
+    for figure in tag_record(name).figures:
+        (row,) = [line for line in text.splitlines() if line.startswith(f'| {figure.data} | {figure.top1:.1f} / ')
+                  and line.endswith(f' | {figure.where} |') and figure.setting in line]
+        assert f'| {figure.clips} x {figure.crops} |' in row or figure.views is None
+    if name.startswith('amflow'):
+        assert 'The zoo promises none of them.' in text and '"IN-21K"' in text
+
+
+def test_weights_without_figures_say_so(cards):
+    for name in NAMES:
+        said = 'no figure of the paper for them is known to us' in cards[f'{name}.md']
+        assert said == (not tag_record(name).figures and name != 'sifar_resnet10t.actions16')
 
 
 def test_what_is_to_be_trained_stands_beside_the_total(cards):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -19,12 +20,15 @@ from timm.models import save_for_hf
 
 import flatzoo
 from flatzoo.cli import main
-from flatzoo.cli.commands.predict import MANY, classify_file, classify_files, find_videos
-from flatzoo.cli.model import load_model
+from flatzoo.cli.commands.predict import MANY
+from flatzoo.console import progress
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.decode import VideoError
 from flatzoo.data.protocol import EvalProtocol
-from flatzoo.models import builder as _registry
+from flatzoo.inference.classifier import classify_file, classify_files
+from flatzoo.inference.find import find_videos
+from flatzoo.inference.load import load_model, model_name
+from flatzoo.models import record
 
 predict = importlib.import_module('flatzoo.cli.commands.predict')
 LABELS = ['walks', 'jumps', 'sits down', 'stands up']
@@ -113,7 +117,7 @@ def test_json_is_pure_and_has_an_entry_for_every_file(trained, model, clip, tmp_
     for item in answered['predictions']:
         assert item['probability'] == pytest.approx(expected(model, clip)[item['index']].item(), abs=1e-5)
     assert set(failed) == {'path', 'error'} and failed['path'].endswith('broken.mp4')
-    assert err == f'error: {failed["error"]}\n'
+    assert err == f'flatzoo predict: error: {failed["error"]}\n'
 
 
 def test_csv(trained, clip, tmp_path, capsys):
@@ -126,19 +130,36 @@ def test_csv(trained, clip, tmp_path, capsys):
     assert rows[0]['label'] in LABELS and float(rows[0]['probability']) >= float(rows[1]['probability'])
 
 
+def test_names_of_classes_cannot_steer_a_terminal(model, clip, tmp_path, capsys):
+    """Control characters and line breaks in names of a saved model are shown escaped; in CSV and JSON they stay."""
+    names = [f'\x1b[2J\n{name}\u202e' for name in LABELS]
+    save_for_hf(model, tmp_path, model_config={'label_names': names}, safe_serialization=True)
+    command = ['predict', str(clip), '--model', f'local-dir:{tmp_path}', '--topk', '4']
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and sorted(line.split('%  ')[1] for line in lines[1:]) == sorted(
+        fr'\x1b[2J\n{name}\u202e' for name in LABELS)
+    assert main([*command, '--csv']) == 0
+    assert {row['label'] for row in csv.DictReader(io.StringIO(capsys.readouterr().out, newline=''))} == set(names)
+    assert main([*command, '--json']) == 0
+    assert {item['label'] for item in json.loads(capsys.readouterr().out)[0]['predictions']} == set(names)
+
+
 def test_weights_are_not_read_for_files_that_are_not_there(tmp_path, capsys):
     assert main(['predict', str(tmp_path / 'none.mp4'), '--checkpoint', str(tmp_path / 'none.safetensors')]) == 1
-    assert capsys.readouterr().err == f'error: {tmp_path / "none.mp4"}: no such file. Check the path.\n'
+    err = capsys.readouterr().err
+    assert err == f'flatzoo predict: error: {tmp_path / "none.mp4"}: no such file. Check the path.\n'
 
 
 @pytest.mark.parametrize('options, protocol', [
-    ([], EvalProtocol(num_clips=3, num_crops=3)),
+    ([], EvalProtocol(num_crops=3)),
+    (['--views', 'repository'], EvalProtocol(num_clips=3, num_crops=3)),
     (['--views', 'fast'], EvalProtocol()),
     (['--views', 'fast', '--num-crops', '3'], EvalProtocol(num_crops=3)),
     (['--num-clips', '2'], EvalProtocol(num_clips=2, num_crops=3)),
 ])
 def test_views_follow_the_protocol(options, protocol, trained, model, clip, capsys, monkeypatch):
-    monkeypatch.setitem(_registry._PROTOCOLS, 'sifar_swin_tiny.untrained', EvalProtocol(num_clips=3, num_crops=3))
+    monkeypatch.setitem(record._RECORDS, 'sifar_swin_tiny.untrained', record.tag_record('sifar_swin_b14.ibm_k400'))
     assert main(['predict', str(clip), *trained, '--json', '--batch-size', '2', *options]) == 0
     [entry] = json.loads(capsys.readouterr().out)
     got = {item['index']: item['probability'] for item in entry['predictions']}
@@ -148,7 +169,14 @@ def test_views_follow_the_protocol(options, protocol, trained, model, clip, caps
 
 def test_protocols_are_those_of_the_weights():
     meta = timm.create_model('sifar_swin_b14.ibm_ssv2', device='meta')
-    assert flatzoo.eval_protocol(meta) == EvalProtocol(num_clips=3, num_crops=3)
+    assert flatzoo.eval_protocol(meta) == EvalProtocol(num_crops=3)
+    assert flatzoo.eval_protocol(meta, 'repository') == EvalProtocol(num_clips=3, num_crops=3)
+
+
+def test_views_that_the_weights_do_not_have_are_refused(trained, clip, capsys):
+    assert main(['predict', str(clip), *trained, '--views', 'repository']) == 1
+    told = capsys.readouterr().err
+    assert "there is no evaluation protocol 'repository' of these weights, only paper, or fast" in told
 
 
 @pytest.mark.parametrize('workers, batch_size', [(1, 1), (3, 4), (2, 100)])
@@ -210,8 +238,8 @@ def test_broken_files_do_not_stop_the_others(trained, tmp_path, capfd):
     entries = json.loads(out)
     assert [entry['path'] for entry in entries] == paths
     assert [entry['path'] for entry in entries if 'error' in entry] == paths[1:-1]
-    errors = [line for line in err.splitlines() if line.startswith('error: ')]
-    assert errors == [f'error: {entry["error"]}' for entry in entries if 'error' in entry]
+    errors = [line for line in err.splitlines() if line.startswith('flatzoo predict: error: ')]
+    assert errors == [f'flatzoo predict: error: {entry["error"]}' for entry in entries if 'error' in entry]
     for name, line in zip(names, errors, strict=True):
         assert name in line
     assert 'Traceback' not in err
@@ -229,7 +257,7 @@ def test_decoder_that_fails_in_an_unknown_way(trained, clip, capsys, monkeypatch
         raise KeyError('surprise')
     monkeypatch.setattr(EvalProtocol, 'load_views', load_views)
     assert main(['predict', str(clip), *trained]) == 1
-    assert capsys.readouterr().err == f"error: {clip}: KeyError: 'surprise'\n"
+    assert capsys.readouterr().err == f"flatzoo predict: error: {clip}: KeyError: 'surprise'\n"
 
 
 def test_folders_are_searched(tmp_path):
@@ -287,14 +315,72 @@ def test_nothing_to_answer_builds_no_model(tmp_path, capsys, monkeypatch):
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
-@pytest.mark.parametrize('count', [MANY - 1, MANY])
-def test_progress_only_on_many_files(count, trained, clip, tmp_path, capsys):
+@pytest.mark.parametrize('count, terminal', [(MANY - 1, True), (MANY, True), (MANY, False)])
+def test_bars_only_on_terminals_and_of_many_files(count, terminal, trained, clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: terminal)
     for i in range(count - 1):
         (tmp_path / f'{i}.mp4').write_bytes(clip.read_bytes())
     assert main(['predict', str(tmp_path), *trained, '--json']) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)) == count
-    assert (f'{count}/{count}' in err) == (count >= MANY)
+    assert (f'{count}/{count}' in err) == (count >= MANY and terminal)
+    assert terminal or err == ''
+
+
+def test_a_log_gets_lines_in_place_of_a_bar(capsys, monkeypatch):
+    clock = iter([0, 10, 31, 40, 62])
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+    with progress.Progress(400, 'clip') as bar:
+        for _ in range(4):
+            bar.update(50, 'top-1 50.0 %')
+    assert capsys.readouterr().err == (
+        'clip 100/400: top-1 50.0 %, 0:00:31 passed, 0:01:33 left\n'
+        'clip 200/400: top-1 50.0 %, 0:01:02 passed, 0:01:02 left\n')
+
+
+@pytest.mark.parametrize('path, says', [
+    ('https://site.org/clip.mp4', 'Download it first: curl -LO'), ('rtsp://camera/1', 'Record a part of it first'),
+    ('0', 'If the camera 0 is meant'), ('none.mp4', 'Check the path')])
+def test_what_is_no_file_is_told_what_to_do(path, says, capsys):
+    for command in ('predict', 'show'):
+        assert main([command, path]) == 1
+        out, err = capsys.readouterr()
+        assert out == '' and err.count('\n') == 1 and says in err
+        assert err.startswith(f'flatzoo {command}: error: {path}')
+
+
+def test_a_long_video_gets_a_note(trained, clip, capsys, monkeypatch):
+    monkeypatch.setattr(predict, 'LARGE', 1)
+    assert main(['predict', str(clip), *trained, '--num-clips', '2']) == 0
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(predict, 'LONG', 0.4)
+    assert main(['predict', str(clip), *trained, '--num-clips', '2', '--json']) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) and err.startswith(f'note: {clip} (') and 'from 16 frames of it' in err
+
+
+def test_a_folder_is_a_model_wherever_a_name_is(folder, clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'runs' / 'mine').symlink_to(folder)
+    answers = []
+    for name in ('runs/mine', 'runs/mine/', './runs/mine', str(folder), f'local-dir:{folder}'):
+        assert main(['predict', str(clip), '--model', name, '--json']) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 1
+    (tmp_path / 'sifar_swin_tiny').symlink_to(folder)
+    assert model_name('sifar_swin_tiny') == 'sifar_swin_tiny'  # that of the registered model
+    assert model_name('./sifar_swin_tiny') == 'local-dir:./sifar_swin_tiny'
+    assert main(['predict', str(clip), '--model', 'runs']) == 1
+    assert 'runs: this folder holds no config.json' in capsys.readouterr().err
+    (tmp_path / 'clips' / 'walks').mkdir(parents=True)
+    shutil.copy(clip, tmp_path / 'clips' / 'walks')
+    assert main(['data', 'check', 'folder', 'clips', '--model', 'runs/mine', '--num-frames', '2']) == 1
+    assert 'one class' in capsys.readouterr().out  # the model is taken; it is the data that is found fault with
+    assert main(['validate', 'folder', 'clips', '--split', 'all', '--model', 'runs/mine', '--workers', '0']) == 0
+    out = capsys.readouterr().out
+    assert 'top-1' in out and 'top-5' not in out  # of four classes
+    assert main(['export', 'runs', '--format', 'torchscript']) == 1
 
 
 def test_names_that_no_encoding_has(trained, clip, tmp_path, capsys):
@@ -375,7 +461,8 @@ def test_no_network(name, clip, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
     assert main(['predict', str(clip), '--model', name]) == 1
     out, err = capsys.readouterr()
-    assert out == '' and 'cannot be downloaded' in err and name in err
+    assert out == '' and 'cannot be downloaded' in err and name in err and '--model FOLDER' in err
+    assert ('--checkpoint FILE' in err) == (':' not in name) and 'pretrained_cfg' not in err
 
 
 def test_image_model_in_a_folder(clip, tmp_path, capsys):
@@ -455,7 +542,7 @@ def test_end_to_end(clip, folder, tmp_path):
     assert result.returncode == 1
     failed, answered = json.loads(result.stdout)
     assert (failed['path'], answered['path']) == ('broken.mp4', 'clip.mp4') and len(answered['predictions']) == 4
-    assert result.stderr == f'error: {failed["error"]}\n'
+    assert result.stderr == f'flatzoo predict: error: {failed["error"]}\n'
 
 
 # flatzoo list
@@ -509,3 +596,10 @@ def test_list_without_a_match(argv, capsys):
     assert main(['list', *argv]) == 1
     out, err = capsys.readouterr()
     assert out == '' and 'no model' in err
+
+
+def test_no_default_is_shown_as_nothing(capsys):
+    for command in ('predict', 'train', 'validate', 'show', 'data'):
+        with pytest.raises(SystemExit):
+            main([command, '--help'])
+    assert '(default: )' not in capsys.readouterr().out

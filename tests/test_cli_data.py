@@ -82,7 +82,8 @@ def test_one_split_of_several(bad, capsys):
 
 
 def test_missing_files_and_equal_parts(good, capsys):
-    rows = ['train/action0/a.mp4,x,0,4', 'train/action0/a.mp4,x,4,8', 'train/action0/a.mp4,x,4,8', 'gone.mp4,x,,']
+    rows = ['train/action1/a.mp4,y,0,4', 'train/action0/a.mp4,x,0,4']
+    rows += ['train/action0/a.mp4,x,4,8', 'train/action0/a.mp4,x,4,8', 'gone.mp4,x,,']
     path = good / 'list.csv'
     path.write_text('\n'.join(['path,label,start,end', *rows]))
     code, out, _ = run(capsys, 'check', 'csv', path, '--json', '--num-frames', 4)
@@ -121,10 +122,52 @@ def test_errors(tmp_path, monkeypatch, capsys, args, message):
 def test_pack(bad, tmp_path, capsys):
     pytest.importorskip('webdataset')
     code, out, err = run(capsys, 'pack', 'folder', bad, tmp_path / 'shards', '--max-clips', 2)
-    assert code == 0 and out.startswith('train: 5 clips in 3 shards, ') and 'val: 3 clips in 2 shards' in out
+    assert code == 1 and out.startswith('train: 4 clips in 2 shards, ') and 'val: 3 clips in 2 shards' in out
+    assert f'error: left out: {bad}/train/action0/broken.mp4: is not a video' in err
     code, out, _ = run(capsys, 'check', 'auto', tmp_path / 'shards', '--json')
     report = json.loads(out)
-    assert code == 1 and report['clips'] == {'train': 5, 'val': 3}
-    assert [len(report['problems'][kind]) for kind in ('unreadable', 'short', 'duplicates', 'classes')] == [1] * 4
+    assert code == 1 and report['clips'] == {'train': 4, 'val': 3}
+    kinds = ('unreadable', 'short', 'duplicates', 'classes')
+    assert [len(report['problems'][kind]) for kind in kinds] == [0, 1, 1, 1]
     code, _, err = run(capsys, 'pack', 'folder', bad, tmp_path / 'shards')
     assert code == 1 and 'has shards of the split train already' in err
+
+
+def test_pack_copies_no_file_that_is_no_clip(good, tmp_path, capsys):
+    """Whatever a list names: neither what is no video, nor what lies outside of the folder of the data set."""
+    pytest.importorskip('webdataset')
+    root = tmp_path / 'set'
+    shutil.copytree(good, root)
+    secret, outside = root / 'secret.mp4', tmp_path / 'outside.mp4'
+    secret.write_text('root:x:0:0')
+    shutil.copy(good / 'train/action0/a.mp4', outside)
+    (root / 'frames').mkdir()
+    (root / 'frames/0.png').write_text('%!PS-Adobe-3.0 EPSF-3.0')
+    clip = 'train/action1/a.mp4'
+    rows = [clip, f'{root}/{clip}', 'secret.mp4', '../outside.mp4', str(outside), 'frames', f'../set/{clip}']
+    (root / 'train.csv').write_text('path,label\n' + ''.join(f'{row},a\n' for row in rows))
+    code, out, err = run(capsys, 'pack', 'csv', root, tmp_path / 'shards')
+    assert code == 1 and out.startswith('train: 3 clips')
+    assert err.count('left out') == 4 and err.count('lies outside of') == 2
+    packed = (tmp_path / 'shards/train-000000.tar').read_bytes()
+    assert b'root:x' not in packed and b'%!PS' not in packed
+
+
+def test_render(tmp_path, capsys):
+    out = tmp_path / 'videos'
+    options = ['--clips', 6, '--classes', 2, '--size', 16, '--frames', 8, '--workers', 1]
+    code, text, err = run(capsys, 'render', out, *options)
+    assert code == 0 and text == f'{out}\n' and '10 clips of 2 actions in train, 2 in val' in err
+    assert sorted(path.name for path in (out / 'train').iterdir()) == ['moves_left', 'moves_right']
+    code, text, _ = run(capsys, 'check', 'auto', out)
+    assert code == 0 and 'train 10 clips, val 2 clips, 2 classes' in text
+    code, _, err = run(capsys, 'render', out)
+    assert code == 1 and 'is not empty' in err
+
+
+@pytest.mark.parametrize('options', [['--clips', '1'], ['--size', '15'], ['--classes', '0']])
+def test_what_cannot_be_rendered(options, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(['data', 'render', str(tmp_path / 'videos'), *options])
+    assert main(['data', 'render', str(tmp_path / 'videos'), '--classes', '17']) == 1
+    assert not (tmp_path / 'videos').exists()

@@ -1,4 +1,5 @@
 """`flatzoo show`: the pictures that it writes, and that it says why when it writes none."""
+import importlib
 import shutil
 import sys
 
@@ -14,6 +15,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import flatzoo
 from flatzoo.cli import main
+
+show = importlib.import_module('flatzoo.cli.commands.show')
 
 AMFLOW = dict(
     model_name='amflow_dinov2_b_tcn_lite', backbone='vit_base_patch14_reg4_dinov2', embed_dim=32, depth=3, num_heads=4,
@@ -174,7 +177,42 @@ def test_what_a_model_cannot_show_is_left_out(num_classes, reason, clip, tmp_pat
     assert all(reason in line for line in lines)
 
 
+def test_pictures_of_other_clips_and_options_are_kept(clip, tmp_path, capsys):
+    pytest.importorskip('matplotlib')
+    for folder in ('a', 'b'):
+        (tmp_path / folder).mkdir()
+        shutil.copy(clip, tmp_path / folder / 'x.mp4')
+    out = ['--only', 'frames', '--out', str(tmp_path / 'out')]
+    paths = []
+    for name, layout in (('a', '2x2'), ('b', '2x2'), ('a', '2x2'), ('a', '1x4')):
+        options = [*GRID, 'num_frames=4', f'layout={layout}']
+        assert main(['show', str(tmp_path / name / 'x.mp4'), *options, *out]) == 0
+        paths += capsys.readouterr().out.split()
+    names = [path.rpartition('/')[2] for path in paths]
+    assert names == ['x.frames.png', 'x-2.frames.png', 'x.frames.png', 'x-3.frames.png']
+
+
+def test_folders_are_drawn_file_by_file(clip, tmp_path, capsys):
+    pytest.importorskip('matplotlib')
+    for name in ('a/0.mp4', 'b/0.mp4'):
+        (tmp_path / 'clips' / name).parent.mkdir(parents=True)
+        shutil.copy(clip, tmp_path / 'clips' / name)
+    (tmp_path / 'clips' / 'b' / '1.mp4').write_text('no video')
+    out = tmp_path / 'out'
+    assert main(['show', str(tmp_path / 'clips'), *GRID, '--only', 'frames', '--out', str(out)]) == 1
+    assert capsys.readouterr().err.count('flatzoo show: error: ') == 1
+    assert sorted(p for p in out.rglob('*') if p.is_file()) == [out / 'a/0.frames.png', out / 'b/0.frames.png']
+
+
 # Refusals
+
+
+def test_what_cannot_work_is_said_before_a_model_is_loaded(clip, tmp_path, capsys, monkeypatch):
+    pytest.importorskip('matplotlib')
+    monkeypatch.setattr(show, 'load_model', None)
+    (tmp_path / 'file').write_text('')
+    assert 'file is no folder' in refused([clip, '--out', tmp_path / 'file' / 'below'], capsys)
+    assert 'no such file' in refused([tmp_path / 'none.mp4'], capsys)
 
 
 def test_files_that_are_no_video(amflow, tmp_path, capsys):

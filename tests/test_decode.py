@@ -3,6 +3,7 @@ import os
 import struct
 import sys
 import types
+import warnings
 import zlib
 from fractions import Fraction
 
@@ -96,6 +97,7 @@ FILES = {
     'h264.mkv': {},
     'h264.ts': {},
     'raw.h264': dict(format='h264'),
+    'h264.mpg': dict(format='mpeg'),
     'vp9.webm': dict(codec='libvpx-vp9', deadline='realtime', **{'cpu-used': '8'}),
     'mpeg4.avi': dict(codec='mpeg4'),
     'mjpeg.mkv': dict(codec='mjpeg', pix_fmt='yuvj420p'),
@@ -197,6 +199,74 @@ def test_nothing_is_left_out_where_times_are_those_of_decoding(tmp_path, decoded
         assert len(decoded) >= 8  # a decoder that leaves B-frames out gives less than half of them
 
 
+def stream_copy(source, path, timed=lambda packet: None):
+    """The packets of a file in another container, as `ffmpeg -c copy` puts them, after `timed` has changed each."""
+    with av.open(str(source)) as container, av.open(str(path), 'w') as out:
+        stream = out.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(video=0):
+            if packet.size:
+                timed(packet)
+                packet.stream = stream
+                out.mux(packet)
+    return path
+
+
+UNTRUE = {
+    'pyramid.avi': {'bf': '3'},
+    'flat.avi': {'bf': '2', 'b-pyramid': 'none'},
+    'h264.asf': dict(format='asf', bf='2'),
+    'mpeg4.asf': dict(codec='mpeg4', format='asf'),
+}
+
+
+@pytest.mark.parametrize('name', UNTRUE)
+def test_times_of_decoding_are_not_taken_for_those_of_frames(tmp_path, name):
+    path = write_video(tmp_path / name, gop=30, **UNTRUE[name])
+    for file in (path, stream_copy(path, tmp_path / 'copy.mp4')):
+        with VideoReader(file) as video:
+            assert len(video) == 30 and (video.timestamps.diff() > 0).all()
+            assert read_codes(video.get_frames(range(30))) == list(range(30))
+            assert read_codes(video.get_frames([17, 4, 29])) == [17, 4, 29]
+
+
+@pytest.mark.parametrize('name', ['copy.mp4', 'copy.mkv', 'copy.ts'])
+def test_times_of_decoding_in_containers_of_good_times(files, tmp_path, name):
+    def shift(packet):  # a decoding time below zero would make an edit list
+        packet.dts = packet.pts = packet.dts + 20 * (1000 if name.endswith('ts') else 512)
+
+    with VideoReader(stream_copy(files['h264.mp4'], tmp_path / name, shift)) as video:
+        assert read_codes(video.get_frames(range(len(video)))) == list(range(30))
+
+
+def test_recordings_that_were_strung_together(files, tmp_path):
+    """Each has its own times, so that two frames share one."""
+    data = files['h264.ts'].read_bytes()
+    (tmp_path / 'twice.ts').write_bytes(data + data)
+    with VideoReader(tmp_path / 'twice.ts') as video:
+        assert len(video) == 60
+        assert read_codes(video.get_frames([*range(25, 35), 59])) == [*range(25, 30), *range(5), 29]
+        assert (video.timestamps.diff() > 0).all()
+
+
+def test_good_times_without_b_frames_are_kept(tmp_path, decoded):
+    """MPEG-2 may put frames into another order and here does not: one look at all of them, then it is sought."""
+    path = write_video(tmp_path / 'p.mkv', codec='mpeg2video', gop=6, bf='0', g='6')
+    with VideoReader(path) as video:
+        assert len(decoded) == 30 and video.timestamps[5] == pytest.approx(0.2)
+        del decoded[:]
+        assert read_codes(video.get_frames([26])) == [26]
+        assert len(decoded) < 10
+
+
+def test_order_that_the_header_conceals_is_seen_on_the_way(tmp_path, monkeypatch):
+    path = write_video(tmp_path / 'late.avi', gop=30, bf='2')
+    monkeypatch.setattr(decode._PyAVSource, '_may_be_decode_times', lambda self: False)
+    for indices in (range(30), [1], [22, 2]):
+        with VideoReader(path) as video:
+            assert read_codes(video.get_frames(indices)) == list(indices)
+            assert read_codes(video.get_frames([7, 2])) == [7, 2]
+
+
 def test_key_frame_spacing_decides_about_seeking(tmp_path, monkeypatch):
     seeks = []
     seek = decode._PyAVSource._start_at
@@ -253,6 +323,69 @@ def test_rotation_metadata(tmp_path, rotation):
         expected = upright.get_frames([1, 4]).rot90(rotation // 90, (2, 3))  # counter-clockwise
         assert torch.equal(rotated.get_frames([1, 4]), expected)
         assert (rotated.height, rotated.width) == tuple(expected.shape[2:])
+
+
+MATRICES = {  # (a, b, c, d) of `MATRICES[name]`, and what becomes of a frame [H, W]
+    'as it is': ((1, 0, 0, 1), lambda f: f),
+    'quarter': ((0, 1, -1, 0), lambda f: np.rot90(f, -1)),
+    'half': ((-1, 0, 0, -1), lambda f: np.rot90(f, 2)),
+    'three quarters': ((0, -1, 1, 0), lambda f: np.rot90(f, 1)),
+    'mirrored': ((-1, 0, 0, 1), lambda f: f[:, ::-1]),
+    'upside down': ((1, 0, 0, -1), lambda f: f[::-1]),
+    'transposed': ((0, 1, 1, 0), lambda f: f.swapaxes(0, 1)),
+    'other diagonal': ((0, -1, -1, 0), lambda f: np.rot90(f, 2).swapaxes(0, 1)),
+    'not at all': ((0, 0, 0, 0), lambda f: f),
+}
+
+
+@pytest.mark.parametrize('name', MATRICES)
+def test_display_matrix(files, tmp_path, name):
+    """As ffmpeg turns and mirrors, front cameras among them."""
+    matrix, turned = MATRICES[name]
+    data = bytearray(files['h264.mp4'].read_bytes())
+    at = data.index(b'tkhd') + 44
+    a, b, c, d = (value * 65536 for value in matrix)
+    data[at:at + 36] = struct.pack('>9i', a, b, 0, c, d, 0, 0, 0, 2 ** 30)
+    (tmp_path / 'turned.mp4').write_bytes(data)
+    with VideoReader(files['h264.mp4']) as plain, VideoReader(tmp_path / 'turned.mp4') as video:
+        expected = turned(plain.get_frames([3])[0].permute(1, 2, 0).numpy())
+        assert np.array_equal(video.get_frames([3])[0].permute(1, 2, 0).numpy(), expected)
+        assert (video.height, video.width) == expected.shape[:2]
+
+
+@pytest.mark.parametrize('suffix', ['mp4', 'mkv'])
+def test_the_best_of_two_streams_is_read_and_named(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(decode, '_warned_of_streams', False)
+    path = tmp_path / f'two.{suffix}'
+    with av.open(str(path), 'w') as container:
+        streams = [container.add_stream('libx264', rate=rate) for rate in (1, 10)]
+        for stream, size in zip(streams, (32, 96)):
+            stream.width = stream.height = size
+            stream.pix_fmt = 'yuv420p'
+        streams[0].disposition = av.stream.Disposition(0)
+        streams[1].disposition = av.stream.Disposition.default
+        for stream, size, count in zip(streams, (32, 96), (3, 20)):
+            for _ in range(count):
+                frame = av.VideoFrame.from_ndarray(np.zeros((size, size, 3), np.uint8), format='rgb24')
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    with pytest.warns(UserWarning, match=f'two.{suffix}: has 2 video streams; stream 1 is read'):
+        video = VideoReader(path)
+    with video:
+        assert (video.stream, video.height, len(video)) == (1, 96, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        VideoReader(path).close()  # named once
+
+
+@pytest.mark.parametrize('pix_fmt, codec, suffix', [
+    ('yuv420p10le', 'ffv1', 'mkv'), ('gray16le', 'ffv1', 'mkv'), ('gbrp12le', 'ffv1', 'mkv'), ('argb', 'qtrle', 'mov')])
+def test_deep_pixels_of_videos(tmp_path, pix_fmt, codec, suffix):
+    path = write_video(tmp_path / f'deep.{suffix}', 5, codec=codec, pix_fmt=pix_fmt)
+    with VideoReader(path) as video:
+        frames = video.get_frames(range(5))
+        assert read_codes(frames) == list(range(5))
+        assert abs(frames[1, :, :, :6].float().mean() - 215) < 4 and abs(frames[0].float().mean() - 40) < 4
 
 
 def test_one_frame(tmp_path):
@@ -340,6 +473,58 @@ def test_files_that_are_no_videos(tmp_path, name, content, message):
     with pytest.raises(VideoError, match=f'{name}: .*{message}') as caught:
         VideoReader(tmp_path / name)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_nothing_but_the_file_itself_is_opened(files, tmp_path):
+    """Play lists, scripts and references of every kind, whatever they are called."""
+    (tmp_path / 'inner.ts').write_bytes(files['h264.ts'].read_bytes())
+    (tmp_path / '0.png').write_bytes(files['h264.ts'].read_bytes())
+    here = f'{tmp_path}/inner.ts'
+    texts = {
+        'hls': PLAY_LIST.format('inner.ts'),
+        'hls_absolute': PLAY_LIST.format(here),
+        'concat': "ffconcat version 1.0\nfile 'inner.ts'\n",
+        'concat_unsafe': f"ffconcat version 1.0\nfile 'file:{here}'\n",
+        'dash': f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet '
+                f'mimeType="video/mp2t"><Representation id="1" bandwidth="1"><BaseURL>{here}</BaseURL>'
+                '</Representation></AdaptationSet></Period></MPD>',
+        'sdp': 'v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n'
+               'a=rtpmap:96 H264/90000\n',
+        'svg': f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="{here}"/></svg>',
+        'postscript': '%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n',
+        'vobsub': '# VobSub index file, v7\nid: en, index: 0\ntimestamp: 00:00:00:000, filepos: 000000000\n',
+        'avisynth': f'DirectShowSource("{here}")\n',
+        'ascii': 'text ' * 100,
+    }
+    for kind, text in texts.items():
+        for suffix in ('mp4', 'png', 'ts', 'm3u8', 'svg'):
+            path = tmp_path / f'{kind}.{suffix}'
+            path.write_text(text)
+            with pytest.raises(VideoError, match='is not a video'):
+                VideoReader(path)
+
+
+def test_a_film_whose_pixels_lie_in_another_file(tmp_path):
+    """A data reference of QuickTime: FFmpeg would open what it names."""
+    write_video(tmp_path / 'inner.mp4', 10)
+    data = (tmp_path / 'inner.mp4').read_bytes()
+    name = f'{tmp_path}/inner.mp4'.encode()
+    alias = (b'\0' * 4 + struct.pack('>HH', 0, 2) + bytes(142) + struct.pack('>HH', 2, len(name)) + name
+             + b'\0' * (len(name) % 2) + struct.pack('>HH', 0xFFFF, 0))
+    entry = struct.pack('>I', 12 + len(alias)) + b'alis' + bytes(4) + alias
+    url = data.index(b'url ') - 4
+    old = struct.unpack('>I', data[url:url + 4])[0]
+    grown = bytearray(data[:url] + entry + data[url + old:])
+    for box in (b'dref', b'dinf', b'minf', b'mdia', b'trak', b'moov'):
+        at = grown.index(box) - 4
+        grown[at:at + 4] = struct.pack('>I', struct.unpack('>I', grown[at:at + 4])[0] + len(entry) - old)
+    media = grown.index(b'mdat') + 4
+    end = grown.index(b'moov') - 4
+    grown[media:end] = bytes(end - media)  # its own pixels are gone
+    (tmp_path / 'outer.mov').write_bytes(grown)
+    with pytest.raises(VideoError):
+        with VideoReader(tmp_path / 'outer.mov') as video:
+            video.get_frames([3])
 
 
 def test_file_without_its_index(files, tmp_path):

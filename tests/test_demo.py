@@ -19,10 +19,10 @@ from PIL import Image
 import flatzoo
 from flatzoo.cli import main
 from flatzoo.cli.commands.demo import _Models
-from flatzoo.cli.commands.predict import classify_file
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.demo.answer import LAYOUTS, ORDERS, Limits, answer_video, check_video
-from flatzoo.demo.page import KEPT_MINUTES, Uploads, build_page
+from flatzoo.demo.page import KEPT_MINUTES, Uploads, _OwnAddress, build_page
+from flatzoo.inference.classifier import classify_file
 
 ASSETS = Path(flatzoo.__file__).parent / 'data' / 'assets'
 CLIP = ASSETS / 'is_picked_up.mp4'  # 2 s, 9 kB
@@ -35,6 +35,49 @@ def model():
 
 
 # Limits
+
+
+@pytest.mark.parametrize('host, header, accepted', [
+    ('127.0.0.1', '127.0.0.1:7860', True),
+    ('127.0.0.1', 'localhost:7860', True),
+    ('127.0.0.1', 'LOCALHOST.', True),
+    ('127.0.0.1', '[::1]:7860', True),
+    ('127.0.0.1', 'evil.example:7860', False),  # a name that somebody gave the address 127.0.0.1
+    ('127.0.0.1', 'localhost.evil.example', False),
+    ('127.0.0.1', '127.0.0.1.evil.example', False),
+    ('127.0.0.1', '192.168.1.5:7860', False),
+    ('127.0.0.1', 'localhost:7860@evil.example', False),
+    ('127.0.0.1', '', False),
+    ('0.0.0.0', '192.168.1.5:7860', True),
+    ('0.0.0.0', f'{socket.gethostname()}:7860', True),
+    ('0.0.0.0', 'evil.example', False),
+    ('demo.example', 'demo.example:7860', True),
+])
+def test_only_its_own_names(host, header, accepted):
+    assert _OwnAddress(None, host).accepts(header) == accepted
+
+
+def test_a_foreign_name_sees_nothing():
+    import asyncio
+
+    async def app(scope, receive, send):
+        await send('the page')
+
+    def ask(kind, *hosts):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {'type': kind, 'headers': [(b'host', host) for host in hosts]}
+        asyncio.run(_OwnAddress(app, '127.0.0.1')(scope, None, send))
+        return sent
+
+    assert ask('http', b'127.0.0.1:7860') == ask('lifespan') == ['the page']
+    for hosts in ((b'evil.example',), (), (b'localhost', b'evil.example')):
+        start, body = ask('http', *hosts)
+        assert start['status'] == 421 and b'the address it printed' in body['body']
+        assert ask('websocket', *hosts) == [{'type': 'websocket.close', 'code': 1008}]
 
 
 def test_limits_come_before_decoding(tmp_path, monkeypatch):
@@ -72,6 +115,12 @@ def test_the_answer_is_that_of_predict(model):
     assert image.shape == over.shape == (96, 96, 3) and (image != over).any()
     assert len(answer.importance.axes) == model.num_frames + 1
     assert Image.open(io.BytesIO(answer.animation)).n_frames == model.num_frames
+
+
+def test_names_of_classes_are_shown_escaped(model, monkeypatch):
+    names = ['\x1b[2J\n' + name for name in model.pretrained_cfg['label_names']]
+    monkeypatch.setitem(model.pretrained_cfg, 'label_names', names)
+    assert next(iter(answer_video(model, str(CLIP)).probabilities)) == r'\x1b[2J\nis picked up'
 
 
 def test_what_a_model_cannot_show(tmp_path):

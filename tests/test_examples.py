@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import timm
 
-from flatzoo.cli.commands.predict import classify_file
 from flatzoo.data.actions import write_action
+from flatzoo.inference.classifier import classify_file
 
 EXAMPLES = Path(__file__).parent.parent / 'examples'
 

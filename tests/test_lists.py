@@ -1,5 +1,6 @@
 """Lists of clips: generic layouts in all their spellings, missing files, and errors that say what is wrong."""
 import shutil
+import unicodedata
 
 import miniatures
 import numpy as np
@@ -9,7 +10,16 @@ from PIL import Image
 
 from flatzoo.data.actions import write_action
 from flatzoo.data.clips import ClipDataset
-from flatzoo.data.lists import Clip, DataError, NotThere, VideoList, parse_spec, read_videos, sided_classes
+from flatzoo.data.lists import (
+    Clip,
+    DataError,
+    NotThere,
+    VideoList,
+    class_findings,
+    parse_spec,
+    read_videos,
+    sided_classes,
+)
 
 
 @pytest.fixture(scope='module')
@@ -131,7 +141,7 @@ def smarthome_name(copy):
     ('csv', csv_label, 'all', 'list.csv, line 3: there is no label'),
     ('csv', csv, 'test', None),
     ('jsonl', json_path, 'train', 'train.jsonl, line 1: the path should be text'),
-    ('jsonl', few_classes, 'train', '1 of 1 clips have labels outside 0 to 0: 1 '),
+    ('jsonl', few_classes, 'train', 'train.jsonl, line 1: the label 1 is outside 0 to 0'),
     ('auto', lambda copy: copy.text('nothing.txt'), 'train', 'no known layout'),
 ])  # fmt: skip
 def test_errors_say_what_is_wrong(copy, spec, write, split, message):
@@ -179,3 +189,95 @@ def test_classes_of_a_model():
 def test_bad_lists(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize('one, other', [
+    ('👎', '👍'), ('C', 'C++'), ('की', 'का'), ('ดู', 'ดี'), ('volume +', 'volume -'), ('speed 1.5', 'speed 15'),
+    ('yes!', 'yes?'), ('#1', '1'), ('level 1 2', 'level 12'), ('Maße', 'Masse'), ('1/2', '12'),
+])  # fmt: skip
+def test_names_that_differ_in_signs_are_two_classes(one, other):
+    videos = VideoList('x', [Clip('a', 0), Clip('b', 1)], [one, other])
+    assert [clip.label for clip in videos.with_classes([other, one]).clips] == [1, 0]
+    with pytest.raises(DataError, match='1 of 2 classes are unknown'):
+        videos.with_classes([other, 'x'])
+
+
+def test_loose_names_are_said_and_never_guessed():
+    videos = VideoList('x', [Clip('a', 0), Clip('b', 1)], ['Run', 'run'])
+    assert [clip.label for clip in videos.with_classes(['run', 'Run']).clips] == [1, 0]
+    for names in (['run', 'walk'], ['RUN', 'walk'], ['RUN', 'rUN']):
+        with pytest.raises(DataError, match='unknown to the model'):
+            videos.with_classes(names)
+    one = VideoList('x', [Clip('a', 0)], ['passing_Ball_(in_game)'])
+    with pytest.warns(UserWarning, match=r"1 of 1 classes .* 'passing_Ball_\(in_game\)' as 'passing ball \(in game\)'"):
+        assert one.with_classes(['x', 'passing ball (in game)']).clips[0].label == 1
+    with pytest.raises(DataError, match='unknown'):
+        one.with_classes(['passing ball in game', 'passing ball (in game)'])
+
+
+@pytest.mark.parametrize('name', ['café', '박수', 'ガッツポーズ'])
+def test_composed_and_decomposed_names_are_the_same(copy, name):
+    other = unicodedata.normalize('NFD', name)
+    assert other != name
+    videos = VideoList('x', [Clip('a', 0)], [other])
+    assert videos.with_classes(['x', name]).clips[0].label == 1
+    with pytest.raises(DataError, match='same name'):
+        VideoList('x', [], [name, other])
+    copy.videos(f'train/{other}/a.mp4', f'val/{name}/b.mp4', 'train/x/c.mp4')
+    for split in ('train', 'val'):
+        videos = read_videos('folder', copy.root, split)
+        assert set(videos.classes) == {name, 'x'} and videos.classes[videos.clips[-1].label] in (name, 'x')
+    assert len(videos) == 1 and videos.classes[videos.clips[0].label] == name
+    copy.text('list.csv', f'train/{name}/a.mp4,{other}', f'train/x/c.mp4,{name}')
+    videos = read_videos('csv', copy.root, 'all')  # the folder is written otherwise than in the list
+    assert videos.classes == (name,) and videos.clips[0].path.endswith(f'{other}/a.mp4')
+
+
+@pytest.mark.parametrize('files, message', [
+    ({'test.csv': '0.mp4 -1'}, r"test.csv, line 1: the label should be a whole number from 0 .* '-1'"),
+    ({'val.csv': '1.mp4 1\n0.mp4 3l'}, "val.csv, line 2: the label should be a whole number .* '3l'"),
+    ({'train.csv': '0.mp4 run\n1.mp4 walk\n2.mp4 7'}, 'train.csv, line 3: the label is the number 7; .*classes.txt'),
+    ({'train.csv': '0.mp4 10234\n1.mp4 20345'}, 'train.csv, line 2: the label 20345 would be one of 20346 classes'),
+    ({'train.csv': '0.mp4 0\n1.mp4 2', 'classes.txt': 'a\nb'}, 'train.csv, line 2: the label 2 is outside 0 to 1'),
+    ({'train.csv': 'vid,what\n0.mp4,run\n1.mp4,walk'}, "train.csv, line 1: 'vid' is no file, .* header"),
+    ({'train.csv': ''}, 'train.csv: lists no clip'),
+    ({'train.csv': 'path,label\n', 'val.csv': '0.mp4 0'}, 'train.csv: lists no clip'),
+])  # fmt: skip
+def test_odd_lines_of_lists_are_named(copy, files, message):
+    copy.videos(*(f'{number}.mp4' for number in range(4)))
+    for name, text in ({'train.csv': '0.mp4 0\n1.mp4 1\n2.mp4 2\n3.mp4 10'} | files).items():
+        copy.text(name, text)
+    with pytest.raises(DataError, match=message):
+        read_videos('csv', copy.root, 'train')
+
+
+@pytest.mark.parametrize('text, labels', [
+    ('video_path,class_id\n0.mp4,1\n1.mp4,0', [1, 0]), ('path label\n0.mp4 1\n1.mp4 0', [1, 0]),
+    ('path,label\n0.mp4,1.0\n1.mp4,0.0', [1, 0]), ('0.mp4 40 1\n1.mp4 30 0', [1, 0]),
+    ('"my clip.mp4" 1\n1.mp4 0', [1, 0]), ('x,y.mp4 1\n1.mp4 0', [1, 0]), ('my clip.mp4 1\n1.mp4 0', [1, 0]),
+    ('path,label\nin\\a.mp4,1\n1.mp4,0', [1, 0]),
+])  # fmt: skip
+def test_lists_of_others(copy, text, labels):
+    copy.videos('0.mp4', '1.mp4', 'my clip.mp4', 'x,y.mp4', 'in/a.mp4')
+    copy.text('train.csv', text)
+    videos = read_videos('csv', copy.root, 'train')
+    assert [clip.label for clip in videos.clips] == labels and videos.classes == ('class 0', 'class 1')
+
+
+def test_names_that_are_numbers_stand_in_the_list_of_classes(copy):
+    copy.videos('0.mp4', '1.mp4', '2.mp4')
+    copy.text('classes.txt', 'run', '20', '7')
+    copy.text('train.csv', '0.mp4 7', '1.mp4 run', '2.mp4 20')
+    videos = read_videos('csv', copy.root, 'train')
+    assert [videos.classes[clip.label] for clip in videos.clips] == ['7', 'run', '20']
+
+
+def test_findings_about_classes(copy):
+    copy.videos('train/a/0.mp4', 'train/__MACOSX/0.mp4', 'train/a/__MACOSX/0.mp4', 'train/empty/0.txt')
+    videos = read_videos('folder', copy.root, 'train')
+    assert len(videos) == 1 and videos.classes == ('a', 'empty')
+    one, empty = class_findings([videos])
+    assert 'one class (a)' in one and empty == 'train: 1 of 2 classes have no clip: empty'
+    from_one = VideoList('x', [Clip('a', 1), Clip('b', 2)], [f'class {n}' for n in range(3)], 'train')
+    assert class_findings([from_one]) == [
+        'train: 1 of 3 classes have no clip: class 0; labels count from 0, and these seem to count from 1']

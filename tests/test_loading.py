@@ -3,6 +3,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import timm
@@ -202,3 +203,69 @@ print(json.dumps([size, peak - before]))
     size, peak = json.loads(result.stdout)
     assert size > 300e6
     assert peak <= (0.2 if mmap else 1.2) * size
+
+
+KEY = 'backbone.patch_embed.proj.weight'
+RAW_AND_EMA = [
+    ('state_dict', 'state_dict_ema'), ('model', 'model_ema'), ('model', 'ema'), ('net', 'ema_state_dict')]
+
+
+def spoken(checkpoint, tmp_path, **kwargs):
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    return load(tmp_path / 'x.pth', **kwargs).state_dict()[KEY]
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda w: {f'module.{k}': v for k, v in w.items()},
+    lambda w: {'n_averaged': torch.tensor(3), **{f'module.{k}': v for k, v in w.items()}},
+    lambda w: {f'_orig_mod.{k}': v for k, v in w.items()},
+    lambda w: {f'module._orig_mod.{k}': v for k, v in w.items()},
+    lambda w: {k.replace('backbone.', 'backbone._orig_mod.'): v for k, v in w.items()},
+    lambda w: {'state_dict': {f'model.{k}': v for k, v in w.items()} | {'criterion.weight': torch.ones(5)}},
+    lambda w: {'model_state_dict': w, 'optimizer_state_dict': {}},
+    lambda w: {'model': {'name': 'mine', 'depth': 3}, 'state_dict': w},
+    lambda w: {'net': w}, lambda w: {f'net.{k}': v for k, v in w.items()},
+    lambda w: {'model_ema': {'decay': 0.9, 'module': w}},
+])
+def test_weights_as_training_code_wraps_them(source, tmp_path, wrap):
+    weights = source.state_dict()
+    assert torch.equal(spoken(wrap(weights), tmp_path), weights[KEY])
+
+
+@pytest.mark.parametrize('raw, ema', RAW_AND_EMA)
+def test_average_beside_raw_weights(source, tmp_path, raw, ema):
+    weights = source.state_dict()
+    checkpoint = {raw: {key: torch.zeros_like(value) for key, value in weights.items()}, ema: weights}
+    with pytest.warns(UserWarning, match=f'average .*{ema}.* is taken. use_ema=False'):
+        assert torch.equal(spoken(checkpoint, tmp_path), weights[KEY])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(spoken(checkpoint, tmp_path, use_ema=True), weights[KEY])
+        assert not spoken(checkpoint, tmp_path, use_ema=False).any()
+    flat = {f'{name}.{key}': value for name, part in (('model', checkpoint[raw]), ('ema', weights)) for key, value in
+            part.items()}
+    assert torch.equal(spoken({'state_dict': flat}, tmp_path, use_ema=True), weights[KEY])
+    assert not spoken({'state_dict': flat}, tmp_path, use_ema=False).any()
+
+
+def test_an_average_that_is_not_there_is_refused(source, file):
+    with pytest.raises(ValueError, match='there is no moving average'):
+        load(file, use_ema=True)
+
+
+def test_loading_in_inference_mode(file, source):
+    with torch.inference_mode():
+        model = load(file)
+    assert torch.equal(model.state_dict()[KEY], source.state_dict()[KEY])
+    model(CLIP).sum().backward()  # and it can be trained
+    assert 'use_ema' not in model._model_args
+
+
+def test_misspelt_arguments_name_the_one_that_is_meant():
+    for name, wrong, right in (
+            ('sifar_resnet10t', 'num_frame', 'num_frames'), ('sifar_swin_tiny', 'image_size', 'img_size'),
+            ('sifar_resnet10t', 'drop_pth_rate', 'drop_path_rate')):
+        with pytest.raises(TypeError, match=f'{wrong} is no argument of .*: did you mean {right}'):
+            timm.create_model(name, **{wrong: 32})
+    with pytest.raises(TypeError, match="zzz is no argument .* flatzoo's are .*num_frames, "):
+        timm.create_model('sifar_resnet10t', zzz=1)

@@ -291,7 +291,7 @@ def test_protocol_of_registered_weights(tmp_path):
     other = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
     assert flatzoo.eval_protocol(other) == flatzoo.eval_protocol('sifar_resnet10t.actions16')
     assert list(other.pretrained_cfg['label_names']) == list(model.pretrained_cfg['label_names'])
-    assert flatzoo.eval_protocol('sifar_swin_b14.ibm_k400') == EvalProtocol(num_clips=3, num_crops=3)
+    assert flatzoo.eval_protocol('sifar_swin_b14.ibm_k400') == EvalProtocol(num_crops=3)
 
 
 # what is pushed
@@ -390,3 +390,17 @@ def test_with_the_settings_of_a_user(tmp_path):
     second['pretrained_cfg'].pop('pool_size', None)  # timm adds it
     assert first == second
     assert (mine / 'model.safetensors').read_bytes() == (run / 'model.safetensors').read_bytes()
+
+
+def test_a_full_folder_for_temporary_files_is_one_sentence(tmp_path, monkeypatch, capsys):
+    save_pretrained(small_model(), tmp_path / 'mine', label_names=LABELS)
+
+    def full(tensors, path, metadata):
+        raise safetensors.SafetensorError('I/O error: No space left on device (os error 28)')
+
+    monkeypatch.setattr('safetensors.torch.save_file', full)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
+    assert main(['push', str(tmp_path / 'mine'), 'org/name']) == 1
+    err = capsys.readouterr().err
+    assert err.startswith('flatzoo push: error: org/name: ') and err.count('\n') == 1
+    assert 'is full. Nothing was pushed.' in err and 'TMPDIR' in err

@@ -45,6 +45,31 @@ def test_presets_name_a_source_for_every_value_and_a_model_that_there_is(name):
         recipe.num_clips, recipe.num_crops, recipe.stride)
 
 
+@pytest.mark.parametrize(('name', 'epochs', 'warmup', 'views'), [
+    ('sifar_k400', 30, 5, (1, 3)), ('sifar_ssv2', 30, 5, (1, 3)), ('sifar_jester', 30, 5, (1, 3)),
+    ('sifar_diving48', 30, 5, (1, 3)), ('sifar_mit', 15, 5, (1, 3)), ('sifar_ssv2_readme', 20, 0, (3, 3)),
+    ('amflow_k400', 30, 2.5, (1, 3))])
+def test_presets_say_what_the_papers_say(name, epochs, warmup, views):
+    recipe = load_recipe(name)
+    assert (recipe.epochs, recipe.warmup, (recipe.num_clips, recipe.num_crops)) == (epochs, warmup, views)
+    assert recipe.hflip == (0 if 'ssv2' in name or 'jester' in name else None)
+
+
+def test_presets_of_every_backbone_and_data_set():
+    time = {f'time_{backbone}{data}' for backbone in ('', 'vit_', 'videomae_')
+            for data in ('ucf101', 'hmdb51', 'ntu60', 'ntu120', 'uwa3d')}
+    flatten = {f'flatten_{backbone}{data}' for backbone in ('', 'swinv2_', 'resnet50_')
+               for data in ('k400', 'ssv2', 'hmdb51')}
+    assert {name for name in presets() if name.startswith(('time', 'flatten'))} == time | flatten
+    for name in time | flatten:  # neither paper's recipe is available
+        text = (_PRESETS / f'{name}.yaml').read_text()
+        assert 'recipe is not known to us' in ' '.join(text.replace('# ', '').split()) and '# borrowed' in text
+        models = {'': 'resnet50' if name in time else 'uniformer', 'vit': 'vit', 'videomae': 'videomae',
+                  'swinv2': 'swinv2', 'resnet50': 'resnet50'}
+        backbone = name.split('_')[1] if name.count('_') == 2 else ''
+        assert models[backbone] in load_recipe(name).model
+
+
 def test_a_recipe_comes_back_from_the_file_that_is_kept(tmp_path):
     recipe = load_recipe('flatten_k400', root='clips/ü', seed=7, opt_betas=(0.8, 0.9), torchcompile='eager')
     path = tmp_path / 'args.yaml'

@@ -236,3 +236,50 @@ def test_bad_index(tmp_path):
         (tmp_path / 'train.index.json').write_text(text)
         with pytest.raises(DataError, match=message):
             read_videos('wds', tmp_path, 'train')
+
+
+def write_index(folder, packed, **changes):
+    """The index of `packed` with some of it changed."""
+    data = json.loads((packed / 'train.index.json').read_text()) | changes
+    (folder / 'train.index.json').write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize('name', [
+    '../secret.tar', '/etc/passwd', 'a/../../b.tar', '..', '', 'file:///etc/passwd', 'c:\\x.tar', 'x\0.tar', 7])
+def test_index_names_shards_beside_it_only(packed, tmp_path, name):
+    write_index(tmp_path, packed, shards=[name])
+    with pytest.raises(DataError, match='train.index.json: names the shard .*beside its index'):
+        read_videos('wds', tmp_path, 'train')
+
+
+@pytest.mark.parametrize('clip', [
+    [9, 'a.mp4', 0, 9, 0, 0, None, 'frames', 'a'], [-1, 'a.mp4', 0, 9, 0, 0, None, 'frames', 'a'],
+    [0, 'a.mp4', -1, 9, 0, 0, None, 'frames', 'a'], [0, 'a.mp4', 0, '9', 0, 0, None, 'frames', 'a'],
+    [0, None, 0, 9, 0, 0, None, 'frames', 'a'], [0, 'a.mp4', 0, 9, 1.5, 0, None, 'frames', 'a'], ['a'], 5])
+def test_index_with_odd_clips(packed, tmp_path, clip):
+    write_index(tmp_path, packed, clips=[clip])
+    with pytest.raises(DataError, match='train.index.json: .*Pack the shards again'):
+        read_videos('wds', tmp_path, 'train')
+
+
+def test_member_of_absurd_size(packed, tmp_path):
+    for path in packed.glob('*.tar'):
+        (tmp_path / path.name).symlink_to(path)
+    write_index(tmp_path, packed, clips=[[0, 'a.mp4', 0, 10 ** 15, 0, 0, None, 'frames', 'a']])
+    assert 'ends too early' in ClipDataset(read_videos('wds', tmp_path, 'train'), 3, 16)[0]['error']
+
+
+@needs_webdataset
+def test_pictures_and_odd_suffixes_are_packed_so_that_they_are_found(videos, tmp_path):
+    """The suffix of a member must not be that of its label; what it is shows its content."""
+    (tmp_path / 'in').mkdir()
+    found = []
+    for name in ('a.json', 'b.cls', 'c', 'd.MP4'):
+        (tmp_path / 'in' / name).write_bytes(open(videos.clips[0].path, 'rb').read())
+    Image.new('RGB', (16, 16)).save(tmp_path / 'in/e.png')
+    for path in sorted((tmp_path / 'in').iterdir()):
+        found.append(Clip(str(path), 0, id=path.name))
+    mixed = VideoList('mixed', found, ['a'], 'val')
+    shards, failed = pack(mixed, tmp_path / 'out')
+    assert not failed
+    assert_same_clips(mixed, read_videos('wds', tmp_path / 'out', 'val'))

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import flatzoo
+from flatzoo.data.protocol import EvalProtocol
 
 DATA = Path(__file__).parent / 'data'
 TINY = dict(num_classes=10, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 8))
@@ -207,8 +208,8 @@ def test_official_tags():
             assert model.num_classes == len(model.pretrained_cfg['label_names']) == labels
             assert model.get_parameter(FRAME_EMBED).shape == (1, 16 if arch.endswith('16f') else 9, 128)
             assert model.pretrained_cfg['custom_load'] and '_pe_' in model.pretrained_cfg['url']
-            protocol = flatzoo.eval_protocol(f'{arch}.{tag}')
-            assert (protocol.num_clips, protocol.num_crops) == (3, 3)
+            assert flatzoo.eval_protocol(f'{arch}.{tag}') == EvalProtocol(num_crops=3)  # the paper's "Inference"
+            assert flatzoo.eval_protocol(f'{arch}.{tag}', 'repository') == EvalProtocol(num_clips=3, num_crops=3)
         assert not hasattr(timm.create_model(arch, device='meta').backbone.patch_embed, 'frame_pos_embed')
 
 
@@ -226,7 +227,7 @@ def test_official_tags():
     ('sifar_swin_l12_384', 192, 196_246_468, (288, 144, 72, 36), (12, 12, 12, 36)),
 ])
 def test_swin_rows(name, embed, params, maps, windows):
-    """Tables 1, 3, 4 and 5."""
+    """Tables 1 to 4."""
     model = timm.create_model(name, device='meta', num_classes=400)
     assert sum(p.numel() for p in model.parameters()) == params
     for stage, (size, window) in zip(model.backbone.layers, zip(maps, windows, strict=True), strict=True):

@@ -1,6 +1,9 @@
 """The module that lays clips out, against a naive reference; what it allocates; where it runs."""
+import re
+import warnings
 from collections import Counter
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -302,3 +305,46 @@ def test_number_of_channels_is_checked(dtype):
 def test_padding_of_uint8_images_is_a_grey_level(pad):
     with pytest.raises(ValueError, match='hold 0 to 255'):
         SuperImage(3, f'2x2,pad={pad}', 8)(torch.zeros(1, 3, 3, 8, 8, dtype=torch.uint8))
+
+
+@pytest.fixture
+def normalising():
+    return SuperImage(8, img_size=4, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.mark.parametrize('shape', [
+    (1, 8, 3, 4, 4), (1, 8, 4, 4, 3), (3, 8, 4, 4), (8, 3, 4, 4), (8, 4, 4, 3), (1, 8, 8, 4, 3)])
+@pytest.mark.parametrize('kind', ['tensor', 'numpy', 'list'])
+def test_the_line_that_mends_a_clip(normalising, shape, kind):
+    """The error has a line of code; run on the clip, it gives one that is taken."""
+    clip = torch.zeros(shape, dtype=torch.uint8)
+    clip = clip if kind == 'tensor' else clip.numpy() if kind == 'numpy' else [part.numpy() for part in clip]
+    with pytest.raises((TypeError, ValueError), match='[Gg]ive ') as error:
+        normalising(clip)
+    line = re.search(r'[Gg]ive (.*)\.$', str(error.value))[1]
+    mended = eval(line, dict(clip=clip, torch=torch, numpy=numpy))
+    assert normalising(mended).shape == (1, 3, 12, 12)
+
+
+def test_double_clips_are_taken(normalising):
+    clip = torch.randn(1, 3, 8, 4, 4, dtype=torch.float64)
+    image = normalising(clip)
+    assert image.dtype == torch.float32 and torch.equal(image, normalising(clip.float()))
+    assert normalising.double()(clip).dtype == torch.float64
+    with pytest.raises(ValueError, match=r'clip.to\(torch.uint8\)'):
+        normalising(clip.long())
+
+
+def test_float_pixels_are_warned_about_once(normalising):
+    clip = torch.full((1, 3, 8, 4, 4), 255.)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        normalising(torch.randn(1, 3, 8, 4, 4))
+        normalising(clip.byte())
+        torch.compile(normalising, fullgraph=True, backend='eager')(clip)
+        torch.jit.script(normalising)(clip)
+    with pytest.warns(UserWarning, match='values up to 255, and float clips are taken as normalised'):
+        normalising(clip)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        normalising(clip)

@@ -2,8 +2,10 @@
 import csv
 import dataclasses
 import errno
+import hashlib
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -62,7 +64,7 @@ def test_a_run_folder_has_all_that_is_promised(run, root):
         'args.yaml', 'summary.csv', 'last.pt', 'config.json', 'model.safetensors'}
     assert not list(folder.glob('.*'))  # nothing half written
     rows = rows_of(folder)
-    assert [int(r['epoch']) for r in rows] == [0, 1] and float(rows[-1]['eval_top1']) == row['eval_top1']
+    assert [int(r['epoch']) for r in rows] == [1, 2] and float(rows[-1]['eval_top1']) == row['eval_top1']
     assert float(rows[0]['lr']) > float(rows[1]['lr']) > 0 and float(rows[0]['clips_per_second']) > 0
     assert all(0 <= float(r['waiting']) <= 1 for r in rows)
     assert any('12 clips' in line for line in lines) and any('epoch 2/2' in line for line in lines)
@@ -87,9 +89,13 @@ def test_commands_train_predict_and_push(root, tmp_path, capsys):
     options = ['--model', 'superimage', '--model-kwargs', 'backbone=test_vit', '--num-frames', '4', '--img-size', '32']
     options += ['--epochs', '1', '--batch-size', '4', '--workers', '0', '--device', 'cpu', '--output', str(folder)]
     assert main(['train', 'folder', str(root), *options]) == 0
-    assert capsys.readouterr().out.strip() == str(folder)
+    out, err = capsys.readouterr()
+    assert out.strip() == str(folder)
+    command = re.fullmatch(r'now try: flatzoo (predict \S+ --model \S+)', err.splitlines()[-1])[1].split()
+    assert main(command) == 0 and command[-1] == str(folder)
+    capsys.readouterr()
     clip = next(root.rglob('*.mp4'))
-    assert main(['predict', str(clip), '--model', f'local-dir:{folder}', '--json', '--device', 'cpu']) == 0
+    assert main(['predict', str(clip), '--model', str(folder), '--json', '--device', 'cpu']) == 0
     names = {answer['label'] for answer in json.loads(capsys.readouterr().out)[0]['predictions']}
     assert names == {path.name for path in (root / 'train').iterdir()}
     assert main(['push', str(folder), 'org/name', '--dry-run']) == 0
@@ -325,7 +331,15 @@ def test_a_disk_that_is_full_when_the_best_model_comes_keeps_the_former_one(root
     after_first_epoch(monkeypatch, '_save_best', lambda self: (
         monkeypatch.setattr(safetensors.torch, 'save_file', no_room), real(self)))
     monkeypatch.setattr(loop.Trainer, '_evaluate', lambda self: {'eval_top1': float(self.update), 'eval_top5': 0.0})
-    stopped(root, tmp_path / 'run', 'the disk of .* is full')
+    with pytest.raises(TrainingStopped, match='the disk of .* is full.*last.pt; --resume auto'):
+        train(root, tmp_path / 'run')
+    former = safetensors.torch.load_file(tmp_path / 'run/model.safetensors')
+    assert len(rows_of(tmp_path / 'run')) == 1 and not list((tmp_path / 'run').glob('.*'))
+    monkeypatch.undo()
+    row, _ = train(root, tmp_path / 'run', resume='auto')  # the checkpoint has what there was no room for
+    best = safetensors.torch.load_file(tmp_path / 'run/model.safetensors')
+    assert row['eval_top1'] == 6 and len(rows_of(tmp_path / 'run')) == 2
+    assert not same(best, former) and same(best, weights(tmp_path / 'run'))
 
 
 def test_a_run_is_not_overwritten_nor_continued_by_another(run, root):
@@ -336,7 +350,7 @@ def test_a_run_is_not_overwritten_nor_continued_by_another(run, root):
     with pytest.raises(ValueError, match=r'mixup 0.5 \(was 0.8\)'):
         train(root, folder, resume='auto', mixup=0.5, lr=0.5, seed=3, num_clips=2, num_crops=3)
     row, lines = train(root, folder, resume='auto', seed=3, num_clips=2, num_crops=3)  # it is complete
-    assert row['epoch'] == 1 and (folder / 'last.pt').read_bytes() == before
+    assert row['epoch'] == 2 and (folder / 'last.pt').read_bytes() == before
 
 
 @pytest.mark.parametrize('sched', ['cosine', 'none'])
@@ -389,3 +403,82 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
     torch.save({'format': 99, 'flatzoo_version': '9.9'}, path)
     with pytest.raises(ValueError, match='newer flatzoo'):
         checkpoint.load_last(path)
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(run, tmp_path):
+    folder, _, _ = run
+    content = (folder / 'last.pt').read_bytes()
+    digest, name = (folder / 'last.pt.sha256').read_text().split()
+    assert name == 'last.pt' and digest == hashlib.sha256(content).hexdigest()
+    path, flipped = tmp_path / 'last.pt', bytearray(content)
+    place = content.index(weights(folder)['backbone.head.weight'].numpy().tobytes()) + 2
+    flipped[place] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(ValueError, match='last.pt: is damaged'):  # by torch's own checksums
+        checkpoint.load_last(path)
+    flipped = bytearray(content)
+    flipped[-1] ^= 1  # of no checksum
+    path.write_bytes(flipped)
+    shutil.copy(folder / 'last.pt.sha256', tmp_path)
+    with pytest.raises(ValueError, match='its sha256 is not the one in last.pt.sha256.*another --output'):
+        checkpoint.load_last(path)
+    path.write_bytes(content)
+    assert checkpoint.load_last(path)['update'] == 6
+
+
+def test_checkpoints_of_a_flatzoo_without_digests_go_on(run, root, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / 'run')
+    state = torch.load(folder / 'last.pt', weights_only=True)
+    del state['lists']
+    state['history'] = [row | {'epoch': row['epoch'] - 1} for row in state['history']]  # it counted from 0
+    torch.save(state, folder / 'last.pt')
+    (folder / 'last.pt.sha256').unlink()
+    row, _ = train(root, folder, resume='auto', seed=3, num_clips=2, num_crops=3)
+    assert row['epoch'] == 2 and [int(row['epoch']) for row in rows_of(folder)] == [1, 2]
+    checkpoint.save_last(folder / 'last.pt', state)
+    assert checkpoint.load_last(folder / 'last.pt')['update'] == 6
+
+
+@pytest.mark.parametrize('name, value', [
+    ('model', {}), ('model', {'backbone.head.bias': torch.zeros(3)}), ('optimizer', {}), ('update', -1),
+    ('update', 10 ** 9), ('history', [1]), ('history', []), ('recipe', None), ('protocol', {'frames': 3}),
+    ('meters', torch.zeros(2)), ('format', 'one'), ('broken', ['a']), ('best', 'much'), ('classes', 2), ('scaler', 1),
+    ('global_batch', None),
+])
+def test_handmade_checkpoints_end_in_one_sentence(run, tmp_path, capsys, name, value):
+    folder = shutil.copytree(run[0], tmp_path / 'run')
+    state = torch.load(folder / 'last.pt', weights_only=True)
+    torch.save(state | {name: value}, folder / 'last.pt')
+    (folder / 'last.pt.sha256').unlink()
+    options = ['--config', str(folder / 'args.yaml'), '--output', str(folder), '--resume', 'auto']
+    assert main(['train', *options]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith('flatzoo train: error: ') and err.count('\n') == 1 and 'last.pt: is damaged' in err
+
+
+def test_another_list_of_as_many_clips_is_noticed_and_a_moved_one_is_the_same(run, root, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / 'run')
+    moved = shutil.copytree(root, tmp_path / 'moved')
+    options = dict(resume='auto', seed=3, num_clips=2, num_crops=3)
+    train(moved, folder, **options)
+    clip = sorted((moved / 'train').rglob('*.mp4'))[0]
+    clip.rename(clip.with_name('other.mp4'))
+    with pytest.raises(ValueError, match=r'other options: the clips of train \(now other\)'):
+        train(moved, folder, **options)
+
+
+@pytest.mark.parametrize('classes, shown', [(5, False), (6, True)])
+def test_top5_is_shown_of_more_than_five_classes(run, classes, shown, monkeypatch, root, tmp_path):
+    read = build.read_lists
+    monkeypatch.setattr(build, 'read_lists', lambda recipe: tuple(
+        dataclasses.replace(v, classes=(*v.classes, *map(str, range(classes - 2)))) for v in read(recipe)))
+    _, lines = train(root, tmp_path / 'run', epochs=1)
+    assert any('eval_top5' in line for line in lines) is shown
+    assert not any('*' in line for line in lines) and any('the best so far' in line for line in lines)
+
+
+def test_a_log_says_how_far_an_epoch_is(root, tmp_path):
+    _, lines = train(root, tmp_path / 'run', epochs=1, log_seconds=0)
+    lines = [line for line in lines if ', update ' in line]
+    assert [line.partition(':')[0] for line in lines] == ['epoch 1/1, update 1/3', 'epoch 1/1, update 2/3']
+    assert all(re.search(r': loss \d+\.\d+, acc .* clips/s, 0:00:\d\d passed, 0:00:\d\d left$', line) for line in lines)

@@ -19,9 +19,9 @@ from flatzoo.data.actions import ACTIONS, reversed_label, write_action_folder
 from flatzoo.data.lists import Clip, DataError, VideoList, read_videos
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.evaluation import evaluate as evaluation_module
-from flatzoo.evaluation.cost import count_forward
 from flatzoo.evaluation.evaluate import Evaluation, evaluate, match_classes
 from flatzoo.evaluation.results import COLUMNS, read_results, write_results
+from flatzoo.runtime.cost import count_forward
 from flatzoo.visualize.confusion import confusion_figure
 
 MODEL = 'sifar_resnet10t.actions16'

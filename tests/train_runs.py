@@ -82,8 +82,8 @@ def _child(recipe, rank, world, port, curve, error, kill):
         raise
 
 
-def _die_at(name, call):
-    """Kills this process without warning in a call of a function of `checkpoint`, half way through what it writes."""
+def _die_at(name, call, names=1):
+    """Kills this process without warning in a call of a function of `checkpoint`, where a file should get its name."""
     function = getattr(checkpoint, name)
     count = [0]
 
@@ -92,7 +92,15 @@ def _die_at(name, call):
         if count[0] < call:
             return function(*args, **kwargs)
         real_replace = os.replace
-        os.replace = lambda *paths: os.kill(os.getpid(), 9)  # written, but without its name
+        left = [names]
+
+        def replace(*paths):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), 9)  # written, but without its name
+            real_replace(*paths)
+
+        os.replace = replace
         try:
             return function(*args, **kwargs)
         finally:

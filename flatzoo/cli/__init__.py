@@ -12,12 +12,17 @@ import importlib
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import IO
 
+from flatzoo.console.text import escape_controls
+from flatzoo.inference.load import ModelError
 from flatzoo.version import __version__
 
-__all__ = ['CommandError', 'main', 'write']
+__all__ = ['CommandError', 'main', 'write', 'write_error']
+
+_command = 'flatzoo'  # and the name of the subcommand
 
 
 class CommandError(Exception):
@@ -37,39 +42,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: From argparse, with 0 after `--help` and 2 for arguments that it does not accept.
     """
+    global _command
     try:
         args = _parser().parse_args(argv)
-        code = args.run(args)
+        _command = f'flatzoo {args.command}'
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = args.run(args)
         sys.stdout.flush()
         return code
-    except CommandError as error:
-        write(f'flatzoo {args.command}: error: {error}', sys.stderr)
+    except (CommandError, ModelError) as error:
+        write_error(error)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:  # with a text where there is something to say
+        if str(error):
+            write(f'{_command}: {error}', sys.stderr)
+        return getattr(error, 'exit_code', 130)
     except BrokenPipeError:
         with contextlib.suppress(OSError, ValueError):  # else the interpreter complains when it flushes at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-def write(text: str, file: IO[str] | None = None) -> None:
+def write(text: str, file: IO[str] | None = None, is_data: bool = False) -> None:
     """Prints a line beside any progress bar; characters that the encoding of the file lacks come out escaped.
+
+    So do control characters, by which a class name of somebody's model could clear the screen or worse.
 
     Args:
         text: The line, or several.
         file: Where to; standard output if None.
+        is_data: Whether a program reads it, so that every character but those that cannot be encoded stays.
     """
     from tqdm import tqdm
 
     file = sys.stdout if file is None else file
     encoding = getattr(file, 'encoding', None) or 'utf-8'
+    text = text if is_data else escape_controls(text)
     text = text.encode(encoding, 'backslashreplace').decode(encoding)
     if file is sys.stdout and not file.isatty():
         print(text, file=file)  # no bar is there
     else:
         tqdm.write(text, file=file)
     file.flush()
+
+
+def write_error(reason: object) -> None:
+    """Prints why something could not be done on standard error, with the command in front, as argparse does."""
+    write(f'{_command}: error: {reason}', sys.stderr)
+
+
+def _show_warning(message: Warning | str, category: type, filename: str, lineno: int, *_: object) -> None:
+    """Warnings are for the person at the terminal, whom the line of our code does not help."""
+    write(f'warning: {message}', sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

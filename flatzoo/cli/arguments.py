@@ -3,11 +3,13 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from . import CommandError
+
 if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.protocol import EvalProtocol
 
-__all__ = ['KeyValues', 'add_model_arguments', 'add_view_arguments', 'chosen_protocol', 'count']
+__all__ = ['KeyValues', 'add_ema_arguments', 'add_model_arguments', 'add_view_arguments', 'chosen_protocol', 'count']
 
 
 def count(text: str) -> int:
@@ -39,27 +41,47 @@ class KeyValues(argparse.Action):
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What makes a model another one than its name says; `load_model` takes them."""
     parser.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
+    add_ema_arguments(parser)
     parser.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
     parser.add_argument(
         '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='further arguments of the model, such as num_frames=16')
 
 
+def add_ema_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which weights of a training checkpoint to take."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        '--ema', dest='use_ema', action='store_const', const=True, default=None,
+        help='of a checkpoint with both, take the moving average of the weights (default: so, with a warning)')
+    which.add_argument(
+        '--raw', dest='use_ema', action='store_const', const=False,
+        help='of a checkpoint with both, take the raw weights')
+
+
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that `chosen_protocol` reads."""
     views = parser.add_argument_group('views', 'What a model sees of a video; its logits are averaged over the views.')
     views.add_argument(
-        '--views', choices=('paper', 'fast'), default='paper',
-        help='paper: as the accuracy of the weights is measured; fast: one clip, centre crop (default: %(default)s)')
+        '--views', choices=('paper', 'repository', 'fast'), default='paper',
+        help='paper: as the paper measures the accuracy of the weights; repository: as the example of their official '
+        'repository does, where that differs; fast: one clip, centre crop (default: %(default)s)')
     views.add_argument('--num-clips', type=count, metavar='N', help='clips per video')
     views.add_argument('--num-crops', type=int, choices=(1, 3), help='crops per clip')
 
 
 def chosen_protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProtocol':
-    """The evaluation protocol of the model's weights, with what the arguments change."""
+    """The evaluation protocol of the model's weights, with what the arguments change.
+
+    Raises:
+        CommandError: If the weights have no protocol of the name that `--views` gives.
+    """
     from flatzoo import eval_protocol
     from flatzoo.data.protocol import EvalProtocol
 
-    protocol = eval_protocol(model) if args.views == 'paper' else EvalProtocol()
+    try:
+        protocol = EvalProtocol() if args.views == 'fast' else eval_protocol(model, args.views)
+    except ValueError as error:
+        raise CommandError(f'--views {args.views}: {error}, or fast') from error
     chosen = {'num_clips': args.num_clips, 'num_crops': args.num_crops}
     return dataclasses.replace(protocol, **{key: value for key, value in chosen.items() if value is not None})

@@ -6,8 +6,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import CommandError, write
-from .model import load_model
+from flatzoo.inference.load import load_model
+
+from . import CommandError, write, write_error
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -37,11 +38,11 @@ def predict_to_parquet(
         CommandError: If Ray is not installed, the folder cannot be used, or the processes fail.
     """
     import torch
-    from tqdm import tqdm
 
+    from flatzoo.console.progress import Progress
+    from flatzoo.inference.classifier import classify_files
     from flatzoo.inference.parquet import answered_files, file_key, open_folder, run_batches
 
-    from .commands.predict import classify_files
 
     checkpoint = None if args.checkpoint is None else os.path.abspath(args.checkpoint)
     name = args.model
@@ -49,6 +50,7 @@ def predict_to_parquet(
         name = f'local-dir:{os.path.abspath(name.removeprefix("local-dir:"))}'
     settings: dict[str, Any] = {
         'model': name, 'checkpoint': checkpoint, 'num_classes': model.num_classes, 'num_frames': model.num_frames,
+        **({} if args.use_ema is None else {'use_ema': args.use_ema}),
         'img_size': list(model.img_size), 'protocol': protocol.to_dict(), 'topk': args.topk,
     }
     on_gpu = next(model.parameters()).is_cuda
@@ -58,13 +60,14 @@ def predict_to_parquet(
     if on_gpu:  # several processes can share a GPU of this machine
         share = 1.0 if os.environ.get('RAY_ADDRESS') else min(1.0, gpus / processes)
     load = functools.partial(
-        load_model, name, checkpoint, args.num_classes, args.allow_untrained, 'cuda' if on_gpu else args.device)
+        load_model, name, checkpoint, args.num_classes, args.allow_untrained, 'cuda' if on_gpu else args.device,
+        use_ema=args.use_ema)
     answer = functools.partial(
         classify_files, protocol=protocol, topk=args.topk, batch_size=args.batch_size, workers=args.workers)
 
     lost = [error for _, error in found if error is not None]
     for error in lost:
-        write(f'error: {error}', sys.stderr)
+        write_error(error)
     files = {file_key(path): path for path, error in found if error is None}
     try:
         folder = open_folder(args.parquet, settings)
@@ -74,13 +77,13 @@ def predict_to_parquet(
         answers = run_batches(waiting, folder, load, answer, processes, share)
         with (
             contextlib.closing(answers),
-            tqdm(total=len(waiting), unit='file', file=sys.stderr, disable=not waiting) as bar,
+            Progress(len(waiting), 'file', disable=not waiting) as bar,
         ):
             for _, error in answers:
                 bar.update()
                 if error is not None:
                     failed += 1
-                    write(f'error: {error}', sys.stderr)
+                    write_error(error)
     except ImportError as error:
         raise CommandError("--parquet needs Ray Data: pip install 'flatzoo[ray]'.") from error
     except (OSError, RuntimeError, ValueError) as error:

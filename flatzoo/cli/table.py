@@ -2,6 +2,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from flatzoo.console.text import printable
+
 __all__ = ['Columns', 'size_text', 'table_text']
 
 # title -> cell of a row, and whether it is flush right
@@ -10,7 +12,7 @@ Columns = dict[str, tuple[Callable[[dict[str, Any]], Any], bool]]
 
 def table_text(rows: list[dict[str, Any]], columns: Columns) -> str:
     """Lines of equally wide columns below their titles; cells that are empty, None or 0 show as '-'."""
-    lines = [tuple(columns)] + [tuple(str(cell(row) or '-') for cell, _ in columns.values()) for row in rows]
+    lines = [tuple(columns)] + [tuple(printable(cell(row) or '-') for cell, _ in columns.values()) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     flush_right = [right for _, right in columns.values()]
     return '\n'.join(

@@ -1,4 +1,4 @@
-"""From a video file to frames: one reader, exact by frame index, over PyAV, torchcodec or (WebP only) Pillow.
+"""From a video file to frames: one reader, exact by frame index, over PyAV, torchcodec or (pictures only) Pillow.
 
 A clip needs 8 or 16 frames out of hundreds. The PyAV reader therefore first lists the packets of the file without
 decoding them, which gives the true number of frames and their times whatever the header claims, and then decodes, in
@@ -26,12 +26,23 @@ __all__ = ['BACKENDS', 'MAX_PIXELS', 'VideoError', 'VideoReader']
 BACKENDS = ('auto', 'pyav', 'torchcodec')
 MAX_PIXELS = 2 ** 25  # pixels of one frame: 8192 x 4096, enough for 8K video
 
-# Formats of FFmpeg that are no video files: text drawn as a terminal would, and play lists and scripts, which name
-# other files or wait for a network.
-_REFUSED_FORMATS = {
-    'applehttp', 'avisynth', 'concat', 'dash', 'hls', 'image2', 'imf', 'lavfi', 'rtp', 'rtsp', 'sap', 'sdp', 'tty',
-    'vapoursynth',
-}
+# The formats of FFmpeg that are opened, whatever the name of a file says: containers and streams of video, and those of
+# sound, so that a song is told as one. Not among them are play lists, scripts and whatever else names other files,
+# waits for a network or draws text. No pictures, but for the few that Pillow does not read here.
+_FORMATS = (
+    'aac', 'ac3', 'aiff', 'amr', 'asf', 'asf_o', 'au', 'av1', 'avi', 'avs2', 'avs3', 'bink', 'caf', 'cavsvideo',
+    'dhav', 'dirac', 'dnxhd', 'dv', 'dxa', 'eac3', 'evc', 'ffm', 'flac', 'flic', 'flv', 'gdv', 'gif', 'gxf', 'h261',
+    'h263', 'h264', 'hevc', 'iv8', 'ivf', 'ivr', 'kux', 'live_flv', 'lmlm4', 'lvf', 'lxf', 'm4v', 'matroska,webm',
+    'mgsts', 'mjpeg', 'mjpeg_2000', 'mlv', 'mov,mp4,m4a,3gp,3g2,mj2', 'mp3', 'mpeg', 'mpegts', 'mpegtsraw',
+    'mpegvideo', 'mpjpeg', 'mtv', 'mv', 'mxf', 'mxg', 'nsv', 'nut', 'nuv', 'obu', 'ogg', 'pva', 'r3d', 'rl2', 'rm',
+    'roq', 'rpl', 'smjpeg', 'smk', 'swf', 'ty', 'vc1', 'vc1test', 'viv', 'vivo', 'vvc', 'w64', 'wav', 'wtv', 'wv',
+    'xmv', 'yuv4mpegpipe',
+    'exr_pipe', 'j2k_pipe', 'jpegxl_pipe', 'pam_pipe', 'pbm_pipe', 'pgm_pipe', 'ppm_pipe', 'qoi_pipe',
+)
+# Those whose packets carry the time at which their frame is shown; in others FFmpeg makes it up from that of decoding.
+_TIMED_FORMATS = ('mov', 'matroska', 'mpegts', 'mpeg', 'ogg', 'flv', 'live_flv', 'nut', 'ivf', 'mxf', 'gif')
+# First brands of pictures in a container of MP4 (HEIF), whose tiles look like streams of video.
+_PICTURE_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'mif1')
 
 
 class VideoError(ValueError):
@@ -45,15 +56,18 @@ class VideoReader:
     """Reads frames of one video file by index.
 
     Videos (all containers and codecs of FFmpeg), animations (GIF, WebP) and still images (a video of one frame) are
-    read alike. Rotation metadata is applied. Damaged packets are skipped and each frame that they should have given is
-    filled with the nearest earlier frame; of a truncated file the frames that are present are used. Where a decoder
-    conceals damage within a frame, its pixels can depend on which frames are asked together.
+    read alike. Rotation and mirroring metadata is applied. Damaged packets are skipped and each frame that they should
+    have given is filled with the nearest earlier frame; of a truncated file the frames that are present are used. Where
+    a decoder conceals damage within a frame, its pixels can depend on which frames are asked together.
 
     `backend='auto'` is PyAV, also where torchcodec is installed: its packet list and key-frame seeks leave torchcodec
     no lead on one thread, and PyAV also reads damaged files, raw streams and streams without whole key frames,
     which torchcodec refuses or reads wrong. `backend='torchcodec'` (exact mode) remains for those who want it; frames
-    of 8-bit video are the same bit for bit, those of deeper video differ at sharp edges of colour. WebP is always read
-    with Pillow.
+    of 8-bit video are the same bit for bit, those of deeper video differ at sharp edges of colour. Pictures and WebP
+    are always read with Pillow, see `flatzoo.data.pictures`.
+
+    Of several video streams the one is read that FFmpeg holds for the best (by default flag, number of frames and bit
+    rate); a warning names the first such file, and `stream` says which it is.
 
     A reader keeps its file open: use it in a `with` statement. It is not thread-safe.
 
@@ -79,18 +93,25 @@ class VideoReader:
         self._source = None
         self._size: tuple[int, int] | None = None
         head = _read_head(self.path)
-        if head[:4] == b'RIFF' and head[8:12] == b'WEBP':
-            self._source = _PillowSource(self.path)
+        picture = _picture_source(self.path, head)
+        if picture is not None:
+            self._source = picture
         elif backend == 'torchcodec':
             self._source = _TorchcodecSource(self.path)
         else:
             self._source = _PyAVSource(self.path)
+        _warn_of_streams(self.path, self._source)
 
     def __enter__(self) -> 'VideoReader':
         return self
 
     def __exit__(self, *exc_info) -> None:
         self.close()
+
+    @property
+    def stream(self) -> int | None:
+        """Index of the video stream that is read, counted over all streams of the file; None for a picture."""
+        return getattr(self._open_source(), 'stream_index', None)
 
     def close(self) -> None:
         """Closes the file. May be called more than once."""
@@ -194,6 +215,37 @@ def _read_head(path: str) -> bytes:
     return head
 
 
+def _picture_source(path: str, head: bytes) -> 'PictureSource | None':  # noqa: F821
+    """The source of a picture, None for a video."""
+    from .pictures import PictureSource, is_picture
+    if head[4:8] == b'ftyp' and head[8:12] in _PICTURE_BRANDS:
+        raise VideoError(f'{path}: is a HEIF picture, not a video. Convert it to JPEG or PNG first.')
+    if not is_picture(head):
+        return None
+    if head.startswith(b'\xff\xd8'):  # a picture, or a stream of them
+        try:
+            stream = _PyAVSource(path)
+        except VideoError:
+            return PictureSource(path)
+        stream.close()
+        if len(stream.timestamps) > 1:
+            return None
+    return PictureSource(path)
+
+
+_warned_of_streams = False
+
+
+def _warn_of_streams(path: str, source: '_PyAVSource | _TorchcodecSource') -> None:
+    """Names the first file with several video streams; a data set may hold thousands of them."""
+    global _warned_of_streams
+    if getattr(source, 'num_streams', 1) > 1 and not _warned_of_streams:
+        _warned_of_streams = True
+        warnings.warn(
+            f'{path}: has {source.num_streams} video streams; stream {source.stream_index} is read, which FFmpeg holds '
+            'for the best. Of further such files nothing is said; VideoReader.stream tells.', stacklevel=3)
+
+
 def _check_pixels(path: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise VideoError(
@@ -244,6 +296,25 @@ def _check_mp4_claims(path: str) -> None:
             start += size
 
 
+def _orientation(frame: 'av.VideoFrame') -> tuple[bool, list[int]]:  # noqa: F821
+    """How a frame is put upright: whether it is transposed, and which dimensions of `[H, W, C]` are flipped then.
+
+    The display matrix takes the pixel (x, y) to (a x + c y, b x + d y). Turns by other angles become the nearest one.
+    """
+    matrix = frame.side_data.get('DISPLAYMATRIX')
+    if matrix is None:
+        return False, []
+    a, b, _, c, d = struct.unpack('=5i', bytes(matrix)[:20])
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    if transposed:
+        a, d = c, b
+    return transposed, [dim for dim, scale in enumerate((d, a)) if scale < 0]
+
+
+class _UntrueTimes(Exception):
+    """Frames come out of the decoder in another order than their times tell."""
+
+
 class _PyAVSource:
     """Frames by index with PyAV: packet list, seek to key frames, one pass forward, one decoder thread."""
 
@@ -253,6 +324,9 @@ class _PyAVSource:
         self._can_seek = True
         self._intact = True  # the container could be read to its end
         self._number_frames = False  # name frames by number instead of by time
+        self._checked = False  # all frames were decoded, to see whether the times of packets are true
+        self._reordered = False  # packets are not in the order of their times
+        self._damaged = 0  # packets that could not be decoded
         self._wanted: set[int] | None = None  # times of the frames that must be decoded; None: all
         _check_mp4_claims(path)
         try:
@@ -277,7 +351,7 @@ class _PyAVSource:
             self._container = av.open(
                 'file:' + self.path,
                 options={
-                    'format_whitelist': ','.join(sorted(av.formats_available - _REFUSED_FORMATS)),
+                    'format_whitelist': ','.join(_FORMATS),
                     'protocol_whitelist': 'file',
                     'max_pixels': str(MAX_PIXELS),
                 },
@@ -289,13 +363,15 @@ class _PyAVSource:
             raise VideoError(
                 f'{self.path}: is not a video that FFmpeg can read ({reason}). '
                 f'Check that the file is a complete video.') from None
-        # The cover picture of a song is stored as a video stream.
-        cover = av.stream.Disposition.attached_pic
-        streams = [s for s in self._container.streams.video if not s.disposition & cover]
+        # The cover picture of a song and the previews of a film are stored as video streams.
+        preview = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+        streams = [s for s in self._container.streams.video if not s.disposition & preview]
         if not streams:
             kinds = ', '.join(sorted({s.type for s in self._container.streams})) or 'no streams'
             raise VideoError(f'{self.path}: has no video stream (it holds: {kinds}). Give a file with pictures.')
-        self._stream = streams[0]
+        best = self._container.streams.best('video')
+        self._stream = best if best in streams else streams[0]
+        self.stream_index, self.num_streams = self._stream.index, len(streams)
         codec = self._stream.codec_context
         if codec is None:
             raise VideoError(f'{self.path}: its video codec is unknown to FFmpeg. Convert the video to H.264 first.')
@@ -311,54 +387,92 @@ class _PyAVSource:
         pts: set[int] = set()
         keys: dict[int, int] = {}
         shown, claimed, limit = 0, 0, _claim_limit(self.path)
-        latest, reordered = -math.inf, False
+        latest, reordered, true_times = -math.inf, False, True
         for packet in self._demux():
             claimed += 1 + packet.size
             if claimed > limit:
                 raise _false_claim(self.path)
             if packet.pts is None:
-                pts.clear()
+                true_times = False
                 break
             reordered |= packet.pts < latest
-            latest = max(latest, packet.pts)
             if packet.is_keyframe:
+                # All that comes before a key frame is shown before it, unless two recordings were strung together, or
+                # an edit list shows a part twice.
+                true_times &= packet.pts > latest
                 keys.setdefault(packet.pts, packet.pts if packet.dts is None else packet.dts)
+            latest = max(latest, packet.pts)
             # What lies before the first key frame cannot be decoded; what an edit list cuts away is decoded, not shown.
             if keys and not packet.is_discard:
                 shown += 1
                 pts.add(packet.pts)
-        if 2 * len(pts) < shown:
-            pts.clear()  # most frames share their time with another one: it does not tell them apart
+        true_times &= len(pts) == shown > 0  # a time that two frames share does not tell them apart
         self._keys, self._key_dts = sorted(keys), keys
         # Leading frames of the first key frame refer to frames that are not there.
         self._pts = sorted(t for t in pts if t >= self._keys[0])
-        if self._pts:
-            base = self._stream.time_base
-            self.timestamps = [t * base.numerator / base.denominator for t in self._pts]
+        self._reordered = reordered
+        if not true_times or self._may_be_decode_times():
+            self._check_times(true_times)
         else:
-            # Raw streams and some AVI carry no times, some writers leave all at 0: count the frames by decoding them
-            # and name them by number.
-            self._can_seek = False
-            self._number_frames = True
-            self._open()
-            count = sum(1 for _ in self._frames)
-            if not count:
-                raise _nothing_decoded(self.path)
-            self._keys, self._pts = [0], list(range(count))
-            rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
-            self.timestamps = [i / rate for i in range(count)]
+            self.timestamps = self._seconds(self._pts)
         container = self._container.format.name
         # Only times out of order tell that packets carry the times of their own frames; where they are those of
         # decoding, or a packet is a field, a frame could be taken for another one.
         self._leaves_out = (
             reordered and not self._number_frames
             and self._stream.codec_context.name == 'h264' and container.startswith(('mov', 'matroska')))
-        if self._can_seek and self._intact and container.startswith('mov'):
+        if self._can_seek and self._intact and not self._checked and container.startswith('mov'):
             # At the end of the file: any frame is sought, which costs less than opening. In damaged Matroska files
             # seeks go elsewhere once all has been read.
             self._fed_key = -math.inf
         else:
             self._open()
+
+    def _may_be_decode_times(self) -> bool:
+        """Whether packets may carry the times of decoding in place of those at which frames are shown.
+
+        A decoder that puts frames into another order needs packets whose times are in another order, too; unless FFmpeg
+        has made these up.
+        """
+        made_up = self._container.format.name.split(',')[0] not in _TIMED_FORMATS
+        return self._stream.codec_context.has_b_frames and (made_up or not self._reordered)
+
+    @property
+    def _doubtful(self) -> bool:
+        """Whether it is still open that times are those of decoding: a header may conceal that frames change places."""
+        return not (self._checked or self._reordered)
+
+    def _seconds(self, times: list[int]) -> list[float]:
+        base = self._stream.time_base
+        return [t * base.numerator / base.denominator for t in times]
+
+    def _check_times(self, true_times: bool = True, complete: bool = True) -> None:
+        """Decodes the whole file, and numbers its frames if the times of the packets are not those of their frames.
+
+        Args:
+            true_times: What the packets themselves say: each has a time, and two recordings do not overlap.
+            complete: Number them also where an undamaged packet gives no frame. Not once the number of frames was told.
+        """
+        self._checked = self._number_frames = True
+        self._damaged, self._wanted = 0, None
+        self._open()
+        times = [frame.pts for _, frame in self._frames]
+        if not times:
+            raise _nothing_decoded(self.path)
+        unique = set(times)
+        ascending = None not in unique and all(a < b for a, b in zip(times, times[1:]))
+        if true_times and ascending and (not complete or self._damaged or unique.issuperset(self._pts)):
+            self._number_frames = False
+            self.timestamps = self._seconds(self._pts)
+            return
+        # Raw streams and some AVI carry no times, some writers leave all at 0.
+        self._can_seek = False
+        if true_times and None not in unique and len(unique) == len(times):
+            self.timestamps = self._seconds(sorted(unique))  # each of another frame, but all of them right
+        else:
+            rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
+            self.timestamps = [number / rate for number in range(len(times))]
+        self._keys, self._pts = [0], list(range(len(times)))
 
     def _demux(self) -> Iterator:
         """Packets of the video stream from the present position; a damaged container ends them."""
@@ -392,6 +506,7 @@ class _PyAVSource:
                 frames = self._stream.decode(packet)  # None drains the decoder
             except av.error.FFmpegError:
                 frames = []  # damaged packet
+                self._damaged += 1
             for frame in frames:
                 if self._number_frames:
                     yield number, frame
@@ -433,6 +548,8 @@ class _PyAVSource:
         while self._held is None or self._held[0] < target:
             if self._ahead is None:
                 self._ahead = next(self._frames, None)
+                if self._ahead and self._held and self._ahead[0] <= self._held[0] and self._doubtful:
+                    raise _UntrueTimes
             if self._ahead is None or self._ahead[0] > target:
                 break
             self._held, self._ahead = self._ahead, None
@@ -442,6 +559,8 @@ class _PyAVSource:
             self._restart(key)
             return self._frame_at(index)
         if self._held is not None:
+            if self._held[0] != target and self._doubtful and not self._damaged:
+                raise _UntrueTimes
             return self._held[1]
         if self._can_seek:  # nothing came out after the seek: read this file from its start from now on
             self._can_seek = False
@@ -453,6 +572,15 @@ class _PyAVSource:
 
     def read(self, indices: list[int]) -> Tensor:
         """Frames with the given ascending indices, uint8 `[N, H, W, C]`."""
+        try:
+            return self._read(indices)
+        except _UntrueTimes:  # an encoder that starts late to put frames into another order, in AVI
+            self._check_times(complete=False)
+            self._open()
+            last = len(self._pts) - 1
+            return self._read([min(index, last) for index in indices])
+
+    def _read(self, indices: list[int]) -> Tensor:
         from av.video.reformatter import VideoReformatter
         reformatter = VideoReformatter()  # kept for all frames: setting one up costs more than a small frame
         self._wanted = {self._pts[index] for index in indices} if self._leaves_out else None
@@ -460,14 +588,17 @@ class _PyAVSource:
         for row, index in enumerate(indices):
             frame = self._frame_at(index)
             if out is None:
-                width, height, turns = frame.width, frame.height, round(frame.rotation / 90) % 4
-                shape = (width, height) if turns % 2 else (height, width)
+                width, height = frame.width, frame.height
+                transposed, flipped = _orientation(frame)
+                shape = (width, height) if transposed else (height, width)
                 out = torch.empty((len(indices), *shape, 3), dtype=torch.uint8)
             # A stream may change its frame size on the way; all frames get the size of the first.
             plane = reformatter.reformat(frame, width, height, 'rgb24', threads=1).planes[0]
             pixels = torch.frombuffer(plane, dtype=torch.uint8).view(height, plane.line_size)  # lines may be padded
             pixels = pixels[:, :3 * width].unflatten(1, (width, 3))
-            out[row] = pixels.rot90(turns) if turns else pixels
+            if transposed:
+                pixels = pixels.transpose(0, 1)
+            out[row] = pixels.flip(flipped) if flipped else pixels
         return out
 
 
@@ -488,9 +619,17 @@ class _TorchcodecSource:
         self.path = path
         # The times, and the checks of the file, are those of PyAV.
         listing = _PyAVSource(path)
+        transposed, flipped = _orientation(listing._frame_at(0))
         listing.close()
         self.timestamps = listing.timestamps
-        self._decoder = self._call(VideoDecoder, path, dimension_order='NHWC', num_ffmpeg_threads=1, seek_mode='exact')
+        self.stream_index, self.num_streams = listing.stream_index, listing.num_streams
+        if listing._number_frames or (transposed + len(flipped)) % 2:
+            raise VideoError(
+                f'{path}: its frames are mirrored, or its packets do not carry the times of their frames, which '
+                f"torchcodec does not know to read. Use backend='pyav' for this file.")
+        self._decoder = self._call(
+            VideoDecoder, path, stream_index=listing.stream_index, dimension_order='NHWC', num_ffmpeg_threads=1,
+            seek_mode='exact')
         if len(self._decoder) != len(self.timestamps):
             raise VideoError(
                 f'{path}: torchcodec finds {len(self._decoder)} frames and PyAV {len(self.timestamps)}. '
@@ -511,49 +650,6 @@ class _TorchcodecSource:
             raise VideoError(
                 f"{self.path}: torchcodec cannot decode it ({_reason(error)}). "
                 f"Try backend='pyav', which skips damaged packets.") from None
-
-
-class _PillowSource:
-    """Frames by index of a WebP file, whose animations FFmpeg does not decode."""
-
-    def __init__(self, path: str):
-        from PIL import Image
-        self.path = path
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # the size is checked below
-            self._image = self._call(Image.open, path, formats=['WEBP'])
-        try:
-            _check_pixels(path, *self._image.size)
-            self.timestamps = []
-            time = 0.0
-            for index in range(getattr(self._image, 'n_frames', 1)):
-                self._call(self._image.seek, index)
-                self._call(self._image.load)
-                self.timestamps.append(time)
-                time += self._image.info.get('duration', 0) / 1000  # [ms]
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._image.close()
-
-    def read(self, indices: list[int]) -> Tensor:
-        import numpy as np
-        width, height = self._image.size
-        out = torch.empty((len(indices), height, width, 3), dtype=torch.uint8)
-        for row, index in enumerate(indices):
-            self._call(self._image.seek, index)
-            out[row] = torch.from_numpy(np.array(self._call(self._image.convert, 'RGB')))
-        return out
-
-    def _call(self, function, *args, **kwargs):
-        from PIL import Image
-        try:
-            return function(*args, **kwargs)
-        except (OSError, ValueError, EOFError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-            raise VideoError(
-                f'{self.path}: Pillow cannot decode this WebP file ({_reason(error)}). Get the file again.') from None
 
 
 def _reason(error: Exception) -> str:

@@ -16,6 +16,10 @@ VIDEO_SUFFIXES = frozenset(
 IMAGE_SUFFIXES = frozenset('.bmp .jpeg .jpg .png .tif .tiff .webp'.split())
 
 
+_LEFT_BY_SYSTEMS = frozenset(
+    ('__MACOSX', '@eaDir', '#recycle', '$RECYCLE.BIN', 'System Volume Information', 'lost+found', '__pycache__'))
+
+
 def is_video(name: str) -> bool:
     """Whether a file name is that of a video."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith('.')
@@ -23,31 +27,66 @@ def is_video(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith('.')
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith('.')
 
 
-def natural_key(name: str) -> list:
-    """Sorts `frame10` behind `frame9`."""
-    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in re.split(r'(\d+)', name)]
+def natural_key(name: str) -> tuple:
+    """Sorts `frame10` behind `frame9`, `frame` before `frame1`, and `IMG_2` behind `img_1`."""
+    stem, suffix = os.path.splitext(name)
+    return [(1, int(part), '') if part.isdecimal() else (0, 0, part) for part in _pieces(stem)], suffix, name
+
+
+def _pieces(stem: str) -> list[str]:
+    return re.split(r'(\d+)', stem.casefold())
+
+
+def frame_order(names: Iterable[str]) -> list[str]:
+    """The images among the files of a folder, in the order of the numbers in their names.
+
+    Raises:
+        DataError: There are several series of frames with the same numbers, such as `img_00001.jpg` beside
+            `flow_x_00001.jpg`, or `1.png` beside `1.jpg`.
+    """
+    names = sorted(filter(is_image, names), key=natural_key)
+    series: dict[tuple, dict[tuple, str]] = {}  # by what the names have beside their numbers
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        pieces = _pieces(stem)
+        numbers = tuple(map(int, pieces[1::2]))
+        if numbers:
+            series.setdefault((*pieces[::2], suffix.lower()), {}).setdefault(numbers, name)
+    taken: dict[tuple, str] = {}
+    for members in series.values():
+        for numbers, name in members.items():
+            if taken.setdefault(numbers, name) != name:
+                raise DataError(
+                    f'holds several series of frames: {taken[numbers]} and {name} have the same number. Put each '
+                    'series into a folder of its own.')
+    return names
+
+
+def is_ours(name: str) -> bool:
+    """Whether a folder is the user's: neither hidden nor left behind by a system, as `__MACOSX` is by zip files."""
+    return not name.startswith('.') and name not in _LEFT_BY_SYSTEMS
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, hidden ones left out."""
+    """Names of the folders in a folder, sorted, hidden ones and those of systems left out."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
+        return sorted(entry.name for entry in entries if is_ours(entry.name) and entry.is_dir())
 
 
 def videos_below(folder: Path) -> Iterator[str]:
     """Paths of the videos at any depth of a folder, sorted within each folder."""
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        folders[:] = sorted(filter(is_ours, folders))
         yield from (os.path.join(here, name) for name in sorted(names) if is_video(name))
 
 
 def frame_folders_below(folder: Path) -> Iterator[str]:
     """Paths of the folders that hold images, at any depth below a folder."""
     for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        folders[:] = sorted(filter(is_ours, folders))
         if here != str(folder) and any(map(is_image, names)):
             folders.clear()
             yield here

@@ -4,18 +4,24 @@ import zipfile
 from collections.abc import Sequence
 from io import BytesIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .decode import VideoError, _check_pixels
-from .files import is_image, natural_key
+from .decode import MAX_PIXELS, VideoError
+from .files import frame_order
+from .lists import DataError
+from .pictures import open_picture, telling, to_depth, to_rgb
 
 __all__ = ['FrameFolder']
+
+MAX_BYTES = 16 * MAX_PIXELS  # of a file in a ZIP file: no picture that is accepted needs as many
 
 
 class FrameFolder:
     """Reads frames of a folder with one image per frame, in the order of the numbers in their names.
+
+    Pictures are those of `flatzoo.data.pictures`: turned as their orientation tag says, deep ones scaled by the range
+    of their type (65535 becomes 255). Of an animation the first frame is taken.
 
     Args:
         path: The folder, or an uncompressed ZIP file of its images.
@@ -24,7 +30,8 @@ class FrameFolder:
         name: What messages call it; the path if None.
 
     Raises:
-        VideoError: There is no such folder or no image in it. Raised by `get_frames`: an image cannot be read.
+        VideoError: There is no such folder or no image in it, or several series of frames, such as optical flow beside
+            the frames, whose numbers are the same. Raised by `get_frames`: an image cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike, depth: int | None = None, name: str | None = None):
@@ -40,7 +47,11 @@ class FrameFolder:
                 names = self._zip.namelist()
         except (OSError, zipfile.BadZipFile) as error:
             raise VideoError(f'{self.name}: is no folder of frames ({error}). Check the path.') from None
-        self._names = sorted(filter(is_image, names), key=natural_key)
+        try:
+            self._names = frame_order(names)
+        except DataError as error:
+            self.close()
+            raise VideoError(f'{self.name}: {error}') from None
         if not self._names:
             raise VideoError(f'{self.name}: holds no images. Give the folder with one image per frame.')
 
@@ -75,24 +86,24 @@ class FrameFolder:
         return torch.stack(frames).permute(0, 3, 1, 2)
 
     def _read(self, name: str) -> Tensor:
-        from PIL import Image
+        where = f'{self.name}: {name}'
+        with self._open(name) as image:
+            return to_rgb(image, where) if self.depth is None else to_depth(image, self.depth, where)
 
-        try:
-            source = BytesIO(self._zip.read(name)) if self._zip else os.path.join(self.path, name)
-            with Image.open(source) as image:
-                _check_pixels(f'{self.name}/{name}', *image.size)
-                if self.depth is None:
-                    return torch.from_numpy(np.array(image.convert('RGB')))
-                values = np.array(image)
-        except VideoError:
-            raise
-        # Pillow raises whatever a damaged file makes its parsers raise.
-        except Exception as error:  # noqa: BLE001
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise VideoError(f'{self.name}: {name} cannot be read ({reason}). Get the image again.') from None
-        if values.ndim != 2:
-            raise VideoError(f'{self.name}: {name} is no depth map, it has {values.shape[-1]} channels.')
-        if values.dtype != np.uint8:
-            scaled = np.ceil(values.astype(np.float32) * (255 / self.depth))  # up: what was measured is not 0
-            values = scaled.clip(0, 255).astype(np.uint8)
-        return torch.from_numpy(values)[..., None]
+    def _open(self, name: str):
+        where = f'{self.name}: {name}'
+        with telling(where):
+            if self._zip is None:
+                return open_picture(os.path.join(self.path, name), where)
+            if self._zip.getinfo(name).file_size > MAX_BYTES:
+                raise VideoError(f'{where} claims more than the {MAX_BYTES} bytes that are accepted. Get it again.')
+            return open_picture(BytesIO(self._zip.read(name)), where)
+
+    def check(self) -> None:
+        """Opens each image, which decodes none.
+
+        Raises:
+            VideoError: One is of no accepted format.
+        """
+        for name in self._names:
+            self._open(name).close()

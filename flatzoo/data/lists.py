@@ -5,7 +5,9 @@
 import inspect
 import os
 import re
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,13 +76,14 @@ class VideoList:
     Attributes:
         name: Name of the data set, with its fold or protocol.
         clips: The clips.
-        classes: Name of each label, `class 0`, ... where the publisher gives none.
+        classes: Name of each label, `class 0`, ... where the publisher gives none; in Unicode's composed form (NFC).
         split: Name of the split.
         flip: Whether mirrored clips keep their labels.
         metric: How accuracy is reported: `'top1'`, or `'mean_class'` where the classes count alike.
         depth: None for RGB; of depth maps, the reading (millimetres for Kinect) that becomes 255. 0 is "not measured".
         note: What a user should know, such as why `flip` is off.
         missing: Files that the publisher lists and that are not there, left out of `clips`.
+        root: Folder of the data set, below which its files should lie; empty if the list was made by hand.
 
     Raises:
         DataError: A label that no class has, two classes of one name, or an unknown metric.
@@ -95,10 +98,11 @@ class VideoList:
     depth: int | None = None
     note: str = ''
     missing: tuple[str, ...] = field(default=(), repr=False)
+    root: str = field(default='', repr=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, 'clips', tuple(self.clips))
-        object.__setattr__(self, 'classes', tuple(self.classes))
+        object.__setattr__(self, 'classes', tuple(map(same_name, self.classes)))
         if self.metric not in METRICS:
             raise DataError(f'the metric must be one of {", ".join(METRICS)}, got {self.metric!r}')
         if len(set(self.classes)) < len(self.classes):
@@ -125,8 +129,10 @@ class VideoList:
     def with_classes(self, names: Sequence[str]) -> 'VideoList':
         """The same clips with their labels counted as a model counts its classes.
 
-        Names are compared without regard to case, spaces and punctuation (`class_key`). The model may know classes
-        that the list lacks. Labels without names (`class 7`) are left as they are.
+        A name stands for the class of the very same name; how its accents are stored, composed or not, does not
+        matter. For what is left, case and the signs between words are forgiven (`class_key`), where that leaves one
+        class on either side, and a warning says which. The model may know classes that the list lacks. Labels without
+        names (`class 7`) are left as they are.
 
         Args:
             names: Names of the model's classes, in the order of its logits.
@@ -138,17 +144,26 @@ class VideoList:
             if len(self.classes) > len(names):
                 raise DataError(f'{self.name} has {len(self.classes)} classes, more than the {len(names)} of the model')
             return replace(self, classes=tuple(names))
-        place = {class_key(name): label for label, name in enumerate(names)}
+        names = tuple(map(same_name, names))
+        place = {name: label for label, name in enumerate(names)}
         if len(place) < len(names):
-            raise DataError('the names of the model\'s classes differ in case, spaces or punctuation alone')
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            raise DataError(f"of the model's classes several have the same name: {some(twice)}")
+        loose = _loosely(set(self.classes) - set(place), set(names) - set(self.classes))
         used = sorted({clip.label for clip in self.clips})
-        unknown = [self.classes[label] for label in used if class_key(self.classes[label]) not in place]
+        alike = [self.classes[label] for label in used if self.classes[label] in loose]
+        unknown = [self.classes[label] for label in used if self.classes[label] not in {**place, **loose}]
         if unknown:
             raise DataError(
                 f'{self.name}: {len(unknown)} of {len(used)} classes are unknown to the model: {some(unknown)}. The '
                 f'model knows {some(names)}. Choose a model that was trained on these classes.')
-        new = {label: place[class_key(self.classes[label])] for label in used}
-        return replace(self, clips=tuple(replace(c, label=new[c.label]) for c in self.clips), classes=tuple(names))
+        if alike:
+            pairs = some(f'{name!r} as {loose[name]!r}' for name in alike)
+            warnings.warn(
+                f'{self.name}: {len(alike)} of {len(used)} classes have names that the model spells otherwise; their '
+                f'clips count so: {pairs}.', stacklevel=2)
+        new = {label: place[loose.get(self.classes[label], self.classes[label])] for label in used}
+        return replace(self, clips=tuple(replace(c, label=new[c.label]) for c in self.clips), classes=names)
 
     @property
     def named(self) -> bool:
@@ -198,7 +213,8 @@ def read_videos(spec: str, root: str | os.PathLike, split: str, *, missing: str 
             f'{name} has no option {", ".join(map(repr, unknown))}; it has {", ".join([*known, "missing"])}')
     folder = root if '://' in root else Path(root)
     videos = reader.read(folder, _split_name(name, split, reader.SPLITS), **fixed, **options)
-    return _without_missing(videos, missing)
+    base = root if '://' in root or os.path.isdir(root) else os.path.dirname(root) or '.'
+    return _without_missing(replace(videos, root=base), missing)
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
@@ -217,15 +233,65 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     return name.strip(), options
 
 
+def same_name(name: str) -> str:
+    """A class name in Unicode's composed form (NFC); macOS and some zip files have the same names decomposed."""
+    return unicodedata.normalize('NFC', name)
+
+
 def class_key(name: str) -> str:
-    """A class name without case, spaces and punctuation: `'Moves_Left'` and `'moves left'` are the same class."""
-    return ''.join(character for character in name.casefold() if character.isalnum())
+    """A class name without case and the signs between words: `'Moves_Left'` and `'moves left'` have the same key.
+
+    Left out are blanks, underscores, hyphens between letters, quotation marks, brackets, commas, colons, semicolons and
+    slashes. All else stays, for it tells classes apart: accents and vowel signs, symbols such as `+`, `#`, `!` and
+    emoji, a minus sign, and what separates two numbers.
+    """
+    name = re.sub(r'(?<=\d)[\s_]+(?=\d)', '\0', same_name(name).lower())  # "1 2" is not 12
+    return _BETWEEN_WORDS.sub('', name)
+
+
+_BETWEEN_WORDS = re.compile(
+    r"""[\s_'"()\[\]{};\u2018\u2019\u201c\u201d] | (?<!\d)[,:/] | [,:/](?!\d) | (?<=[^\W\d_])-(?=[^\W\d_])""",
+    re.VERBOSE)
+
+
+def _loosely(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """For each name the only other one of the same key, where no second name has that key."""
+    counts = Counter(map(class_key, names))
+    found: dict[str, list[str]] = {}
+    for other in others:
+        found.setdefault(class_key(other), []).append(other)
+    alike = {name: found.get(class_key(name), []) for name in names if counts[class_key(name)] == 1}
+    return {name: one for name, (one, *more) in ((n, o) for n, o in alike.items() if o) if not more}
 
 
 def sided_classes(classes: Iterable[str]) -> list[str]:
     """Names that speak of a side (left, right, clockwise), which a mirrored clip would belie."""
     side = re.compile(r'(?<![a-z])(left|right|(counter|anti)?clockwise)(?![a-z])', re.IGNORECASE)
     return [name for name in classes if side.search(name)]
+
+
+def class_findings(lists: Sequence[VideoList]) -> list[str]:
+    """What looks wrong about the classes of the splits of a data set, a line each: classes without clips and the like.
+
+    Args:
+        lists: The splits.
+    """
+    found = []
+    used = {videos.split: {videos.classes[clip.label] for clip in videos.clips} for videos in lists}
+    everything = set().union(*used.values())
+    if len(everything) == 1:
+        found.append(f'all clips are of one class ({next(iter(everything))}): there is nothing to tell apart')
+    for videos in lists:
+        if empty := sorted((everything | set(videos.classes)) - used[videos.split], key=_natural):
+            line = f'{videos.split}: {len(empty)} of {len(videos.classes)} classes have no clip: {some(empty, 10)}'
+            if not videos.named and videos.classes[0] not in everything:
+                line += '; labels count from 0, and these seem to count from 1'
+            found.append(line)
+    return found
+
+
+def _natural(name: str) -> list:
+    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in re.split(r'(\d+)', name)]
 
 
 def generic_list(name: str, split: str, clips: Sequence[Clip], classes: Sequence[str], **fields: Any) -> VideoList:
@@ -276,26 +342,43 @@ def _recognise(root: str) -> str:
 
 
 def _without_missing(videos: VideoList, missing: str) -> VideoList:
-    """Finds what is not there by one listing per folder; a question per file would take minutes on a network."""
-    listings: dict[str, set[str]] = {}
+    """Finds what is not there by one listing per folder; a question per file would take minutes on a network.
 
-    def there(clip: Clip) -> bool:
-        if '://' in clip.path:
-            return True
-        folder, name = os.path.split(clip.path)
+    A file is also there where its name has another form of the same accents (macOS), or the backslashes of Windows.
+    """
+    listings: dict[str, dict[str, str]] = {}
+
+    def listing(folder: str) -> dict[str, str]:
         if folder not in listings:
             try:
-                listings[folder] = set(os.listdir(folder or '.'))
+                listings[folder] = {same_name(name): name for name in os.listdir(folder or '.')}
+                listings[folder] |= {name: name for name in listings[folder].values()}
             except OSError:
-                listings[folder] = set()
-        return name in listings[folder]
+                parent, name = os.path.split(folder)
+                other = listing(parent).get(same_name(name), name) if name and not folder.isascii() else name
+                listings[folder] = listing(os.path.join(parent, other)) if other != name else {}
+                folders[folder] = os.path.join(parent, other)
+        return listings[folder]
+
+    def find(path: str) -> str | None:
+        folder, name = os.path.split(path)
+        names = listing(folder)
+        found = names.get(name) or names.get(same_name(name))
+        if found is None:
+            return find(path.replace('\\', '/')) if '\\' in path and os.sep == '/' else None
+        return path if found == name and folder not in folders else os.path.join(folders.get(folder, folder), found)
+
+    folders: dict[str, str] = {}  # as listed -> as they are
 
     if not videos.clips:
         raise NotThere(f'{videos.name}: the split {videos.split} has no clips. Check the folder and its lists.')
-    present = tuple(filter(there, videos.clips))
+    places = [clip.path if '://' in clip.path else find(clip.path) for clip in videos.clips]
+    present = tuple(
+        clip if clip.path == place else replace(clip, path=place)
+        for clip, place in zip(videos.clips, places, strict=True) if place is not None)
     if len(present) == len(videos):
-        return videos
-    gone = tuple(clip.path for clip in videos.clips if not there(clip))
+        return videos if present == videos.clips else replace(videos, clips=present)
+    gone = tuple(clip.path for clip, place in zip(videos.clips, places, strict=True) if place is None)
     text = f'{videos.name}, {videos.split}: {len(gone)} of {len(videos)} files are missing: {some(gone)}.'
     if not present:
         raise DataError(f'{text} Check that this is the folder of the data set.')

@@ -24,8 +24,8 @@ AT_ONCE = 4  # frames that are held in full size
 class EvalProtocol:
     """Clips and crops of a video over which a model's logits are averaged.
 
-    The default is one clip and its centre. The tests of SIFAR take 3 clips and 3 crops:
-    `EvalProtocol(num_clips=3, num_crops=3)`.
+    The default is one clip and its centre. SIFAR's paper takes 3 crops of one clip, `EvalProtocol(num_crops=3)`; the
+    example of its official repository takes 3 clips and 3 crops, `EvalProtocol(num_clips=3, num_crops=3)`.
 
     Attributes:
         sampling: `'uniform'` (`uniform_indices`) or `'dense'` (`dense_indices`).

@@ -16,14 +16,17 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .clips import open_clip
 from .decode import VideoError
-from .files import is_image, is_video
+from .files import frame_order, is_ours, is_video
+from .frame_folder import FrameFolder
 from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
+from .readers._labels import read_labels
 
 __all__ = ['find_shards', 'index_shards', 'pack', 'read_index', 'read_member']
 
@@ -45,6 +48,10 @@ def pack(
 
     Each clip takes its whole file along, also where it is a part of it. Training clips are shuffled, so that also who
     reads the shards one after the other sees the classes mixed.
+
+    Shards are made to be passed on, and a list can name any file of the machine. So only files are packed that can be
+    opened as a video or as pictures, and that lie below the folder of the data set (`VideoList.root`, where there is
+    one), also by the names of links; a link below it may lead elsewhere.
 
     Args:
         videos: The list; its split names the shards.
@@ -79,9 +86,13 @@ def pack(
     with webdataset.ShardWriter(pattern, maxcount=max_clips, maxsize=max_bytes, verbose=0) as writer:
         for number, clip in enumerate(progress(order)):
             try:
+                _check_place(clip, videos.root)
+                with open_clip(clip, videos.depth) as reader:
+                    if isinstance(reader, FrameFolder):
+                        reader.check()
                 suffix, data = _payload(clip)
             except (OSError, VideoError) as error:
-                failed.append(f'{clip.name}: {error}')
+                failed.append(str(error) if clip.path in str(error) else f'{clip.name}: {error}')
                 continue
             key = f'{number:09d}'
             packed[key] = clip
@@ -127,13 +138,41 @@ def read_index(root: Path | str, split: str) -> VideoList | None:
         if not isinstance(data, dict) or data.get('version') != INDEX_VERSION:
             raise DataError(f'{where}: is no index of this version of flatzoo. Pack the shards again.')
         base = root.rstrip('/') if isinstance(root, str) else str(root)
-        shards = [f'{base}/{shard}' for shard in data['shards']]
-        clips = [
-            Clip(shards[shard], label, start, end, unit, id_, (member, offset, size))
-            for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
-        ]
-        return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
+        try:
+            shards = [f'{base}/{_plain_name(shard)}' for shard in data['shards']]
+            clips = [
+                Clip(
+                    shards[_count(shard)], _count(label), start, end, unit, id_,
+                    (_text(member), _count(offset), _count(size)))
+                for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
+            ]
+            return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise DataError(f'{where}: {error}') from None
+            raise DataError(
+                f'{where}: does not say what an index says ({type(error).__name__}: {error}). Pack the shards again.'
+            ) from None
     return None
+
+
+def _plain_name(name: Any) -> str:
+    """The name of a shard, which lies beside its index and nowhere else."""
+    if not isinstance(name, str) or name in ('', '.', '..') or set(name) & set('/\\:?#\0'):
+        raise DataError(f'names the shard {name!r}; a shard lies beside its index. Get the index again.')
+    return name
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or '\0' in value:
+        raise TypeError(f'{value!r} is no name')
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f'{value!r} is no number from 0 on')
+    return value
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:
@@ -145,11 +184,18 @@ def find_shards(folder: Path, split: str) -> list[Path]:
     return [path for path in found if path.parent.name in names or path.stem.split('-')[0].split('_')[0] in names]
 
 
-def index_shards(files: Iterable[Path]) -> tuple[list[Clip], tuple[str, ...]]:
-    """The clips in shards on disk that have no index, and the names of their classes, none where labels are numbers.
+def index_shards(
+        files: Iterable[Path],
+        names: Sequence[str] | None = None,
+) -> tuple[list[Clip], tuple[str, ...]]:
+    """The clips in shards on disk that have no index, and their classes.
+
+    Args:
+        files: The shards.
+        names: Names of the classes, if a list has them.
 
     Raises:
-        DataError: A file that is no tar file, or a sample without label.
+        DataError: A file that is no tar file, or a sample without label or with one that is not like the others.
     """
     entries = []
     for path in files:
@@ -160,22 +206,22 @@ def index_shards(files: Iterable[Path]) -> tuple[list[Clip], tuple[str, ...]]:
             label = _label(path, key, members)
             about = _json_member(path, members)
             entries.append((path, member, label, about))
-    named = any(isinstance(label, str) for *_, label, _ in entries)
-    names = tuple(sorted({str(label) for *_, label, _ in entries})) if named else ()
-    label_of = {name: label for label, name in enumerate(names)}
+    labels, classes = read_labels(
+        [label for *_, label, _ in entries], names,
+        lambda place, why: DataError(f'{entries[place][0]}/{entries[place][1][0]}: {why}. Write the shards again.'))
     clips = [
         Clip(
             str(path),
-            label_of[str(label)] if named else label,
+            label,
             about.get('start') or 0,
             about.get('end'),
             about.get('unit') or 'frames',
             str(about.get('id') or member[0]),
             member,
         )
-        for path, member, label, about in entries
+        for (path, member, _, about), label in zip(entries, labels, strict=True)
     ]
-    return clips, names
+    return clips, classes
 
 
 def read_member(clip: Clip) -> bytes:
@@ -190,8 +236,10 @@ def read_member(clip: Clip) -> bytes:
             data = _fetch(clip.path, offset, size)
         else:
             with open(clip.path, 'rb') as file:
-                file.seek(offset)
-                data = file.read(size)
+                there = os.fstat(file.fileno()).st_size
+                is_inside = 0 <= offset <= offset + size <= there  # else memory is made for whatever an index says
+                file.seek(offset if is_inside else 0)
+                data = file.read(size if is_inside else 0)
     except OSError as error:
         raise VideoError(f'{clip.name}: cannot be read ({error}). Check the shard.') from None
     if len(data) != size:
@@ -216,15 +264,28 @@ def _write_index(folder: Path, videos: VideoList) -> None:
     os.replace(partial, path)
 
 
+def _check_place(clip: Clip, root: str) -> None:
+    """Refuses a file outside of the folder of the data set."""
+    if root and '://' not in root and '://' not in clip.path:
+        base, path = os.path.abspath(root), os.path.abspath(clip.path)
+        if os.path.commonpath([base, path]) != base:
+            raise VideoError(
+                f'{clip.name}: lies outside of {root}, and is not packed. Move it there, or give the folder that holds '
+                'all files.')
+
+
 def _payload(clip: Clip) -> tuple[str, bytes]:
     """Suffix and bytes of what a clip lies in."""
     if clip.member is not None:
         return clip.member[0].partition('.')[2], read_member(clip)
     if not os.path.isdir(clip.path):
-        return os.path.splitext(clip.path)[1].lower().lstrip('.') or 'mp4', Path(clip.path).read_bytes()
-    names = sorted(filter(is_image, os.listdir(clip.path)))
-    if not names:
-        raise VideoError('holds no images')
+        suffix = os.path.splitext(clip.path)[1].lower().lstrip('.')
+        if suffix == 'zip':
+            suffix = 'frames.zip'
+        elif not is_video(f'x.{suffix}'):
+            suffix = 'mp4'  # readers look at the content
+        return suffix, Path(clip.path).read_bytes()
+    names = frame_order(os.listdir(clip.path))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_STORED) as archive:
         for name in names:
@@ -241,13 +302,29 @@ def _samples(path: Path) -> list[tuple[str, dict[str, _Member]]]:
     try:
         with tarfile.open(path, 'r:') as archive:
             for info in archive:
-                if info.isfile():
+                if info.isfile() and all(is_ours(part) for part in info.name.split('/') if part not in ('.', '..')):
                     folder, name = os.path.split(info.name)
                     key, _, suffix = name.partition('.')
                     members = samples.setdefault(os.path.join(folder, key), {})
                     members[suffix.lower()] = (info.name, info.offset_data, info.size)
     except (OSError, tarfile.TarError) as error:
         raise DataError(f'{path}: is no readable, uncompressed tar file ({error}). Get it again.') from None
+    return [sample for key, members in samples.items() for sample in _apart(key, members)]
+
+
+def _apart(key: str, members: dict[str, _Member]) -> list[tuple[str, dict[str, _Member]]]:
+    """The samples of members of one key; several where names have dots themselves, as in `v.g01.c01.mp4`.
+
+    WebDataset cuts names at their first dot. Where that leaves no label, the last dot is meant.
+    """
+    if 'cls' in members or 'json' in members or not any(suffix.endswith(('.cls', '.json')) for suffix in members):
+        return [(key, members)]
+    samples: dict[str, dict[str, _Member]] = {}
+    for suffix, member in members.items():
+        stem, dot, last = suffix.rpartition('.')
+        if suffix.endswith('.frames.zip'):
+            stem, last = suffix.removesuffix('.frames.zip'), 'frames.zip'
+        samples.setdefault(f'{key}.{stem}' if dot else key, {})[last] = member
     return list(samples.items())
 
 
@@ -267,14 +344,14 @@ def _json_member(path: Path, members: dict[str, _Member]) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _label(path: Path, key: str, members: dict[str, _Member]) -> int | str:
+def _label(path: Path, key: str, members: dict[str, _Member]) -> str:
     if 'cls' in members:
         text = _bytes(path, members['cls']).decode('utf-8', 'replace').strip()
     else:
         text = _json_member(path, members).get('label')
     if text is None or text == '':
         raise DataError(f'{path}: the sample {key} has no label, neither {key}.cls nor "label" in {key}.json.')
-    return int(text) if str(text).isdecimal() else str(text)
+    return str(text)
 
 
 def _fetch(url: str, offset: int | None = None, size: int = 0) -> bytes:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from flatzoo.console.text import printable
 from flatzoo.data.decode import VideoError, VideoReader
+from flatzoo.inference.classifier import top_classes
 from flatzoo.models import eval_protocol
 from flatzoo.models.base import VideoModel
 from flatzoo.visualize.animation import save_cam_gif
@@ -123,9 +125,8 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
     device = next(model.parameters()).device
     with torch.inference_mode():
         logits = torch.cat([model(part.to(device)) for part in views.split(BATCH)]).float().mean(0)
-    top = logits.softmax(-1).topk(min(5, len(logits)))
-    labels = model.pretrained_cfg.get('label_names')
-    target = top.indices[0].item()
+    top = top_classes(model, logits, 5)
+    target = top[0].index
     clip, frames, seconds = views[:1], views[0].transpose(0, 1), times.tolist()  # frames: [T, 3, H, W]
 
     images, index = super_images(model, clip)[0], model.super_image.index
@@ -143,7 +144,7 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
     except ValueError as error:
         notes.append(f'No importance of frames: {error}')
     return Answer(
-        {labels[i] if labels else f'class {i}': p for i, p in zip(top.indices.tolist(), top.values.tolist())},
+        {printable(label): probability for label, _, probability in top},
         super_image_figure(images, index, seconds), maps_figure, animation, importance, notes)
 
 

@@ -8,7 +8,10 @@ import base64
 import contextlib
 import html
 import io
+import ipaddress
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -201,12 +204,60 @@ def serve(
             _, address, _ = page.launch(
                 server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
                 max_file_size=limits.megabytes * 2 ** 20, footer_links=[], ssr_mode=False, mcp_server=False, pwa=False,
-                enable_monitoring=False, css=CSS, head=SILENCE, app_kwargs=dict(middleware=[Middleware(_LocalOnly)]),
+                enable_monitoring=False, css=CSS, head=SILENCE,
+                app_kwargs=dict(middleware=[Middleware(_OwnAddress, host), Middleware(_LocalOnly)]),
                 theme=gr.themes.Soft(
                     primary_hue='blue', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace']))
             yield address
         finally:
             page.close(verbose=False)
+
+
+class _OwnAddress:
+    """Answers only to the names of this machine.
+
+    Without this, a page of some other site could give its own name the address of this machine and then read what is
+    shown here, videos of the visitor included (DNS rebinding): the browser takes both for one site.
+    """
+
+    def __init__(self, app: Callable, host: str):
+        self.app = app
+        own = socket.gethostname().lower()
+        self.names = {'localhost', host.lower(), own, own.partition('.')[0], f'{own.partition(".")[0]}.local'}
+        self.is_local = is_loopback(host)
+
+    def accepts(self, header: str) -> bool:
+        """Whether a Host header, `name` or `name:port`, is one of this machine; an address in figures is no name."""
+        match = re.fullmatch(r'\[([0-9a-f:.]+)\](?::\d+)?|([^:\[\]]+)(?::\d+)?', header.strip().lower())
+        if match is None:
+            return False
+        name = match[1] or match[2].removesuffix('.')
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(name)
+            return not self.is_local or address.is_loopback
+        return name in self.names
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope['type'] in ('http', 'websocket'):
+            hosts = [value.decode('latin-1') for key, value in scope['headers'] if key == b'host']
+            if len(hosts) != 1 or not self.accepts(hosts[0]):
+                if scope['type'] == 'websocket':
+                    await send({'type': 'websocket.close', 'code': 1008})
+                    return
+                text = b'This is not a name of the machine that serves this page. Open it by the address it printed.'
+                kind = (b'content-type', b'text/plain; charset=utf-8'), (b'content-length', b'%d' % len(text))
+                await send({'type': 'http.response.start', 'status': 421, 'headers': list(kind)})
+                await send({'type': 'http.response.body', 'body': text})
+                return
+        await self.app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == 'localhost'
 
 
 class _LocalOnly:

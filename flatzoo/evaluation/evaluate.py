@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import os
 import random
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flatzoo.console.progress import Progress
 from flatzoo.data.clips import ClipDataset, collate_clips
 from flatzoo.data.lists import Clip, DataError, VideoList, some
 from flatzoo.data.protocol import EvalProtocol
@@ -154,14 +154,13 @@ def evaluate(
             same for its views), as in SIFAR's Table 9.
         seed: Of the permutations, which follow from it and the place of the clip in the list.
         amp_dtype: Compute in this type where autocast allows; None for that of the weights.
-        progress: Whether to show a bar on standard error (of the first process).
+        progress: Whether to show on standard error (of the first process) how far it is.
 
     Raises:
         ValueError: If the classes do not fit, the order is unknown or the processes have different lists.
     """
-    from tqdm import tqdm
-
     from flatzoo.models import eval_protocol
+
 
     if order not in ORDERS:
         raise ValueError(f'order must be one of {", ".join(ORDERS)}, got {order!r}')
@@ -184,7 +183,7 @@ def evaluate(
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     top5_hits = torch.zeros(num_classes, dtype=torch.int64)
     broken: list[tuple[int, str]] = []
-    with tqdm(total=len(share), unit='clip', file=sys.stderr, disable=not progress or rank > 0) as bar:
+    with Progress(len(share), 'clip', disable=not progress or rank > 0) as bar:
         for batch in loader:
             broken += batch['broken']
             if batch['clip'] is not None:
@@ -199,9 +198,10 @@ def evaluate(
                 confusion.view(-1).add_(
                     (labels * num_classes + top[:, 0]).bincount(minlength=num_classes * num_classes))
                 top5_hits += labels[(top == labels[:, None]).any(1)].bincount(minlength=num_classes)
-            bar.update(len(batch['index']) + len(batch['broken']))
             answered = int(confusion.sum())
-            bar.set_postfix_str(f'top-1 {100 * int(confusion.trace()) / max(answered, 1):.1f} %', refresh=False)
+            bar.update(
+                len(batch['index']) + len(batch['broken']),
+                f'top-1 {100 * int(confusion.trace()) / max(answered, 1):.1f} %')
 
     if world > 1:
         counts = torch.cat((confusion.view(-1), top5_hits)).to(device)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flatzoo.data.lists import VideoList
 from flatzoo.data.protocol import EvalProtocol
-
-from .cost import count_forward
+from flatzoo.runtime.cost import count_forward
 
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel

@@ -9,71 +9,10 @@ from timm.models import get_pretrained_cfg
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import eval_protocol
 from flatzoo.models.builder import is_video_model
+from flatzoo.models.record import Figure, tag_record
 from flatzoo.zoo.sources import WeightSource, weight_source
 
-__all__ = ['PAPER_FIGURES', 'model_card']
-
-_SSV2, _K400 = 'Something-Something v2', 'Kinetics-400'
-_README, _AMFLOW = 'README of the official repository', 'arXiv:2411.02065'
-_AMFLOW_INFERRED = f'{_AMFLOW}, backbone inferred'
-
-# accuracies that papers print, top-1 / top-5 in %; never ours. Keyed by architecture and tag, or architecture alone
-PAPER_FIGURES: dict[str, list[tuple[str, str, str]]] = {
-    'uniformer_small.in1k': [('ImageNet-1k', '82.9 / -', _README)],
-    'uniformer_small_plus.in1k': [('ImageNet-1k', '83.4 / -', _README)],
-    'uniformer_base.in1k': [('ImageNet-1k', '83.8 / -', _README)],
-    'sifar_swin_b14.ibm_k400': [(_K400, '80.2 / 94.4', _README)],
-    'sifar_swin_b14.ibm_ssv2': [(_SSV2, '61.6 / 87.9', _README)],
-    'sifar_swin_b14_16f.ibm_k400': [(_K400, '81.8 / 95.2', _README)],
-    'sifar_swin_b14_16f.ibm_ssv2': [(_SSV2, '62.6 / 88.5', _README)],
-    'flatten_uniformer_s_16f.in1k': [(_K400, '81.1 / -', 'arXiv:2408.09220, frames and frame size not known to us')],
-    'amflow_dinov2_b_tcn': [(f'{_SSV2}, 24 frames', '74.8 / 95.0', _AMFLOW)],
-    'amflow_clip_b_tcn': [(f'{_SSV2}, 24 frames', '73.5 / 94.7', _AMFLOW)],
-    'amflow_dinov2_b_transformer': [
-        (f'{_SSV2}, 24 frames', '74.6 / 95.0', _AMFLOW_INFERRED),
-        (f'{_K400}, 8 frames', '89.1 / 98.3', _AMFLOW_INFERRED),
-        (f'{_K400}, 32 frames', '89.6 / 98.4', _AMFLOW_INFERRED)],
-    'amflow_dinov2_b_lstm': [
-        (f'{_SSV2}, 8 frames', '58.3 / 82.8', _AMFLOW_INFERRED),
-        (f'{_K400}, 8 frames', '88.8 / 98.2', _AMFLOW_INFERRED)],
-    'amflow_dinov2_b_smarthome': [('Toyota Smarthome, cross-subject, 8 frames', '70.2 / -', _AMFLOW_INFERRED)],
-}
-_CAUTIONS = {
-    'amflow': (
-        'No code and no weights were published with these figures, and the paper does not print what is needed to '
-        'repeat them (learning rate, resolution, widths). It gives "IN-21K" as the pre-training of backbones that were '
-        'trained on LVD-142M or on image-text pairs. The zoo promises none of them.'),
-}
-
-_CITATIONS = {
-    'arXiv:2106.14104': ('fan2022sifar', 'Can an Image Classifier Suffice for Action Recognition?',
-                         'Fan, Quanfu and Chen, Chun-Fu and Panda, Rameswar', 2022),
-    'arXiv:2408.09220': ('chen2024flatten', 'Flatten: Video Action Recognition is an Image Classification task',
-                         'Chen, Junlin and Xu, Chengcheng and Xu, Yangfan and Yang, Jian and Li, Jun and Shi, Zhiping',
-                         2024),
-    'arXiv:2411.15284': ('chen2024time', 'When Spatial meets Temporal in Action Recognition',
-                         'Chen, Huilin and Wang, Lei and Chen, Yifan and Gedeon, Tom and Koniusz, Piotr', 2024),
-    'arXiv:2203.12602': (
-        'tong2022videomae',
-        'VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training',
-        'Tong, Zhan and Song, Yibing and Wang, Jue and Wang, Limin', 2022),
-    'arXiv:2201.09450': ('li2023uniformer',
-                         'UniFormer: Unifying Convolution and Self-attention for Visual Recognition',
-                         'Li, Kunchang and others', 2023),
-    'arXiv:2411.02065': ('agrawal2024amflow', 'AM Flow: Adapters for Temporal Processing in Action Recognition',
-                         'Agrawal, Tanay and Ali, Abid and Dantcheva, Antitza and Bremond, Francois', 2024),
-    'arXiv:2206.13559': ('pan2022stadapter',
-                         'ST-Adapter: Parameter-Efficient Image-to-Video Transfer Learning',
-                         'Pan, Junting and Lin, Ziyi and Zhu, Xiatian and Shao, Jing and Li, Hongsheng', 2022),
-    'arXiv:2302.03024': ('yang2023aim', 'AIM: Adapting Image Models for Efficient Video Action Recognition',
-                         'Yang, Taojiannan and Zhu, Yi and Xie, Yusheng and Zhang, Aston and Chen, Chen and Li, Mu',
-                         2023),
-    'arXiv:2310.01324': ('li2024zeroi2v',
-                         'ZeroI2V: Zero-Cost Adaptation of Pre-trained Transformers from Image to Video',
-                         'Li, Xinhao and Zhu, Yuhan and Wang, Limin', 2024),
-    'arXiv:2303.09857': ('park2023dualpath', 'Dual-path Adaptation from Image to Video Transformers',
-                         'Park, Jungin and Lee, Jiyoung and Sohn, Kwanghoon', 2023),
-}
+__all__ = ['model_card']
 
 
 def model_card(name: str, cost: dict[str, Any], results: dict[str, Any] | None = None) -> str:
@@ -112,9 +51,8 @@ class _Card:
         self.cfg = get_pretrained_cfg(name)
         self.of_video = is_video_model(name)
         self.starts_fresh = self.of_video and self.cfg.label_names is None
-        self.with_adapters = self.arch.startswith(('amflow', 'st_adapter', 'aim_', 'zeroi2v', 'dualpath'))
+        self.record = tag_record(name)
         self.frame_size = f'{cost["frame_height"]}, {cost["frame_width"]}'
-        self.figures = PAPER_FIGURES.get(name, PAPER_FIGURES.get(self.arch, []))
 
     def front_matter(self) -> str:
         """The YAML of the card, without the lines around it."""
@@ -143,8 +81,8 @@ class _Card:
         clip = f'clip = torch.randint(256, (1, {shape}), dtype=torch.uint8)  # (B, C, T, H, W): RGB frames'
         if self.starts_fresh:
             return lines + [
-                *([f'model.freeze_backbone()  # {self._own_parts()} and heads remain to be trained']
-                  if self.with_adapters else []),
+                *(['model.freeze_backbone()  # adapters, temporal units and heads remain to be trained']
+                  if self.record.frozen_backbone else []),
                 clip, 'logits = model(clip)  # (1, 51): train them', '```']
         return lines + [
             clip, 'with torch.inference_mode():',
@@ -154,10 +92,8 @@ class _Card:
 
     def intended_use(self) -> list[str]:
         """What the weights are good for, and what not."""
-        if self.results:
-            text = 'To try flatzoo without a download, in tests and for demonstrations. Not for real video.'
-        elif not self.of_video:
-            text = 'An image backbone for `flatten_uniformer_*`, and classification of ImageNet-1k.'
+        if self.record.intended_use:
+            text = self.record.intended_use
         elif self.starts_fresh:
             text = ('A start for fine-tuning on your own actions. Without that the model cannot name any; '
                     '`flatzoo predict` refuses it.')
@@ -189,18 +125,9 @@ class _Card:
 
     def _what_is_fresh(self) -> str:
         if not self.starts_fresh:
-            of_backbone = ' (on an ImageNet-21K backbone)' if self.tag == 'ibm_k400' else ''
-            of_backbone = ' (from weights of Kinetics-400)' if self.tag == 'ibm_ssv2' else of_backbone
-            return f'{of_backbone}. {self.cfg.num_classes} classes.'
-        if self.with_adapters:
-            return (f'. These are weights of the image backbone; **{self._own_parts()} and classifiers are freshly '
-                    'initialised** and must be trained.')
-        if self.arch.startswith('time_videomae'):
-            return '. They saw ordinary frames, not a TIME layer: fine-tune the model.'
-        return '. **The classifier is freshly initialised** and must be fine-tuned.'
-
-    def _own_parts(self) -> str:
-        return 'adapters, temporal units' if self.arch.startswith('amflow') else 'adapters'
+            start = f', starting from {self.record.started_from}' if self.record.started_from else ''
+            return f'{start}. {self.cfg.num_classes} classes.'
+        return f'. {self.record.starts_fresh}'
 
     def cost_table(self) -> list[str]:
         """Parameters, multiply-adds and memory, counted and not measured."""
@@ -221,54 +148,34 @@ class _Card:
 
     def evaluation(self) -> list[str]:
         """The protocol, and the figures with how they came about."""
-        lines = [f'Protocol: {_describe(eval_protocol(self.name))}', ''] if self.of_video else []
-        if self.figures:
-            if self.with_adapters:
-                lines += ['**Reported by the paper**, not measured by us and not reached by these weights, which are '
-                          'to be trained first:']
-            else:
-                lines += ["The **paper's** figures, not measured by us"
-                          + (' and not reached by these weights:' if self.starts_fresh else ':')]
-            lines += ['', '| data | top-1 / top-5 | where it is printed |', '|---|---|---|',
-                      *(f'| {data} | {value} | {where} |' for data, value, where in self.figures), '']
-            lines += [text for prefix, text in _CAUTIONS.items() if self.arch.startswith(prefix)]
+        lines = [f'Protocol: {_describe(eval_protocol(self.name))} (`flatzoo.eval_protocol`).'] if self.of_video else []
+        for name, protocol in self.record.other_protocols.items():
+            lines[0] += f' With `--views {name}`: {_describe(protocol)}.'
+        lines += [''] if lines else []
+        if self.record.figures:
+            lines += ["The **paper's** figures, not measured by us"
+                      + (' and not reached by these weights, which are to be trained first:' if self.starts_fresh
+                         else ':'), '', *_figure_table(self.record.figures), '']
+            if self.record.about_figures:
+                lines += [self.record.about_figures, '']
         if self.results:
             lines += _tables(self.results)
-        if not self.figures and not self.results:
+        if not self.record.figures and not self.results:
             lines.append('No accuracy was measured for these weights by us, and no figure of the paper for them is '
                          'known to us.')
         return lines if lines[-1] else lines[:-1]
 
     def limits(self) -> list[str]:
         """What not to expect."""
-        if self.results:
-            text = ('The sixteen classes are motions of textured shapes in rendered scenes. On real video the model '
-                    'names the motion that it believes to see; it was never measured there.')
-        elif not self.of_video:
-            text = 'An image model; `flatten_uniformer_*` make video models of it.'
-        elif self.arch.startswith('amflow'):
-            text = ("The paper does not print the widths of its adapters and temporal units. Those here were fitted to "
-                    'its parameter counts' + (' and then narrowed.' if self.arch.endswith('_lite') else '.'))
-        elif self.arch.startswith('time_videomae'):
-            text = ('With 400 classes the Kinetics classifier comes along; it has seen ordinary frames only, no grids '
-                    'of them.') if self.tag == 'mcg_k400' else 'The encoder has seen no grids of frames.'
-        elif self.starts_fresh:
-            text = 'The backbone has seen single images only, no clips.'
-            if '_mae_' in f'_{self.tag}_':
-                text = 'The encoder has seen no labels.'
-        else:
-            text = ('The order of the class names is inferred from public label lists. The conversion is tested on '
-                    'small models of the original code; this file itself was not measured by us.')
-        return [text]
+        lines = [self.record.limits]
+        if self.record.unsupported:
+            names = ' and '.join(f'`{name}`' for name in self.record.unsupported)
+            lines[0] += f' {names} cannot be used with it.'
+        return lines
 
     def citation(self) -> list[str]:
-        """BibTeX of the papers."""
-        entries = [_CITATIONS[paper] + (paper,) for paper in _papers(self.cfg) if paper in _CITATIONS]
-        lines = []
-        for key, title, authors, year, paper in entries:
-            lines += [f'@article{{{key},', f'  title = {{{title}}},', f'  author = {{{authors}}},',
-                      f'  journal = {{arXiv preprint {paper}}},', f'  year = {{{year}}}', '}']
-        return ['```bibtex', *lines, '```']
+        """BibTeX of the paper."""
+        return ['```bibtex', self.record.paper.bibtex, '```']
 
 
 def _papers(cfg: Any) -> tuple[str, ...]:
@@ -281,7 +188,23 @@ def _describe(protocol: EvalProtocol) -> str:
     margin = ', cut from frames that are larger by 1 / 0.875' if protocol.scale_up else ''
     rule = f' by the rule of {protocol.rule}' if protocol.rule else ''
     return (f'{protocol.sampling} sampling{stride}{rule}, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s)'
-            f'{margin}, logits averaged (`flatzoo.eval_protocol`).')
+            f'{margin}, logits averaged')
+
+
+def _figure_table(figures: tuple[Figure, ...]) -> list[str]:
+    """Figures of a paper as a table in Markdown; what is not printed is a dash."""
+    lines = [
+        '| data | top-1 / top-5 | frames | clips x crops | printed as | where |', '|---|---|---|---|---|---|']
+    for figure in figures:
+        top5 = '-' if figure.top5 is None else f'{figure.top5:.1f}'
+        views = '-' if figure.views is None else f'{figure.clips} x {figure.crops}'
+        about = '; '.join(filter(None, (
+            figure.setting, figure.backbone, f'{figure.params} parameters' if figure.params else '', figure.cost,
+            figure.note)))
+        lines.append(
+            f'| {figure.data} | {figure.top1:.1f} / {top5} | {figure.frames or "-"} | {views} | {about or "-"} '
+            f'| {figure.where} |')
+    return lines
 
 
 def _measured(results: dict[str, Any]) -> list[EvalResult]:

@@ -35,7 +35,7 @@ from flatzoo.models.sifar import SifarSwin
 from flatzoo.models.uniformer import UniFormer, checkpoint_filter_fn as uniformer_filter
 from flatzoo.models.videomae import VideoMAE
 from flatzoo.version import __version__
-from flatzoo.weights.checkpoint import load_checkpoint
+from flatzoo.weights.checkpoint import choose_weights, load_checkpoint
 
 __all__ = ['Conversion', 'convert', 'convert_state_dict']
 
@@ -82,6 +82,7 @@ def convert(
         model: str,
         to: str = 'flatzoo',
         num_classes: int | None = None,
+        use_ema: bool | None = None,
         **model_args: Any,
 ) -> Conversion:
     """Converts a weight file.
@@ -93,6 +94,8 @@ def convert(
         model: Name of the model that the weights are for, with or without a tag.
         to: `'flatzoo'`, or `'official'` for the names of the official code.
         num_classes: Number of classes of the file's classifier, 0 to leave it out; that of the model if None.
+        use_ema: Of a checkpoint with a moving average of the weights beside them: whether to take that or the others;
+            None takes the average and says so.
         **model_args: Further arguments of the model.
 
     Returns:
@@ -111,7 +114,7 @@ def convert(
         raise FileNotFoundError(f'{target.parent}: no such folder to write to.')
     if source.is_dir():
         source = source / 'model.safetensors'
-    conversion = convert_state_dict(load_checkpoint(source), model, to, num_classes, **model_args)
+    conversion = convert_state_dict(load_checkpoint(source), model, to, num_classes, use_ema, **model_args)
     with source.open('rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
     conversion = replace(
@@ -125,6 +128,7 @@ def convert_state_dict(
         model: str,
         to: str = 'flatzoo',
         num_classes: int | None = None,
+        use_ema: bool | None = None,
         **model_args: Any,
 ) -> Conversion:
     """Converts a checkpoint in memory, see `convert`."""
@@ -134,9 +138,10 @@ def convert_state_dict(
     built = _build(model, device='meta', **args)
     if to == 'official':
         _check_official(model, built)
-    weights, beside = _weights_of(checkpoint)
+    chosen = choose_weights(checkpoint, use_ema)
+    weights, beside = _weights_of(checkpoint, chosen)
     with _Follow(weights) as follow:
-        converted = _filter(built, checkpoint)
+        converted = _filter(built, chosen)
     wanted = built.state_dict()
     state_dict = {key: tensor for key, tensor in converted.items() if key in wanted}
     origins = {key: follow.origins(tensor) for key, tensor in state_dict.items()}
@@ -253,14 +258,21 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _weights_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """The innermost state dict of a checkpoint, and the names of what lies beside it."""
+def _weights_of(checkpoint: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the weights that were chosen from a checkpoint, and the names of what lies beside them."""
     beside = []
-    for wrapper in ('module', 'model', 'model_state', 'state_dict'):
-        if isinstance(checkpoint.get(wrapper), dict):
-            beside += [str(key) for key in checkpoint if key != wrapper]
-            checkpoint = checkpoint[wrapper]
-    return {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}, beside
+    tensors = {id(value) for value in chosen.values()}
+
+    def holds(value: Any) -> bool:
+        return id(value) in tensors or isinstance(value, dict) and any(map(holds, value.values()))
+
+    while not any(id(value) in tensors for value in checkpoint.values()):
+        inner = next((key for key, value in checkpoint.items() if holds(value)), None)
+        if inner is None:
+            break
+        beside += [str(key) for key in checkpoint if key != inner]
+        checkpoint = checkpoint[inner]
+    return {key: value for key, value in chosen.items() if isinstance(value, Tensor)}, beside
 
 
 _CLASSIFIER = re.compile(r'(^|\.)(head|classifier|fc|fc_cls|side_head)(\.fc|\.l|\.\d+|\.linear2)*\.(weight|bias)$')

@@ -5,7 +5,6 @@
 """
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from flatzoo.weights.download import (
 )
 
 from .preprocessor import PREPROCESSOR_FILE
+from .staging import staging_folder
 
 __all__ = ['download', 'pull']
 
@@ -166,7 +166,7 @@ def _copy(files: list[Path], folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f'{folder} cannot be made ({error.strerror}). Give another folder.') from error
-    with tempfile.TemporaryDirectory(prefix='.pulling-', dir=folder) as staging:
+    with staging_folder(folder, '.pulling-') as staging:
         for file in files:
             shutil.copyfile(file, Path(staging, file.name))
         for file in reversed(files):  # the configuration last

@@ -5,9 +5,11 @@ transformers and `README.md`, the model's card. Nothing is written as a pickle. 
 at all; a repository shows all of a push or nothing.
 """
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,21 +21,26 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCardData, constants, get_token
 from safetensors import safe_open
 
+from flatzoo.console.text import printable
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.version import __version__
 from flatzoo.weights.config import CONFIG_FILE
-from flatzoo.weights.download import HubError, deadline, explain, is_offline, within
+from flatzoo.weights.download import explain, is_offline
+from flatzoo.weights.hub_session import PORTAL, HubError, HubUnwell, Watch, deadline
 
 from .config import model_config
 from .preprocessor import PREPROCESSOR_FILE, video_preprocessor_config
+from .staging import is_full, staging_folder
 
 __all__ = ['Push', 'open_checkpoint', 'push_to_hub', 'save_pretrained']
 
 WEIGHTS, CARD = 'model.safetensors', 'README.md'
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +91,7 @@ def save_pretrained(
     config = model_config(model, label_names, protocol)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.saving-', dir=folder) as staging:
+    with staging_folder(folder, '.saving-') as staging:
         # transformers wants to know the format; more than one entry would come in another order each time
         safetensors.torch.save_file(_saveable(model.state_dict()), Path(staging, WEIGHTS), {'format': 'pt'})
         _write_json(Path(staging, CONFIG_FILE), config)
@@ -134,7 +141,8 @@ def push_to_hub(
 
     Raises:
         TypeError, ValueError: As in `save_pretrained`.
-        HubError: If the Hub cannot be reached or refuses; nothing is visible on the branch then.
+        HubError: If the Hub cannot be reached or refuses; the message says what of the push is visible then. Where only
+            the answer to the commit or to the tag was lost and it is there, that is a warning and no error.
     """
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo_id):
         raise HubError(f"{repo_id!r} is no name for a repository. Give 'org/name'; a branch goes into revision=.")
@@ -143,9 +151,16 @@ def push_to_hub(
         if value is not None and not re.fullmatch(r'[\w][\w./-]*', value):
             raise HubError(f'{name}={value!r} is no name for a branch or tag. Use letters, digits and . _ - /')
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, label_names=label_names, protocol=protocol, card=card)
-        if card is None:
-            Path(folder, CARD).write_text(_card(model, repo_id, protocol), encoding='utf-8')
+        try:
+            save_pretrained(model, folder, label_names=label_names, protocol=protocol, card=card)
+            if card is None:
+                Path(folder, CARD).write_text(_card(model, repo_id, protocol), encoding='utf-8')
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise HubError(
+                f'{repo_id}: {tempfile.gettempdir()}, where the files are written before they go, is full. Nothing was '
+                'pushed. Make room there, or name a folder with more by TMPDIR.') from error
         names = (WEIGHTS, CONFIG_FILE, PREPROCESSOR_FILE, CARD)
         push = Push(repo_id, branch, tag, {name: _measure(Path(folder, name)) for name in names})
         if dry_run:
@@ -155,12 +170,7 @@ def push_to_hub(
         if token is None and get_token() is None:
             raise HubError(
                 f"{repo_id}: pushing needs a token with write access. 'hf auth login' or HF_TOKEN gives one.")
-        try:
-            return _send(push, folder, private, commit_message or 'Push model with flatzoo', card is None, token)
-        except HubError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the client raises its own, those of its HTTP library and OSError
-            raise HubError(explain(error, repo_id, token, action='push')) from error
+        return _send(push, folder, private, commit_message or 'Push model with flatzoo', card is None, token)
 
 
 def open_checkpoint(
@@ -238,41 +248,146 @@ def _classes_in(path: Path, model: str) -> int | None:
 
 
 def _send(push: Push, folder: str, private: bool, message: str, keep_card: bool, token: str | None) -> Push:
-    """Makes repository and branch where they are missing, commits the files and tags the commit."""
+    """Makes repository and branch where they are missing, commits the files and tags the commit.
+
+    Raises:
+        HubError: With what is visible on the Hub by then.
+    """
     api = HfApi(token=token, library_name='flatzoo', library_version=__version__)
-    repo_id = push.repo_id
-    # does the Hub answer, and take the token? this is asked with a deadline and without the client's retries
-    within(deadline(), api.whoami)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    if private and not api.model_info(repo_id).private:
+    with Watch(push.repo_id) as watch:
+        visible = 'Nothing of the push is visible.'
+        try:
+            # does the Hub answer, and take the token? this is asked with a short deadline and without retries
+            user = watch.step('asking for the account', api.whoami, deadline())
+            if not isinstance(user, dict) or 'name' not in user:
+                raise HubUnwell(f'{constants.ENDPOINT} names no account for the token, as no Hub does: {PORTAL}.')
+            visible = _prepare(push, api, watch, private, visible)
+            names = list(push.files)
+            if keep_card and watch.step('looking for a card', lambda: api.file_exists(
+                    push.repo_id, CARD, revision=push.revision), 3 * deadline()):
+                names.remove(CARD)
+            push = dataclasses.replace(push, files={name: push.files[name] for name in names})
+            push = _commit(push, api, watch, folder, message, visible)
+        except _Told:
+            raise
+        except Exception as error:  # noqa: BLE001 - the client raises its own, those of its HTTP library and OSError
+            raise HubError(f'{_reason(error, push, token)} {visible}') from error
+        if push.tag is not None:
+            _tag(push, api, watch, token)
+    return push
+
+
+class _Told(HubError):
+    """An error that says itself what is visible."""
+
+
+def _prepare(push: Push, api: HfApi, watch: Watch, private: bool, visible: str) -> str:
+    """Makes repository and branch where they are missing; returns what is visible of the push then."""
+    repo_id, ask = push.repo_id, functools.partial(watch.step, seconds=3 * deadline())
+    is_new = not ask('looking for the repository', lambda: api.repo_exists(repo_id))
+    try:
+        ask('making the repository', lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        if is_new:
+            visible = f'Of the push only the new, empty repository {repo_id} is visible.'
+        if private and not ask('looking whether it is private', lambda: api.model_info(
+                repo_id, timeout=2 * deadline())).private:
+            raise HubError(
+                f'{repo_id} is there already and is public. Make it private in its settings, choose another name, or '
+                'push without private.')
+        refs = ask('looking for branches', lambda: api.list_repo_refs(repo_id))
+        if push.tag in [ref.name for ref in refs.tags]:
+            raise HubError(f'{repo_id} has a tag {push.tag} already. Choose another, or delete it there first.')
+        if push.revision in [ref.name for ref in refs.tags]:
+            raise HubError(
+                f'{repo_id}: {push.revision} is a tag there, and only branches take commits. Choose another.')
+        if push.revision not in [ref.name for ref in refs.branches] and push.revision != 'main':
+            ask('making the branch', lambda: api.create_branch(repo_id, branch=push.revision, exist_ok=True))
+            if not is_new:
+                visible = f'Of the push only the new branch {push.revision} is visible, without its files.'
+    except Exception as error:  # noqa: BLE001 - as in _send
+        if is_new and visible.startswith('Nothing'):  # its making may have been done, and the answer lost
+            visible = f'Of the push, at most the new, empty repository {repo_id} is visible.'
+        raise _Told(f'{_reason(error, push, api.token)} {visible}') from error
+    return visible
+
+
+def _commit(push: Push, api: HfApi, watch: Watch, folder: str, message: str, visible: str) -> Push:
+    """Uploads and commits the files; if the answer is lost, the branch says whether the commit is there."""
+    operations = [CommitOperationAdd(name, os.path.join(folder, name)) for name in push.files]
+    try:
+        commit = watch.step('uploading and committing', lambda: api.create_commit(
+            push.repo_id, operations, commit_message=message, revision=push.revision))
+        return dataclasses.replace(push, commit=commit.oid, url=str(commit.commit_url))
+    except Exception as error:  # noqa: BLE001 - as in _send
+        if not watch.sent_commit:
+            raise
+        reason = _reason(error, push, api.token)
+        try:
+            head = watch.step('looking what the branch has', lambda: _head_with(push, api, folder), 3 * deadline())
+        except Exception as second:  # noqa: BLE001
+            raise _Told(
+                f'{reason} The commit was sent, and whether it is visible cannot be asked '
+                f'({_reason(second, push, api.token)[:-1]}). Look at {constants.ENDPOINT}/{push.repo_id}/commits/'
+                f'{push.revision} before you push again.') from error
+        if head is None:
+            raise _Told(
+                f'{reason} {visible} The branch {push.revision} was asked just now and has none of it.') from error
+        _logger.warning(f'{reason} The commit arrived all the same: {push.revision} has the files, commit {head}.')
+        return dataclasses.replace(push, commit=head, url=f'{constants.ENDPOINT}/{push.repo_id}/commit/{head}')
+
+
+def _head_with(push: Push, api: HfApi, folder: str) -> str | None:
+    """The last commit of the branch, None if its files are not those of the push."""
+    head = api.repo_info(push.repo_id, revision=push.revision, timeout=2 * deadline()).sha
+    there = {file.path: file for file in api.get_paths_info(push.repo_id, list(push.files), revision=head)}
+    for name, (_, sha256) in push.files.items():
+        if name not in there:
+            return None
+        content = Path(folder, name)
+        known, found = (there[name].lfs.sha256, sha256) if there[name].lfs else (
+            there[name].blob_id, hashlib.sha1(b'blob %d\0' % content.stat().st_size + content.read_bytes()).hexdigest())
+        if known != found:
+            return None
+    return head
+
+
+def _tag(push: Push, api: HfApi, watch: Watch, token: str | None) -> None:
+    """Tags the commit and looks whether the tag is there, for an answer can be lost, or be somebody else's."""
+    reason, lost = '', None
+    try:
+        watch.step('tagging', lambda: api.create_tag(push.repo_id, tag=push.tag, revision=push.commit), 3 * deadline())
+    except Exception as error:  # noqa: BLE001 - as in _send
+        reason, lost = f' ({_reason(error, push, token)[:-1]})', error
+    there = f'The commit {push.commit} is visible on {push.revision} of {push.repo_id}: {push.url}.'
+    by_hand = f'hf repo tag create {push.repo_id} {push.tag} --revision {push.commit}'
+    try:
+        refs = watch.step('looking for the tag', lambda: api.list_repo_refs(push.repo_id), 3 * deadline())
+        found = {ref.name: ref.target_commit for ref in refs.tags}.get(push.tag)
+    except Exception as error:  # noqa: BLE001 - as in _send
+        reason = reason or f' ({_reason(error, push, token)[:-1]})'
         raise HubError(
-            f'{repo_id} is there already and is public. Make it private in its settings, choose another name, or push '
-            'without private.')
-    refs = api.list_repo_refs(repo_id)
-    if push.tag in [ref.name for ref in refs.tags]:
-        raise HubError(f'{repo_id} has a tag {push.tag} already. Choose another, or delete it there first.')
-    if push.revision in [ref.name for ref in refs.tags]:
-        raise HubError(f'{repo_id}: {push.revision} is a tag there, and only branches take commits. Choose another.')
-    if push.revision not in [ref.name for ref in refs.branches] and push.revision != 'main':
-        api.create_branch(repo_id, branch=push.revision, exist_ok=True)
-    names = list(push.files)
-    if keep_card and api.file_exists(repo_id, CARD, revision=push.revision):
-        names.remove(CARD)
-    commit = api.create_commit(
-        repo_id,
-        [CommitOperationAdd(name, os.path.join(folder, name)) for name in names],
-        commit_message=message,
-        revision=push.revision,
-    )
-    if push.tag is not None:
-        api.create_tag(repo_id, tag=push.tag, revision=commit.oid)
-    files = {name: push.files[name] for name in names}
-    return dataclasses.replace(push, files=files, commit=commit.oid, url=str(commit.commit_url))
+            f'{there} Whether it has the tag {push.tag} cannot be asked{reason}. Look there; if it is missing: '
+            f'{by_hand}') from lost or error
+    if found is None:
+        raise HubError(f'{there} It has no tag {push.tag}{reason}. Make it: {by_hand}') from lost
+    if found != push.commit:
+        raise HubError(f'{there} The tag {push.tag} is there and points to {found}; somebody else made it{reason}.')
+
+
+def _reason(error: Exception, push: Push, token: Any) -> str:
+    """Why a step failed, in a sentence with a full stop."""
+    text = str(error) if type(error) is HubError else explain(error, push.repo_id, token, action='push')
+    return text if text.endswith(('.', '!', '?')) else f'{text}.'
 
 
 def _measure(path: Path) -> tuple[int, str]:
     with open(path, 'rb') as file:
         return path.stat().st_size, hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _one_line(text: Any) -> str:
+    """What a configuration states, as text of a card: somebody else's may hold line breaks, tags and links."""
+    return re.sub(r'([\\`*\[\]<>|#])', r'\\\1', printable(text, 200))
 
 
 def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str:
@@ -284,7 +399,9 @@ def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str
     summary = (inspect.getdoc(timm.model_entrypoint(cfg['architecture'])) or '').partition('\n')[0]
     protocol = protocol or eval_protocol(model)
     (height, width), layout = model.img_size, model.layout
-    paper = f'\nPaper: {cfg["paper_name"]}, {cfg.get("paper_ids")}.\n' if cfg.get('paper_name') else ''
+    ids = cfg.get('paper_ids') or ()
+    papers = ', '.join(_one_line(text) for text in (ids if isinstance(ids, (list, tuple)) else [ids])[:8])
+    paper = f'\nPaper: {_one_line(cfg["paper_name"])}, {papers}.\n' if cfg.get('paper_name') else ''
     return (
         f'---\n{data.to_yaml()}\n---\n\n# {repo_id}\n\n`{cfg["architecture"]}` of flatzoo: {summary}\n{paper}\n'
         f"```python\nimport timm, flatzoo\n\nmodel = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()\n"

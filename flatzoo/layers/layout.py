@@ -33,6 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flatzoo.console.text import printable, shortened
+
 __all__ = ['Layout', 'LayoutSpec']
 
 LayoutSpec = str | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]] | Tensor
@@ -44,6 +46,7 @@ _FORMS = (
     "',antialias=true|false'"
 )
 _CONSECUTIVE = {'tall': (2, 2), 'dualpath': (4, 4)}
+MAX_CELLS = 2 ** 16  # of a layout, and frames; a spec may come from anybody's file
 _SCALES = ('none', 'cell', 'composite')
 
 
@@ -80,8 +83,9 @@ class Layout(str):
                 return cls._parse(spec)
             index = spec.tolist() if hasattr(spec, 'tolist') else spec
             return cls._parse('index:' + json.dumps(index, separators=(',', ':'), default=operator.index))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f'Cannot read the layout {spec!r}: {error}. Accepted forms: {_FORMS}.') from None
+        except (ValueError, TypeError, RecursionError) as error:
+            reason = 'it is too deeply nested' if isinstance(error, RecursionError) else printable(error, 300)
+            raise ValueError(f'Cannot read the layout {shortened(spec)}: {reason}. Accepted forms: {_FORMS}.') from None
 
     @classmethod
     def _parse(cls, spec: str) -> 'Layout':
@@ -99,6 +103,8 @@ class Layout(str):
         elif kind == 'nested':
             outer, _, inner = (args.pop(0) if args else '').partition('/')
             fields['outer'], fields['inner'] = _parse_grid(outer), _parse_grid(inner)
+            if math.prod(fields['outer']) * math.prod(fields['inner']) > MAX_CELLS:
+                raise ValueError(f'{outer}/{inner} has more than {MAX_CELLS} cells')
             fields['split'] = _choice(args, ('contiguous', 'strided'))
             head = f'nested:{_grid_text(fields["outer"])}/{_grid_text(fields["inner"])}'
             head += '' if fields['split'] == 'contiguous' else ':strided'
@@ -109,8 +115,8 @@ class Layout(str):
                              *(['always'] if fields['always'] else [])])
         elif kind == 'time':
             fields['n'] = int(args.pop(0)) if args and args[0].isdecimal() else 0
-            if fields['n'] < 1:
-                raise ValueError('N must be a whole number of at least 1')
+            if not 1 <= fields['n'] ** 2 <= MAX_CELLS:
+                raise ValueError(f'N must be a whole number of at least 1, and of at most {MAX_CELLS} cells')
             fields['arrangement'] = _choice(args, ('spatial', 'temporal'))
             head = f'time:{fields["n"]}:{fields["arrangement"]}'
             default_scale = 'cell'
@@ -200,6 +206,8 @@ class Layout(str):
         """
         if not isinstance(num_frames, int) or num_frames < 1:
             raise ValueError(f'A clip needs a whole number of at least 1 frame, got {num_frames!r}.')
+        if num_frames > MAX_CELLS:
+            raise ValueError(f'A layout takes up to {MAX_CELLS} frames, got {num_frames}.')
         index = torch.tensor(getattr(self, f'_index_{self.kind}')(num_frames), dtype=torch.int64, device='cpu')
         if self.shuffles and generator is not None:
             if hasattr(generator, 'permutation'):  # numpy
@@ -277,6 +285,8 @@ def _parse_grid(text: str) -> tuple[int, int]:
     rows, cols = map(int, text.split('x')) if re.fullmatch(r'\d+x\d+', text) else (0, 0)
     if rows < 1 or cols < 1:
         raise ValueError(f'{text!r} is not a grid of at least one row and one column, such as 2x2')
+    if rows * cols > MAX_CELLS:
+        raise ValueError(f'{text!r} has more than {MAX_CELLS} cells')
     return rows, cols
 
 
@@ -307,6 +317,8 @@ def _check_index(index: Any) -> Index:
     entries = [frame for image in images for row in image for frame in row]
     if len(sizes) != 1 or not entries or not all(isinstance(f, int) and not isinstance(f, bool) for f in entries):
         raise ValueError('an index map is a rectangular array of whole numbers')
+    if len(entries) > MAX_CELLS:
+        raise ValueError(f'an index map has at most {MAX_CELLS} cells')
     if min(entries) < -1 or max(entries) < 0:
         raise ValueError('the entries of an index map are frame numbers from 0, or -1 for an empty cell')
     return images

@@ -2,11 +2,13 @@
 import itertools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._clip_check import looks_raw, no_tensor, refusal, warn_of_raw
 from .layout import Index, Layout, LayoutSpec
 
 __all__ = ['SuperImage', 'resize_images']
@@ -76,6 +78,7 @@ class SuperImage(nn.Module):
         self.set_img_size(img_size)
 
         self.normalizes = False
+        self.looked = False  # whether float clips are normalised
         self._norm: tuple[tuple, list, list] = ((0,), [], [])
         dtype = dtype or torch.get_default_dtype()
         self.register_buffer('norm_scale', torch.empty(0, device=device, dtype=dtype), persistent=False)
@@ -157,7 +160,8 @@ class SuperImage(nn.Module):
         """Lays clips out.
 
         Args:
-            clip: `[B, C, T, H, W]`, float (normalised) or uint8 (0...255).
+            clip: `[B, C, T, H, W]`, float (normalised) or uint8 (0...255). With `mean` and `std`, float64 becomes the
+                dtype of the module, and float values far from normalised ones are warned about, once.
             out: A buffer `[B * K, C, H', W']` to write into, for callers that keep one; without gradients.
             order: Frame order `[B, T]` of a `random` layout, from `draw`. By default a new one is drawn in training
                 mode from the global generator, and frames keep their order in eval mode.
@@ -167,8 +171,11 @@ class SuperImage(nn.Module):
             module knows `mean` and `std`, else as uint8.
 
         Raises:
+            TypeError: If the clip is no tensor; the message has the line that makes it one.
             ValueError: If the clip has another shape or dtype, or is uint8 and empty cells have no explicit filling.
         """
+        if not torch.jit.is_scripting():
+            clip = self._taken(clip)
         self._check_clip(clip)
         if self.shuffles:
             if order is None and (self.training or self.shuffles_in_eval):
@@ -269,17 +276,36 @@ class SuperImage(nn.Module):
             frames = frames.gather(1, order.argsort(1)[:, :, None, None, None].expand_as(frames))
         return frames
 
+    @torch.jit.unused  # whoever scripts the module gives tensors
+    def _taken(self, clip: Any) -> Tensor:
+        """A clip as it may come, or the error that says how to make it one."""
+        if not isinstance(clip, Tensor):
+            raise no_tensor(clip, self.num_frames, self._chans())
+        if not self.normalizes:
+            return clip
+        if clip.dtype == torch.float64 and self.norm_scale.dtype != torch.float64:
+            clip = clip.to(self.norm_scale.dtype)  # numpy's default, of which nobody wants the digits
+        if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and not self.looked:
+            largest = looks_raw(clip)
+            # once warned is enough; on accelerators looking waits for the device, so the first float clip must do
+            self.looked = largest > 0 or clip.is_floating_point() and clip.device.type not in ('cpu', 'meta')
+            if largest:
+                warn_of_raw(largest)
+        return clip
+
+    @torch.jit.unused
+    def _chans(self) -> int | None:
+        return self.norm_scale.shape[0] if self.normalizes else None
+
+    @torch.jit.unused
+    def _refuse(self, clip: Tensor) -> None:
+        raise refusal(clip, self.num_frames, self._chans())
+
     def _check_clip(self, clip: Tensor) -> None:
         if clip.ndim != 5 or clip.shape[2] != self.num_frames:
-            raise ValueError(
-                f'Expected a clip of shape (B, C, T={self.num_frames}, H, W), got {list(clip.shape)}. '
-                'Sample that number of frames, or build the model with num_frames= to match.'
-            )
+            self._refuse(clip)
         if self.normalizes and clip.shape[1] != self.norm_scale.shape[0]:
-            raise ValueError(
-                f'Expected a clip of {self.norm_scale.shape[0]} channels, (B, C, T, H, W), got {list(clip.shape)}. '
-                'Build the model with in_chans= to match.'
-            )
+            self._refuse(clip)
         if clip.dtype == torch.uint8:
             if not self.normalizes and len(self.empty) > 0:
                 if not self.pad_is_explicit:
@@ -290,7 +316,9 @@ class SuperImage(nn.Module):
                 if self.pad_value < 0 or self.pad_value > 255 or self.pad_value != float(int(self.pad_value)):
                     raise ValueError(f'Empty cells of a uint8 image hold 0 to 255, not pad={self.pad_value}.')
         elif not clip.is_floating_point():
-            raise ValueError(f'Expected a floating-point (normalised) or uint8 (0...255) clip, got {clip.dtype}.')
+            raise ValueError(
+                f'Expected a floating-point (normalised) or uint8 (0...255) clip, got {clip.dtype}. Give pixels of '
+                '0 to 255 as clip.to(torch.uint8).')
 
     def _check_out(self, out: Tensor, shape: list[int], floating: bool) -> None:
         if list(out.shape) != list(shape) or out.is_floating_point() != floating:

@@ -6,16 +6,20 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg, register_model
 
+from flatzoo.console.text import printable, shortened
+from flatzoo.data.protocol import EvalProtocol
 from flatzoo.weights.adapter_file import read_adapter_file
+from flatzoo.weights.hub_session import HubError
 
 from .adapter_model import AdapterModel
 from .backbone import image_cfg
 from .base import prefixed
 from .builder import build_video_model
+from .record import DataSet, Paper, TagRecord, register_records
 
 __all__ = [
     'CLIP_B', 'CLIP_L', 'DINOV2_B', 'adapter_cfg', 'adapter_entry_point', 'build_adapter_model', 'check_numbers',
-    'check_places', 'model_from_adapters',
+    'check_places', 'model_from_adapters', 'register_adapter_records',
 ]
 
 
@@ -36,7 +40,15 @@ def model_from_adapters(path: str | Path, pretrained: bool = True, **kwargs: Any
         raise ValueError(
             f'{path}: the model was not built by timm.create_model, so that its name is not known. Build it as then '
             'and call load_adapters().')
-    model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
+    try:
+        model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
+    except HubError:
+        raise
+    except Exception as error:  # the file may name any model and any argument, which are answered by any exception
+        raise ValueError(
+            f'{path}: its model cannot be built: {type(error).__name__}: {printable(error, 500)}') from error
+    if not isinstance(model, AdapterModel):
+        raise ValueError(f"{path}: is of {shortened(header['model'])}, which takes no adapters.")
     model.load_adapters(path)
     return model
 
@@ -148,3 +160,29 @@ def adapter_entry_point(
     create.__name__ = create.__qualname__ = name
     create.__doc__, create.__module__ = summary, model_cls.__module__
     return register_model(create)
+
+
+_DATA = {
+    'lvd142m': DataSet('LVD-142M', None, 'self-supervised image features'),
+    'openai': DataSet('400 M image-text pairs', None, 'matching images and text'),
+}
+_SIZES = {'lvd142m': 346_000_000}  # of timm's DINOv2 ViT-B, as its page states it
+
+
+def register_adapter_records(paper: Paper, protocols: dict[str, EvalProtocol]) -> None:
+    """Keeps what is known of the tags of a method, all of them image weights of its backbone.
+
+    Args:
+        paper: The paper of the method.
+        protocols: Tag (`architecture.tag`) -> how its accuracy is measured.
+    """
+    register_records({
+        name: TagRecord(
+            paper, _DATA[name.partition('.')[2]], protocol=protocol, size=_SIZES.get(name.partition('.')[2]),
+            frozen_backbone=True,
+            starts_fresh=(
+                'These are weights of the image backbone; **adapters and classifiers are freshly initialised** and '
+                'must be trained.'),
+            limits='The backbone has seen single images only, no clips.',
+            unsupported=('torch.jit.script', 'torch.fx'))  # blocks are run by a runner that is no module
+        for name, protocol in protocols.items()})

@@ -41,8 +41,16 @@ from torch import Tensor, nn
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers.bottleneck import Bottleneck
 
-from .adapter_builder import CLIP_B, CLIP_L, DINOV2_B, adapter_cfg, build_adapter_model, check_numbers
-from .builder import register_protocol
+from .adapter_builder import (
+    CLIP_B,
+    CLIP_L,
+    DINOV2_B,
+    adapter_cfg,
+    build_adapter_model,
+    check_numbers,
+    register_adapter_records,
+)
+from .record import Paper
 from .temporal_embed import TemporalEmbedModel
 
 __all__ = ['AIM']  # timm's registry appends the entry points
@@ -127,19 +135,25 @@ class AIM(TemporalEmbedModel):
         return self.drop_paths[index](x.unflatten(0, (-1, self.num_frames))).flatten(0, 1)
 
 
+PAPER = Paper(
+    'AIM', 'arXiv:2302.03024', 'AIM: Adapting Image Models for Efficient Video Action Recognition',
+    'Yang, Taojiannan and Zhu, Yi and Xie, Yusheng and Zhang, Aston and Chen, Chen and Li, Mu', 2023, 'yang2023aim')
+
+
 def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
     return adapter_cfg(
-        backbone, paper_ids='arXiv:2302.03024',
-        paper_name='AIM: Adapting Image Models for Efficient Video Action Recognition', **kwargs)
+        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
 
 
 default_cfgs = generate_default_cfgs({
     'aim_clip_b.openai': _cfg(CLIP_B), 'aim_clip_b_ssv2.openai': _cfg(CLIP_B, num_classes=174),
     'aim_clip_l.openai': _cfg(CLIP_L), 'aim_dinov2_b.lvd142m': _cfg(DINOV2_B),
 })
-for _name in ('aim_clip_b.openai', 'aim_clip_l.openai', 'aim_dinov2_b.lvd142m'):
-    register_protocol(_name, EvalProtocol(sampling='dense', stride=16, num_clips=3, rule='aim'))
-register_protocol('aim_clip_b_ssv2.openai', EvalProtocol(num_crops=3, rule='aim'))
+register_adapter_records(PAPER, {
+    **dict.fromkeys(
+        ('aim_clip_b.openai', 'aim_clip_l.openai', 'aim_dinov2_b.lvd142m'),
+        EvalProtocol(sampling='dense', stride=16, num_clips=3, rule='aim')),
+    'aim_clip_b_ssv2.openai': EvalProtocol(num_crops=3, rule='aim')})
 
 
 @register_model

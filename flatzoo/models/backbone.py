@@ -13,7 +13,7 @@ from torch import nn
 
 __all__ = [
     'check_image', 'check_windows', 'create_backbone', 'default_img_size', 'fit_windows', 'fitting_sizes', 'image_cfg',
-    'patch_size_of', 'resolve_stage_windows',
+    'image_weights', 'patch_size_of', 'resolve_stage_windows',
 ]
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +52,20 @@ def image_cfg(name: str) -> dict[str, Any]:
     """The configuration of a timm model's weights."""
     _check_name(name)
     return resolve_model_input_args(name)['pretrained_cfg']
+
+
+def image_weights(name: str) -> dict[str, Any]:
+    """Where the weights of a registered model are and how it normalises pixels, as fields of a configuration.
+
+    A video model that starts from the weights of another model takes them from here. Their address is never spelled
+    again: timm names some repositories otherwise than the model.
+
+    Args:
+        name: `architecture.tag` of an image model of timm, or of another model of flatzoo.
+    """
+    cfg = timm.get_pretrained_cfg(name)
+    place = {key: getattr(cfg, key) for key in ('hf_hub_id', 'hf_hub_filename') if getattr(cfg, key)}
+    return {**place, 'license': cfg.license, 'mean': tuple(cfg.mean), 'std': tuple(cfg.std)}
 
 
 def _check_name(name: str) -> None:

@@ -4,6 +4,8 @@ Everything that timm users know of an image model works on clips: the backbone d
 (`backbone.` in front), sizes (`img_size` is one *frame*) and shapes (`[B, C, T, H, W]` in).
 """
 import copy
+import difflib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,13 @@ from torch import Tensor, nn
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import Layout, SuperImage
 from flatzoo.layers.layout import LayoutSpec
-from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, load_checkpoint, unwrap_checkpoint
+from flatzoo.weights.checkpoint import (
+    account_for_keys,
+    choose_weights,
+    image_checkpoint,
+    load_checkpoint,
+    unwrap_checkpoint,
+)
 
 from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
 from .recompute import recompute_activations
@@ -56,7 +64,7 @@ class VideoModel(nn.Module):
         **backbone_args: Further arguments of the timm model (`drop_path_rate`, `global_pool`, `embed_dim`, ...).
 
     Raises:
-        TypeError: For an argument that the timm model does not know.
+        TypeError: For an argument that neither this class nor the timm model knows, with the one that is meant.
         ValueError: If layout, frame size and backbone do not fit together; the message says what would.
     """
     _own_backbone_args: tuple[str, ...] = ()  # arguments of the backbone that the class itself sets, not the caller
@@ -88,6 +96,8 @@ class VideoModel(nn.Module):
                 backbone, super_image.image_size, in_chans, pretrained=backbone_pretrained, num_classes=num_classes,
                 device=device, dtype=dtype, **backbone_args,
             )
+        except TypeError as error:
+            raise _unknown_argument(type(self), backbone, backbone_args, error) or error from error
         except (AssertionError, RuntimeError, IndexError, ZeroDivisionError) as error:
             if _can_be_built(backbone, super_image.image_size, in_chans):  # so the size is not to blame
                 asked = dict(backbone_args, **(dict(pretrained=True) if backbone_pretrained else {}))
@@ -103,6 +113,7 @@ class VideoModel(nn.Module):
         fit_windows(
             self.backbone, self.layout.growth(num_frames), self.img_size, backbone_args.get('window_size'),
             self.layout.size_step(num_frames))
+        self.use_ema: bool | None = None  # of a checkpoint that has a moving average: take that, or the raw weights
         self.head_trained = False  # until weights with a classifier of this size are loaded
         self.saved_protocol: EvalProtocol | None = None  # that of a saved model; registered weights have theirs there
         self._pretrained_cfg: dict[str, Any] = {}
@@ -218,7 +229,7 @@ class VideoModel(nn.Module):
 
     def _recorded_args(self, args: dict[str, Any]) -> dict[str, Any]:
         """The arguments that rebuild this model, of those that it was built with."""
-        return {name: value for name, value in args.items() if name != 'mmap'}  # which says how this one was loaded
+        return {name: value for name, value in args.items() if name not in ('mmap', 'use_ema')}  # how it was loaded
 
     # The timm contract
 
@@ -454,7 +465,7 @@ class VideoModel(nn.Module):
         """Loads a weight file that timm's own loaders would refuse or misread; timm calls it for `custom_load`."""
         sources = ('url', 'file', 'hf_hub_id', 'source')
         cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in sources}
-        cfg.update(custom_load=False, state_dict=load_checkpoint(path))
+        cfg.update(custom_load=False, state_dict=choose_weights(load_checkpoint(path), self.use_ema))
         load_pretrained(
             self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, strict=False,
             filter_fn=lambda weights, model: model.filter_checkpoint(weights))
@@ -481,6 +492,29 @@ def _can_be_built(backbone: str, image_size: tuple[int, int], in_chans: int) -> 
     return True
 
 
+def _unknown_argument(
+        model_cls: type,
+        backbone: str,
+        args: dict[str, Any],
+        error: TypeError,
+) -> TypeError | None:
+    """The error of a misspelt argument, which the constructor of the backbone was the first to notice."""
+    found = re.search(r"(?:unexpected keyword|multiple values for(?: keyword)?) argument '(\w+)'", str(error))
+    if found is None or found[1] not in args:
+        return None
+    known = {
+        name: None for cls in model_cls.__mro__ if cls.__module__.startswith('flatzoo.')
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD and name not in ('self', 'backbone_pretrained')}
+    near = difflib.get_close_matches(found[1], [*known, *_OF_BACKBONES], n=1)
+    hint = f'did you mean {near[0]}?' if near else f"flatzoo's are {', '.join(known)}"
+    return TypeError(f'{found[1]} is no argument of {model_cls.__name__}, nor of its backbone {backbone}: {hint}')
+
+
+_OF_BACKBONES = (
+    'drop_rate', 'drop_path_rate', 'global_pool', 'embed_dim', 'depths', 'num_heads', 'act_layer', 'norm_layer')
+
+
 def _share_tensors(module: nn.Module) -> nn.Module:
     """A copy of a module that has the very same parameters and buffers, to try something on."""
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
@@ -496,7 +530,9 @@ def _resize(backbone: nn.Module, old: SuperImage, new: SuperImage, backbone_args
         names = ('window_size', 'patch_size', *backbone_args)
         return {key: value for key, value in backbone._model_args.items() if key in names}
     if backbone_args:
-        raise TypeError(f'{type(backbone).__name__} takes no {", ".join(backbone_args)} in set_input_size().')
+        raise TypeError(
+            f'{type(backbone).__name__} takes no {", ".join(backbone_args)} in set_input_size(), which has img_size, '
+            'num_frames and layout.')
     if backbone._traits.get('fixed_input_size') and new.image_size != old.image_size:
         raise ValueError(
             f'{type(backbone).__name__} cannot change its input size after construction: '

@@ -1,30 +1,37 @@
-"""What flatzoo registers with timm: configurations of weights, their evaluation protocols, and the one way to build.
+"""What flatzoo registers with timm, and the one way to build a video model.
 
-timm's configuration of a set of weights (`PretrainedCfg`) has no room for video, so the protocol by which the accuracy
-of a tag is measured stands beside it here, keyed by `architecture.tag`, as torchvision keeps it in the metadata of its
-weights.
+timm's configuration of a set of weights (`PretrainedCfg`) has no room for video, so what it does not say, such as the
+protocol by which the accuracy of a tag is measured, stands in the tag's record (`flatzoo.models.record`).
 """
 import contextlib
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrained_cfg
 
+from flatzoo.console.text import printable
 from flatzoo.data.protocol import EvalProtocol
-from flatzoo.weights.checkpoint import map_weights
+from flatzoo.layers import SuperImage
+from flatzoo.weights.checkpoint import choose_weights, map_weights
 from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from flatzoo.weights.deferred import DeferredInit
-from flatzoo.weights.download import check_file, fetch, fetch_weights, is_offline, split_name
+from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
 
+from .record import TagRecord, tag_record
 from .timm_private import FeatureGetterNet
 
-__all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models', 'register_protocol']
+__all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models']
 
-_PROTOCOLS: dict[str, EvalProtocol] = {}
+MAX_TABLES = 2 ** 32  # bytes of constants that a saved model may have, beside its weights
+_PLAIN = {  # arguments of which none but the size of the image can make a registered model large
+    'num_frames', 'layout', 'img_size', 'in_chans', 'num_classes', 'global_pool', 'drop_rate', 'drop_path_rate'}
+MAX_PIXELS = 2 ** 24  # of the image of a saved model: 4096x4096
 
 
 def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
@@ -46,41 +53,41 @@ def is_video_model(name: str) -> bool:
     return entrypoint.__module__.startswith('flatzoo.') and not entrypoint.__module__.endswith('.uniformer')
 
 
-def register_protocol(name: str, protocol: EvalProtocol) -> None:
-    """Keeps the evaluation protocol of the weights `architecture.tag`."""
-    _PROTOCOLS[name] = protocol
-
-
-def eval_protocol(model: Any) -> EvalProtocol:
+def eval_protocol(model: Any, views: str = 'paper') -> EvalProtocol:
     """The evaluation protocol of a model: over which clips and crops its accuracy is measured.
 
     Args:
         model: A video model, whose weights decide; or a name: `architecture.tag`, `hf-hub:org/name` or
             `local-dir:folder`. What has no protocol of its own, such as an architecture alone, gets the default: one
             clip of uniformly spaced frames, one centre crop.
+        views: Which protocol of registered weights: `'paper'`, or a named alternative such as `'repository'`, where
+            their official repository evaluates in another way (`other_protocols` of their record).
 
     Raises:
         HubError: If the `config.json` of a name on the Hub cannot be had.
-        ValueError: If it cannot be used.
+        ValueError: If it cannot be used, or the weights have no alternative of this name.
     """
     if not isinstance(model, str):
         saved = getattr(model, 'saved_protocol', None)
-        if saved is not None:
+        if saved is not None and views == 'paper':
             return saved
-        cfg = model.pretrained_cfg
-        return _PROTOCOLS.get(f'{cfg.get("architecture")}.{cfg.get("tag")}', EvalProtocol())
+        return _record_of(model.pretrained_cfg).protocol_named(views)
     source, place = parse_model_name(model)
     if source is None:
-        return _PROTOCOLS.get(model, EvalProtocol())
+        return (tag_record(model) if '.' in model else TagRecord()).protocol_named(views)
     if source == 'local-dir':
         path = Path(place, CONFIG_FILE)
     else:
         repo_id, revision = split_name(place)
         path = fetch(repo_id, CONFIG_FILE, revision)
     config = read_config(path)
-    cfg = config.get('pretrained_cfg') or {}
-    registered = _PROTOCOLS.get(f'{config["architecture"]}.{cfg.get("tag")}', EvalProtocol())
-    return protocol_of_config(config, str(path)) or registered
+    cfg = {**(config.get('pretrained_cfg') or {}), 'architecture': config['architecture']}
+    stated = protocol_of_config(config, str(path)) if views == 'paper' else None
+    return stated or _record_of(cfg).protocol_named(views)
+
+
+def _record_of(cfg: dict[str, Any]) -> TagRecord:
+    return tag_record(f'{cfg.get("architecture")}.{cfg.get("tag")}')
 
 
 @functools.cache
@@ -98,6 +105,7 @@ class _FeatureNet(FeatureGetterNet):
         super().__init__(model, out_indices=out_indices, **kwargs)
 
 
+@torch.inference_mode(False)  # what is built in inference mode could never be trained
 def build_video_model(
         model_cls: type,
         variant: str,
@@ -105,6 +113,7 @@ def build_video_model(
         pretrained_filter_fn: Callable = lambda state_dict, model: model.filter_checkpoint(state_dict),
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         mmap: bool = False,
+        use_ema: bool | None = None,
         **kwargs: Any,
 ) -> Any:
     """timm's `build_model_with_cfg` for video models, in four steps: plan the source, construct, load, finish.
@@ -117,17 +126,31 @@ def build_video_model(
     written to, as in training, becomes a copy in memory; the file must not be changed while the model lives. Tensors
     begin in it where they happen to, so that sums in matrix products may be ordered otherwise (3e-7 of the outputs).
     Image weights that timm itself loads into a backbone are copied.
+
+    Of a training checkpoint that has a moving average beside its weights, `use_ema=True` takes that and `False` the
+    others; by default it is the average, as with timm, and a warning says so. Weights that a tag names are those that
+    its accuracy was measured with.
+
+    Raises:
+        TypeError: An argument that neither flatzoo nor the backbone knows.
     """
     cache_dir = kwargs.get('cache_dir')
     source = _plan_source(variant, pretrained, pretrained_cfg_overlay, kwargs)
+    if use_ema is None and not source.is_callers:
+        use_ema = False  # a tag's accuracy is that of the raw weights; who publishes an average publishes it alone
     deferred, hooks = DeferredInit(), []
 
     def construct(**model_args: Any) -> Any:
         draws_no_weights = pretrained or model_args.get('backbone_pretrained')
         if model_args.get('backbone_pretrained'):
             _fetch_backbone(model_args.get('backbone'), cache_dir)
-        with deferred if draws_no_weights else contextlib.nullcontext():
-            model = model_cls(**model_args)
+        with _refusing(source):
+            on_meta = model_args.get('device') == 'meta'
+            if source.saved is not None and not on_meta and not _is_plain(source.saved[0], model_args):
+                _check_memory(model_cls, model_args, source.weights)
+            with deferred if draws_no_weights else contextlib.nullcontext():
+                model = model_cls(**model_args)
+        model.use_ema = use_ema
         if mmap:
             hooks.append(model.register_load_state_dict_pre_hook(map_weights))
         return model
@@ -138,7 +161,7 @@ def build_video_model(
             variant,
             pretrained,
             pretrained_cfg_overlay=source.overlay,
-            pretrained_filter_fn=pretrained_filter_fn,
+            pretrained_filter_fn=lambda weights, model: pretrained_filter_fn(choose_weights(weights, use_ema), model),
             pretrained_strict=False,  # the filters account for every key, see `account_for_keys`
             feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
             **kwargs,
@@ -163,11 +186,13 @@ class _Source:
         overlay: What timm is told instead: the file that is in the cache, and our own loader.
         saved: `config.json` and its path of a model that was saved or pushed, else None.
         weights: The weight file, None without `pretrained` or where timm finds it by itself.
+        is_callers: Whether the caller named a file, an address or tensors, in place of those of a tag.
     """
     cfg: Any
     overlay: dict[str, Any]
     saved: tuple[dict[str, Any], Path] | None
     weights: Path | None
+    is_callers: bool
 
 
 def _plan_source(
@@ -178,11 +203,12 @@ def _plan_source(
 ) -> _Source:
     """Finds out where the weights are, and gets them."""
     overlay = dict(overlay or {})
+    is_callers = any(overlay.get(key) for key in ('file', 'url', 'state_dict'))
     if overlay.get('file') or overlay.get('url'):
-        overlay.setdefault('custom_load', True)  # timm would take the EMA weights of a training checkpoint
+        overlay.setdefault('custom_load', True)  # our loader accounts for every key
     if overlay.get('url'):
         overlay.setdefault('hf_hub_id', None)  # which timm would prefer to the address that was asked for
-    if kwargs.get('num_classes') and any(overlay.get(key) for key in ('file', 'url', 'state_dict')):
+    if kwargs.get('num_classes') and is_callers:
         overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
     cache_dir = kwargs.get('cache_dir')
@@ -195,7 +221,22 @@ def _plan_source(
         weights = fetch_weights(cfg, cache_dir, commit)
     if weights is not None:  # by our own loader, which accounts for every key and names the file that it cannot read
         overlay.update(file=str(weights), source='', state_dict=None, custom_load=True)
-    return _Source(cfg, overlay, saved, weights)
+    return _Source(cfg, overlay, saved, weights, is_callers)
+
+
+@contextlib.contextmanager
+def _refusing(source: _Source) -> Iterator[None]:
+    """Turns any exception of building a saved model, which may ask for anything, into one that names its file."""
+    try:
+        yield
+    except HubError:
+        raise
+    except Exception as error:
+        if source.saved is None:
+            raise
+        reason = printable(error, 1000) if isinstance(error, ValueError) else \
+            f'{type(error).__name__}: {printable(error, 300)}'
+        raise ValueError(f'{source.saved[1]}: cannot be built: {reason}') from error
 
 
 def _finish(model: Any, model_cls: type, source: _Source) -> None:
@@ -209,6 +250,49 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
         raise ValueError(
             f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '
             'states. Save the model again, or give its real number of classes there.')
+
+
+def _is_plain(config: dict[str, Any], model_args: dict[str, Any]) -> bool:
+    """Whether a saved model is a registered one at an ordinary size, so that it needs no trial, which takes time."""
+    args = config.get('model_args') or {}
+    sized = {key for key, value in args.items() if value is not None and not isinstance(value, bool)}
+    if config['architecture'] == 'superimage' or sized - _PLAIN:
+        return False
+    with contextlib.suppress(Exception):  # the model itself says what is wrong
+        sizes = (model_args.get(key, default) for key, default in (
+            ('num_frames', 8), ('layout', 'grid'), ('img_size', 224)))
+        return math.prod(SuperImage(*sizes).image_size) <= MAX_PIXELS // 4
+    return False
+
+
+def _check_memory(model_cls: type, model_args: dict[str, Any], weights: Path | None) -> None:
+    """Builds a saved model without memory first, so that one of no sensible size is refused before it takes any.
+
+    Raises:
+        ValueError: If its parameters would be far more than its file of weights has, or its tables of indices are huge.
+    """
+    with torch.device('meta'):
+        try:
+            model = model_cls(**{**model_args, 'device': 'meta', 'backbone_pretrained': False} if
+                              'backbone_pretrained' in model_args else {**model_args, 'device': 'meta'})
+        except Exception as error:
+            if 'meta' in str(error).lower():  # what looks at values while it is built cannot be tried
+                return
+            raise
+    height, width = model.image_size
+    if height * width > MAX_PIXELS:
+        raise ValueError(f'its image would have {height}x{width} pixels; accepted are {MAX_PIXELS:,} in all.')
+    kept = model.state_dict()
+    tables = sum(tensor.nbytes for name, tensor in model.named_buffers() if name not in kept)
+    if tables > MAX_TABLES:
+        raise ValueError(
+            f'its tables of indices would take {tables / 1e9:.1f} GB; accepted are {MAX_TABLES / 1e9:.1f}. Windows or '
+            'frames are too large.')
+    heads = model.classifier_keys()
+    count = sum(tensor.numel() for name, tensor in kept.items() if name not in heads)
+    if weights is not None and count > 4 * weights.stat().st_size + 2 ** 20:  # four numbers a byte are never stored
+        raise ValueError(
+            f'it would have {count:,} parameters, and {weights.name} has {weights.stat().st_size:,} bytes.')
 
 
 def prefetch(cfg: Any, cache_dir: Any = None) -> None:

@@ -28,6 +28,7 @@ With `attn='hybrid'` or `'window'` the windows of stage 3 are the cells of the i
 blocks are spatial and the global ones temporal: 16 frames at 224 pixels become affordable, on the same weights.
 
 The paper reports 81.1 % top-1 on Kinetics-400 for UniFormer(2D)-S; no weights here claim that, all start from ImageNet.
+The 3D UniFormer, with which the paper compares it, is not in the zoo.
 """
 from typing import Any
 
@@ -37,10 +38,18 @@ from timm.models import generate_default_cfgs, register_model
 from flatzoo.layers import SuperImage
 from flatzoo.layers.layout import LayoutSpec
 
+from . import uniformer as uniformer  # registers the backbones whose weights are named here
+from .backbone import image_weights
 from .base import Size, VideoModel
 from .builder import build_video_model
+from .record import IMAGENET_1K, KINETICS_400, Figure, Paper, TagRecord, register_records, tag_record
 
 __all__ = ['Flatten', 'FlattenUniFormer']  # timm's registry appends the entry points
+
+PAPER = Paper(
+    'Flatten', 'arXiv:2408.09220', 'Flatten: Video Action Recognition is an Image Classification task',
+    'Chen, Junlin and Xu, Chengcheng and Xu, Yangfan and Yang, Jian and Li, Jun and Shi, Zhiping', 2024,
+    'chen2024flatten')
 
 _TOKEN = 16  # pixels per token in UniFormer's stage 3, where windows are
 
@@ -129,36 +138,58 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
         'num_classes': 400, 'input_size': (3, 128, 128), 'fixed_input_size': True, 'crop_pct': 1.0,
         'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'paper_name': 'Flatten: Video Action Recognition is an Image Classification task',
-        'paper_ids': 'arXiv:2408.09220',
+        'paper_name': PAPER.title, 'paper_ids': PAPER.id,
         **kwargs,
     }
 
 
-def _uniformer_cfg(file: str) -> dict[str, Any]:
+def _uniformer_cfg(name: str) -> dict[str, Any]:
     return _cfg(
-        hf_hub_id='Sense-X/uniformer_image', hf_hub_filename=file, license='mit',
-        first_conv='backbone.stages.0.downsample.proj', classifier='backbone.head.fc')
+        **image_weights(name), first_conv='backbone.stages.0.downsample.proj', classifier='backbone.head.fc')
 
 
-def _swin_cfg(tag: str) -> dict[str, Any]:
-    return _cfg(
-        hf_hub_id=f'timm/{tag}', license='mit', first_conv='backbone.patch_embed.proj', classifier='backbone.head.fc')
+def _swin_cfg(name: str) -> dict[str, Any]:
+    return _cfg(**image_weights(name), first_conv='backbone.patch_embed.proj', classifier='backbone.head.fc')
 
 
-def _resnet_cfg(tag: str) -> dict[str, Any]:
-    return _cfg(hf_hub_id=f'timm/{tag}', license='apache-2.0', first_conv='backbone.conv1', classifier='backbone.fc')
+def _resnet_cfg(name: str) -> dict[str, Any]:
+    return _cfg(**image_weights(name), first_conv='backbone.conv1', classifier='backbone.fc')
 
 
 default_cfgs = generate_default_cfgs({
-    'flatten_uniformer_s.in1k': _uniformer_cfg('uniformer_small_in1k.pth'),
-    'flatten_uniformer_s_16f.in1k': _uniformer_cfg('uniformer_small_in1k.pth'),
-    'flatten_uniformer_b.in1k': _uniformer_cfg('uniformer_base_in1k.pth'),
+    'flatten_uniformer_s.in1k': _uniformer_cfg('uniformer_small.in1k'),
+    'flatten_uniformer_s_16f.in1k': _uniformer_cfg('uniformer_small.in1k'),
+    'flatten_uniformer_b.in1k': _uniformer_cfg('uniformer_base.in1k'),
     'flatten_swinv2_t.ms_in1k': _swin_cfg('swinv2_tiny_window8_256.ms_in1k'),
     'flatten_swinv2_s.ms_in1k': _swin_cfg('swinv2_small_window8_256.ms_in1k'),
     'flatten_swinv2_b.ms_in1k': _swin_cfg('swinv2_base_window8_256.ms_in1k'),
     'flatten_resnet50.a1_in1k': _resnet_cfg('resnet50.a1_in1k'),
     'flatten_resnet101.a1_in1k': _resnet_cfg('resnet101.a1_in1k'),
+})
+
+
+def _record(**kwargs: Any) -> TagRecord:
+    return TagRecord(PAPER, IMAGENET_1K, limits='The backbone has seen single images only, no clips.', **kwargs)
+
+
+def _uniformer_record(name: str, **kwargs: Any) -> TagRecord:
+    file = tag_record(name)
+    return _record(size=file.size, sha256=file.sha256, **kwargs)
+
+
+register_records({
+    'flatten_uniformer_s.in1k': _uniformer_record('uniformer_small.in1k'),
+    'flatten_uniformer_s_16f.in1k': _uniformer_record('uniformer_small.in1k', figures=(
+        Figure(
+            KINETICS_400.title, 81.1, None, 'table not known to us', backbone='UniFormer(2D)-S',
+            note="Frames, frame size and views are not known to us, nor is any other figure of the paper's tables."),),
+        about_figures='The paper compares this with the 3D UniFormer, which is not in the zoo.'),
+    'flatten_uniformer_b.in1k': _uniformer_record('uniformer_base.in1k'),
+    'flatten_swinv2_t.ms_in1k': _record(size=115_000_000),
+    'flatten_swinv2_s.ms_in1k': _record(size=201_000_000),
+    'flatten_swinv2_b.ms_in1k': _record(),
+    'flatten_resnet50.a1_in1k': _record(size=102_000_000),
+    'flatten_resnet101.a1_in1k': _record(),
 })
 
 

@@ -44,9 +44,18 @@ from torch import Tensor, nn
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers.bottleneck import ConvBottleneck
 
-from .adapter_builder import CLIP_B, CLIP_L, DINOV2_B, adapter_cfg, build_adapter_model, check_numbers, check_places
+from .adapter_builder import (
+    CLIP_B,
+    CLIP_L,
+    DINOV2_B,
+    adapter_cfg,
+    build_adapter_model,
+    check_numbers,
+    check_places,
+    register_adapter_records,
+)
 from .adapter_model import AdapterModel
-from .builder import register_protocol
+from .record import Paper
 
 __all__ = ['STAdapter']  # timm's registry appends the entry points
 
@@ -139,10 +148,14 @@ class STAdapter(AdapterModel):
         return self.backbone.fc_norm(self.runner.norm(self.backbone, pooled))
 
 
+PAPER = Paper(
+    'ST-Adapter', 'arXiv:2206.13559', 'ST-Adapter: Parameter-Efficient Image-to-Video Transfer Learning',
+    'Pan, Junting and Lin, Ziyi and Zhu, Xiatian and Shao, Jing and Li, Hongsheng', 2022, 'pan2022stadapter')
+
+
 def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
     return adapter_cfg(
-        backbone, paper_ids='arXiv:2206.13559',
-        paper_name='ST-Adapter: Parameter-Efficient Image-to-Video Transfer Learning', **kwargs)
+        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
 
 
 default_cfgs = generate_default_cfgs({
@@ -151,9 +164,11 @@ default_cfgs = generate_default_cfgs({
     'st_adapter_clip_l.openai': _cfg(CLIP_L),
     'st_adapter_dinov2_b.lvd142m': _cfg(DINOV2_B),
 })
-for _name in ('st_adapter_clip_b.openai', 'st_adapter_clip_l.openai', 'st_adapter_dinov2_b.lvd142m'):
-    register_protocol(_name, EvalProtocol(sampling='dense', stride=16, num_clips=3, rule='st_adapter'))
-register_protocol('st_adapter_clip_b_ssv2.openai', EvalProtocol(num_crops=3, rule='st_adapter'))
+register_adapter_records(PAPER, {
+    **dict.fromkeys(
+        ('st_adapter_clip_b.openai', 'st_adapter_clip_l.openai', 'st_adapter_dinov2_b.lvd142m'),
+        EvalProtocol(sampling='dense', stride=16, num_clips=3, rule='st_adapter')),
+    'st_adapter_clip_b_ssv2.openai': EvalProtocol(num_crops=3, rule='st_adapter')})
 
 
 @register_model

@@ -27,11 +27,17 @@ from flatzoo.layers import Layout
 from flatzoo.layers.layout import LayoutSpec
 from flatzoo.layers.time_layer import check_time_grid
 
+from .backbone import image_weights
 from .base import Size, VideoModel
 from .builder import build_video_model
+from .record import IMAGENET_1K, IMAGENET_21K, Paper, TagRecord, register_records, tag_record
 from .videomae import VideoMAE
 
 __all__ = ['TimeModel', 'TimeVideoMAE', 'time_layout']  # timm's registry appends the entry points
+
+PAPER = Paper(
+    'TIME layer', 'arXiv:2411.15284', 'When Spatial meets Temporal in Action Recognition',
+    'Chen, Huilin and Wang, Lei and Chen, Yifan and Gedeon, Tom and Koniusz, Piotr', 2024, 'chen2024time')
 
 
 def time_layout(n: int = 2, arrangement: str = 'spatial', img_size: Size = 224, among: Iterable[int] = ()) -> Layout:
@@ -79,24 +85,43 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
         'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'crop_pct': 1.0,
         'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'paper_name': 'When Spatial meets Temporal in Action Recognition', 'paper_ids': 'arXiv:2411.15284',
+        'paper_name': PAPER.title, 'paper_ids': PAPER.id,
         **kwargs,
     }
 
 
 default_cfgs = generate_default_cfgs({
     'time_resnet50.a1_in1k': _cfg(
-        hf_hub_id='timm/resnet50.a1_in1k', license='apache-2.0',
-        first_conv='backbone.conv1', classifier='backbone.fc'),
+        **image_weights('resnet50.a1_in1k'), first_conv='backbone.conv1', classifier='backbone.fc'),
     'time_vit_b.augreg_in21k': _cfg(
-        hf_hub_id='timm/vit_base_patch16_224.augreg_in21k', license='apache-2.0', mean=(0.5,) * 3, std=(0.5,) * 3,
+        **image_weights('vit_base_patch16_224.augreg_in21k'),
         first_conv='backbone.patch_embed.proj', classifier='backbone.head'),
     'time_videomae_b.mcg_k400': _cfg(
-        hf_hub_id='MCG-NJU/videomae-base-finetuned-kinetics', license='cc-by-nc-4.0',
+        **image_weights('videomae_vit_b.mcg_k400'),
         first_conv='backbone.patch_embed.proj', classifier='backbone.head'),
     'time_videomae_b.mcg_mae_k400': _cfg(
-        hf_hub_id='MCG-NJU/videomae-base', license='cc-by-nc-4.0',
+        **image_weights('videomae_vit_b.mcg_mae_k400'),
         first_conv='backbone.patch_embed.proj', classifier='backbone.head'),
+})
+
+
+def _videomae_record(name: str, limits: str) -> TagRecord:
+    file = tag_record(name)
+    return TagRecord(
+        PAPER, file.data, task=file.task, size=file.size, sha256=file.sha256, limits=limits,
+        starts_fresh='They saw ordinary frames, not a TIME layer: fine-tune the model.')
+
+
+_IMAGES_ONLY = 'The backbone has seen single images only, no clips.'
+
+register_records({  # no table of the paper is known to us, so that no figure is quoted
+    'time_resnet50.a1_in1k': TagRecord(PAPER, IMAGENET_1K, size=102_000_000, limits=_IMAGES_ONLY),
+    'time_vit_b.augreg_in21k': TagRecord(PAPER, IMAGENET_21K, size=410_000_000, limits=_IMAGES_ONLY),
+    'time_videomae_b.mcg_k400': _videomae_record(
+        'videomae_vit_b.mcg_k400',
+        'With 400 classes the Kinetics classifier comes along; it has seen ordinary frames only, no grids of them.'),
+    'time_videomae_b.mcg_mae_k400': _videomae_record(
+        'videomae_vit_b.mcg_mae_k400', 'The encoder has seen no grids of frames.'),
 })
 
 

@@ -64,6 +64,7 @@ from timm.models import (
 from timm.models.swin_transformer import window_partition, window_reverse
 
 from .builder import prefetch
+from .record import IMAGENET_1K, Figure, Paper, TagRecord, register_records
 from .timm_private import feature_take_indices, update_model_input_size
 
 __all__ = ['UniFormer']
@@ -574,6 +575,11 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return out
 
 
+PAPER = Paper(
+    'UniFormer', 'arXiv:2201.09450', 'UniFormer: Unifying Convolution and Self-attention for Visual Recognition',
+    'Li, Kunchang and others', 2023, 'li2023uniformer')
+
+
 def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
         'num_classes': 1000, 'input_size': (3, 224, 224), 'pool_size': (7, 7),
@@ -581,27 +587,39 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'stages.0.downsample.proj', 'classifier': 'head.fc',
         'license': 'mit', 'origin_url': 'https://github.com/Sense-X/UniFormer',
-        'paper_name': 'UniFormer: Unifying Convolution and Self-attention for Visual Recognition',
-        'paper_ids': ('arXiv:2201.09450', 'arXiv:2201.04676'),
+        'paper_name': PAPER.title, 'paper_ids': (PAPER.id, 'arXiv:2201.04676'),
         **kwargs,
     }
 
 
-# `notes` holds the published digest of each file, which timm does not check (for uniformer_small it is that of the
-# equally long copy in Andy1621/uniformer)
 default_cfgs = generate_default_cfgs({
     'uniformer_small.in1k': _cfg(
-        hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_small_in1k.pth',
-        notes=('sha256:fd192c31f8bd77670de8f171111bd51f56fd87e6aea45043ab2edc181e1fa775',)),
+        hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_small_in1k.pth'),
     'uniformer_small_plus.in1k': _cfg(
         hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_small_plus_in1k.pth',
-        notes=('sha256:53bc55180eb750f00b12933c75fefb5f9ee652bea606cd26104b738f0c4c472e',),
         first_conv='stages.0.downsample.0'),
     'uniformer_small_plus_dim64.untrained': _cfg(first_conv='stages.0.downsample.0'),
     'uniformer_base.in1k': _cfg(
-        hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_base_in1k.pth',
-        notes=('sha256:82c01015818cb897b00a29352043053df53ce4c02c2d012226b3a8a12ccb60eb',)),
+        hf_hub_id='Sense-X/uniformer_image', hf_hub_filename='uniformer_base_in1k.pth'),
     'uniformer_base_ls.untrained': _cfg(),
+})
+
+
+def _record(top1: float, size: int, sha256: str) -> TagRecord:
+    return TagRecord(
+        PAPER, IMAGENET_1K, size=size, sha256=sha256,
+        figures=(Figure(IMAGENET_1K.title, top1, None, 'README of the official repository'),),
+        intended_use='An image backbone for `flatten_uniformer_*`, and classification of ImageNet-1k.',
+        limits='An image model; `flatten_uniformer_*` make video models of it.')
+
+
+register_records({
+    'uniformer_small.in1k': _record(  # the digest is that of the equally long copy in Andy1621/uniformer
+        82.9, 86_314_461, 'fd192c31f8bd77670de8f171111bd51f56fd87e6aea45043ab2edc181e1fa775'),
+    'uniformer_small_plus.in1k': _record(
+        83.4, 96_300_000, '53bc55180eb750f00b12933c75fefb5f9ee652bea606cd26104b738f0c4c472e'),
+    'uniformer_base.in1k': _record(
+        83.8, 199_378_501, '82c01015818cb897b00a29352043053df53ce4c02c2d012226b3a8a12ccb60eb'),
 })
 
 

@@ -43,9 +43,18 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers.bottleneck import Bottleneck
 from flatzoo.layers.frame_shift import shift_frames
 
-from .adapter_builder import CLIP_B, CLIP_L, DINOV2_B, adapter_cfg, adapter_entry_point, check_numbers, check_places
-from .builder import register_protocol
+from .adapter_builder import (
+    CLIP_B,
+    CLIP_L,
+    DINOV2_B,
+    adapter_cfg,
+    adapter_entry_point,
+    check_numbers,
+    check_places,
+    register_adapter_records,
+)
 from .merge_adapters import merge_block
+from .record import Paper
 from .temporal_embed import TemporalEmbedModel
 
 __all__ = ['ZeroI2V']  # timm's registry appends the entry points
@@ -160,10 +169,14 @@ class ZeroI2V(TemporalEmbedModel):
         return self
 
 
+PAPER = Paper(
+    'ZeroI2V', 'arXiv:2310.01324', 'ZeroI2V: Zero-Cost Adaptation of Pre-trained Transformers from Image to Video',
+    'Li, Xinhao and Zhu, Yuhan and Wang, Limin', 2024, 'li2024zeroi2v')
+
+
 def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
     return adapter_cfg(
-        backbone, paper_ids='arXiv:2310.01324',
-        paper_name='ZeroI2V: Zero-Cost Adaptation of Pre-trained Transformers from Image to Video', **kwargs)
+        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
 
 
 _VARIANTS = {  # name -> summary, backbone, stride of its protocol if it is dense, arguments
@@ -183,7 +196,9 @@ _VARIANTS = {  # name -> summary, backbone, stride of its protocol if it is dens
 default_cfgs = generate_default_cfgs({
     f'{name}.{backbone.partition(".")[2]}': _cfg(backbone, num_classes=400 if stride else 174)
     for name, (_, backbone, stride, _) in _VARIANTS.items()})
-for _name, (_summary, _backbone, _stride, _args) in _VARIANTS.items():
-    register_protocol(f'{_name}.{_backbone.partition(".")[2]}', EvalProtocol(
-        rule='zeroi2v', **dict(sampling='dense', stride=_stride, num_clips=3) if _stride else dict(num_crops=3)))
+register_adapter_records(PAPER, {
+    f'{name}.{backbone.partition(".")[2]}': EvalProtocol(
+        rule='zeroi2v', **dict(sampling='dense', stride=stride, num_clips=3) if stride else dict(num_crops=3))
+    for name, (_, backbone, stride, _) in _VARIANTS.items()})
+for _name, (_summary, _backbone, _, _args) in _VARIANTS.items():
     globals()[_name] = adapter_entry_point(ZeroI2V, _name, f'ZeroI2V on a frozen {_summary}.', _backbone, **_args)

@@ -1,2 +1,2 @@
-"""A trained model, prepared to answer fast."""
+"""How a model runs: prepared to answer fast, and what a forward pass costs."""
 from .optimize import optimize as optimize

@@ -1,6 +1,8 @@
 """From a recipe to what the loop needs: lists of clips, model, task, optimizer and schedule; mostly timm's."""
 import dataclasses
 import functools
+import hashlib
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 
 from flatzoo.data.clips import ClipDataset
-from flatzoo.data.lists import DataError, VideoList, read_videos
+from flatzoo.data.lists import DataError, VideoList, read_videos, same_name
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.adapter_model import AdapterModel
@@ -26,8 +28,8 @@ from .mixing import ClipMixup
 from .recipe import Recipe
 
 __all__ = [
-    'build_model', 'build_optimizer', 'build_schedule', 'build_task', 'freeze', 'mixing_of', 'normalised',
-    'protocol_of', 'read_lists', 'train_clips', 'validation_protocol',
+    'build_model', 'build_optimizer', 'build_schedule', 'build_task', 'freeze', 'list_digests', 'mixing_of',
+    'normalised', 'protocol_of', 'read_lists', 'train_clips', 'validation_protocol',
 ]
 
 
@@ -50,6 +52,23 @@ def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
         raise DataError(
             f'the classes of {val.split} are not those of {train.split}; name them alike. {error}'
         ) from None
+
+
+def list_digests(recipe: Recipe, train: VideoList, val: VideoList | None) -> dict[str, str]:
+    """A digest of the clips, their labels and their order in each list; the same where the data set was moved."""
+    root = recipe.root if '://' in recipe.root else os.path.abspath(recipe.root)
+    digests = {}
+    for split, videos in ((recipe.train_split, train), (recipe.val_split, val)):
+        if videos is None:
+            continue
+        digest = hashlib.sha256()
+        for clip in videos.clips:
+            path = clip.path if '://' in clip.path else os.path.abspath(clip.path)
+            path = path.removeprefix(root).replace(os.sep, '/')
+            place = path, clip.member and clip.member[0], clip.start, clip.end, clip.unit, clip.label
+            digest.update(f'{place}\n'.encode(errors='surrogateescape'))
+        digests[split] = digest.hexdigest()
+    return digests
 
 
 def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = None) -> VideoModel:
@@ -232,7 +251,7 @@ def _teacher(recipe: Recipe, model: VideoModel, videos: VideoList) -> Distillati
             f'{"" if teacher.head_trained else " and no trained classifier"}; the model learns {wanted[0]} classes '
             f'from {wanted[1]} frames of {wanted[2]} channels. They must agree.')
     labels = teacher.pretrained_cfg.get('label_names')
-    if labels is not None and videos.named and list(labels) != list(videos.classes):
+    if labels is not None and videos.named and tuple(map(same_name, labels)) != videos.classes:
         raise ValueError(f'the teacher {name} knows other classes than {videos.name}, or in another order')
     return _ClipTeacher(teacher.requires_grad_(False), model)
 

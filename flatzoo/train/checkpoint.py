@@ -3,17 +3,17 @@
     args.yaml             the recipe
     summary.csv           a row per epoch
     last.pt               all that is needed to go on
+    last.pt.sha256        its digest, as sha256sum writes it
     model.safetensors     the best model so far
     config.json           what it is; makes the folder one for `local-dir:` and `flatzoo push`
     adapters.safetensors  the trained part of it, of a model with adapters on a frozen backbone
     broken.txt            clips that could not be read, with the reasons
 """
 import csv
-import errno
+import hashlib
 import io
 import os
-import shutil
-import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -22,17 +22,19 @@ import torch
 
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.hub.push import save_pretrained
+from flatzoo.hub.staging import causes, is_full, remove_leftovers as remove_staging, staging_folder
 from flatzoo.models import VideoModel
 from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.version import __version__
 
 __all__ = [
-    'ADAPTERS', 'ARGS', 'BROKEN', 'LAST', 'SUMMARY', 'is_full', 'is_out_of_memory', 'load_last', 'save_last',
-    'remove_leftovers', 'save_model', 'write_csv', 'write_file',
+    'ADAPTERS', 'ARGS', 'BROKEN', 'LAST', 'SUMMARY', 'damaged', 'digest_file', 'is_full', 'is_out_of_memory',
+    'load_last', 'remove_leftovers', 'save_last', 'save_model', 'write_csv', 'write_file',
 ]
 
 ARGS, SUMMARY, LAST, ADAPTERS, BROKEN = 'args.yaml', 'summary.csv', 'last.pt', 'adapters.safetensors', 'broken.txt'
 FORMAT = 1
+REMEDY = 'Restore it from a copy, or begin anew with another --output.'
 
 
 def write_file(path: str | os.PathLike, write: Callable[[IO[bytes]], Any]) -> None:
@@ -68,28 +70,134 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> Non
 
 
 def save_last(path: str | os.PathLike, state: dict[str, Any]) -> None:
-    """Saves all that is needed to go on: tensors, numbers, strings, and lists and dictionaries of them."""
-    write_file(path, lambda file: torch.save({'format': FORMAT, 'flatzoo_version': __version__, **state}, file))
+    """Saves all that is needed to go on: tensors, numbers, strings, and lists and dictionaries of them.
+
+    Its digest goes into a file beside it. While the new one replaces the former, that file names both, the new one
+    first: whenever the process is killed, the digest of what is there is in it.
+    """
+    path = Path(path)
+    digest = digest_file(path)
+    former = _digests(digest) or ([_sha256(path)] if path.exists() else [])
+
+    def write(file: IO[bytes]) -> None:
+        hashing = _Hashing(file)
+        torch.save({'format': FORMAT, 'flatzoo_version': __version__, **state}, hashing)
+        write_digests([hashing.sha256.hexdigest(), *former])
+
+    def write_digests(digests: list[str]) -> None:
+        text = ''.join(f'{one}  {path.name}\n' for one in digests)
+        write_file(digest, lambda file: file.write(text.encode()))
+
+    write_file(path, write)
+    write_digests(_digests(digest)[:1])  # as `sha256sum --check` reads it
 
 
 def load_last(path: str | os.PathLike) -> dict[str, Any]:
     """Loads what `save_last` saved, on the CPU; no code of the file is run.
 
+    It is compared with the digest beside it. One of an older flatzoo, which wrote none, is compared with the checksums
+    that torch puts into the file.
+
     Raises:
+        FileNotFoundError: There is none.
         ValueError: It is damaged, foreign or newer than this flatzoo.
     """
+    path = Path(path)
+    known = _digests(digest_file(path))
+    if known and _sha256(path) not in known:
+        raise damaged(path, f'its sha256 is not the one in {digest_file(path).name}')
     try:
+        if not known and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if (member := archive.testzip()) is not None:
+                    raise ValueError(f'the checksum of {member}')
         state = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:  # noqa: BLE001 - torch and pickle raise anything
-        raise ValueError(f'{path}: is damaged or no checkpoint of a run ({type(error).__name__}).') from error
+    except Exception as error:  # noqa: BLE001 - torch, pickle and zipfile raise anything
+        raise damaged(path, type(error).__name__) from error
     if not isinstance(state, dict) or 'format' not in state:
-        raise ValueError(f'{path}: is no checkpoint of a run of flatzoo.')
-    if state['format'] > FORMAT:
+        raise ValueError(f'{path}: is no checkpoint of a run of flatzoo. {REMEDY}')
+    if isinstance(state['format'], int) and state['format'] > FORMAT:
         raise ValueError(
-            f'{path}: came from a newer flatzoo ({state["flatzoo_version"]}); this is {__version__}. Update it.')
+            f'{path}: came from a newer flatzoo ({state.get("flatzoo_version")}); this is {__version__}. Update it.')
+    wrong = [name for name, right in _PARTS.items() if name not in state or not right(state[name])]
+    if wrong:
+        raise damaged(path, f'{", ".join(wrong)} {"is" if len(wrong) == 1 else "are"} not what a run saves')
     return state
+
+
+def damaged(path: str | os.PathLike, why: str) -> ValueError:
+    """The error for a checkpoint of which something is wrong."""
+    return ValueError(f'{path}: is damaged or no checkpoint of this run ({why}). {REMEDY}')
+
+
+def digest_file(path: Path) -> Path:
+    """The file with the digest of a checkpoint."""
+    return path.with_name(f'{path.name}.sha256')
+
+
+def _digests(path: Path) -> list[str]:
+    """The digests in such a file; none if there is no file, or it is no such file."""
+    try:
+        lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    except FileNotFoundError:
+        return []
+    return [line.split()[0] for line in lines if line.split()]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+class _Hashing:
+    """A file that is written, and its digest."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _is_history(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        _is_dict(row) and row.keys() == value[0].keys() and _is_count(row.get('epoch'))
+        and all(isinstance(number, (int, float)) for number in row.values()) for row in value)
+
+
+_PARTS: dict[str, Callable[[Any], bool]] = {
+    'format': lambda value: _is_count(value) and value > 0,
+    'recipe': _is_dict,
+    'global_batch': _is_count,
+    'classes': lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    'num_clips': _is_count,
+    'update': _is_count,
+    'model': lambda value: _is_dict(value) and all(isinstance(tensor, torch.Tensor) for tensor in value.values()),
+    'optimizer': _is_dict,
+    'scaler': _is_dict,
+    'ema': lambda value: value is None or _is_dict(value),
+    'protocol': _is_dict,
+    'meters': lambda value: isinstance(value, torch.Tensor) and value.shape == (3,),
+    'history': _is_history,
+    'best': lambda value: value is None or isinstance(value, (int, float)),
+    'broken': lambda value: isinstance(value, dict) and all(
+        _is_count(index) and isinstance(reason, str) for index, reason in value.items()),
+}
+"""What a checkpoint holds, and whether a value can be that."""
 
 
 def save_model(model: VideoModel, folder: str | os.PathLike, classes: Sequence[str], protocol: EvalProtocol) -> None:
@@ -99,7 +207,7 @@ def save_model(model: VideoModel, folder: str | os.PathLike, classes: Sequence[s
         OSError: It cannot be written; what was there is untouched.
     """
     folder = Path(folder)
-    with tempfile.TemporaryDirectory(prefix='.best-', dir=folder) as staging:
+    with staging_folder(folder, '.best-') as staging:
         save_pretrained(model, staging, label_names=classes, protocol=protocol)
         if isinstance(model, AdapterModel) and model.frozen:
             model.save_adapters(Path(staging, ADAPTERS))
@@ -114,32 +222,15 @@ def save_model(model: VideoModel, folder: str | os.PathLike, classes: Sequence[s
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Removes what a run that was killed had begun to write."""
-    for path in Path(folder).glob('.best-*'):
-        shutil.rmtree(path, ignore_errors=True)
+    remove_staging(folder)
     for path in Path(folder).glob('.*.partial'):
         path.unlink(missing_ok=True)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a disk or a quota is full, or a file too large for it; safetensors says it in words alone."""
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return any(
-        getattr(cause, 'errno', None) in codes or 'No space left' in str(cause)
-        or any(f'os error {code})' in str(cause) for code in codes) for cause in _causes(error))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the GPU or the CPU."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        isinstance(cause, RuntimeError) and "can't allocate memory" in str(cause) for cause in _causes(error))
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return chain
+        isinstance(cause, RuntimeError) and "can't allocate memory" in str(cause) for cause in causes(error))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -80,6 +80,18 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def check_same(self, value: Any, what: str) -> None:
+        """Makes sure that all processes have the same.
+
+        Raises:
+            ValueError: They have not, as machines with files of their own may.
+        """
+        others = [rank for rank, other in enumerate(self.gather(value)) if other != value]
+        if others:
+            raise ValueError(
+                f'{what} of process {self.rank} are not those of process {others[0]}. Give all machines the same '
+                'files.')
+
     def wait(self) -> None:
         """Waits until all processes are here."""
         if self.size > 1:

@@ -1,6 +1,10 @@
 """How a run ends before its time: with one error that says why, what to do, and what is left of it."""
 import contextlib
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from . import checkpoint as files
@@ -8,21 +12,83 @@ from . import checkpoint as files
 if TYPE_CHECKING:
     from .loop import Trainer
 
-__all__ = ['TrainingStopped', 'clear_ends']
+__all__ = ['Interruption', 'TrainingInterrupted', 'TrainingStopped', 'clear_ends', 'leave_interrupts']
 
 
 class TrainingStopped(RuntimeError):
     """Why a run could not go on, and what is left of it."""
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """A run was ended by Ctrl-C or SIGTERM; the text says where, and where it will go on.
+
+    Attributes:
+        exit_code: What a program that ends so returns, 128 and the number of the signal.
+    """
+
+    def __init__(self, text: str = '', number: int = signal.SIGINT):
+        super().__init__(text)
+        self.exit_code = 128 + number
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM during a run.
+
+    A run of one process ends behind the update that it is at, with a checkpoint of it; a second signal ends it at once.
+    Of several processes each may be at another update, so they end at once, and go on from the last checkpoint.
+
+    Attributes:
+        number: The signal that came, None if none did.
+        can_wait: Whether the run is at an update, behind which it looks here.
+    """
+
+    def __init__(self, alone: bool):
+        self.alone = alone
+        self.number: int | None = None
+        self.can_wait = False
+
+    @contextlib.contextmanager
+    def noticed(self) -> Iterator[None]:
+        """Takes the signals that would end the process; not in threads, nor what somebody else handles or ignores."""
+        former = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+                    former[number] = signal.signal(number, self._came)
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        first, self.number = self.number is None, number
+        if not (first and self.alone and self.can_wait):
+            raise TrainingInterrupted(number=number)
+
+
+def leave_interrupts(worker: int) -> None:
+    """Lets a process that decodes go on after Ctrl-C, which reaches it too, until the one that trains has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def clear_ends(trainer: 'Trainer') -> Iterator[None]:
-    """Turns what ends a run before its time into `TrainingStopped`."""
+    """Turns what ends a run before its time into `TrainingStopped`, and signals into `TrainingInterrupted`."""
+    process = os.getpid()
     try:
-        yield
+        with trainer.interruption.noticed():
+            yield
+    except KeyboardInterrupt as error:
+        if os.getpid() != process:  # a process that decodes, which was forked from this one
+            raise
+        number = trainer.interruption.number or signal.SIGINT
+        raise TrainingInterrupted(_interrupted(trainer), number) from error
     except TrainingStopped as error:
         raise TrainingStopped(f'{error} {_rest(trainer)}') from error.__cause__
     except Exception as error:  # noqa: BLE001 - looked at, and passed on if it is none of these
+        if trainer.interruption.number is not None:  # the signal took processes that this one needs
+            raise TrainingInterrupted(_interrupted(trainer), trainer.interruption.number) from error
         if files.is_out_of_memory(error):
             raise TrainingStopped(
                 f'out of memory on {trainer.processes.device} at update {trainer.update} with '
@@ -33,6 +99,17 @@ def clear_ends(trainer: 'Trainer') -> Iterator[None]:
                 f'the disk of {trainer.folder} is full, or takes no file of this size. Make room there. '
                 f'{_rest(trainer)}') from error
         raise
+
+
+def _interrupted(trainer: 'Trainer') -> str:
+    """What to say after a signal; only one of several processes speaks."""
+    if not trainer.processes.first:
+        return ''
+    text = f'interrupted at update {trainer.update}, --resume auto goes on'
+    if trainer.kept is None:
+        return f'{text} from the start: nothing was saved yet.'
+    where = 'there' if trainer.kept == trainer.update else f'behind update {trainer.kept}'
+    return f'{text} {where}, from {trainer.folder / files.LAST}.'
 
 
 def _rest(trainer: 'Trainer') -> str:

@@ -19,18 +19,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from flatzoo.console.progress import LogLines
 from flatzoo.data.clips import collate_clips
-from flatzoo.data.lists import some
+from flatzoo.data.lists import class_findings, some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
 
 from . import build, checkpoint as files
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
-from .ends import TrainingStopped, clear_ends
+from .ends import Interruption, TrainingInterrupted, TrainingStopped, clear_ends, leave_interrupts
 from .recipe import Recipe
 
-__all__ = ['Trainer', 'TrainingStopped', 'train']
+__all__ = ['Trainer', 'TrainingInterrupted', 'TrainingStopped', 'train']
 
 
 def train(recipe: Recipe, report: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def train(recipe: Recipe, report: Callable[[str], None] | None = None) -> dict[s
 
     Raises:
         TrainingStopped: If memory or a disk ran out, the loss became NaN, or too many clips could not be read.
+        TrainingInterrupted: After Ctrl-C or SIGTERM; a second one does not wait for the update to be finished.
         ValueError: If the recipe does not fit the data, the model or the folder.
     """
     processes = Processes.start(recipe.device)
@@ -64,6 +66,8 @@ class Trainer:
         history: A row per epoch, as in `summary.csv`.
         broken: Reasons by index of the training clips that could not be read.
         update: Updates that were made.
+        kept: Updates in the last checkpoint, None if there is none.
+        interruption: What signals came.
     """
 
     def __init__(self, recipe: Recipe, processes: Processes, report: Callable[[str], None] | None = None):
@@ -72,10 +76,15 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.broken: dict[int, str] = {}
         self.named = 0  # of them
+        self.log: LogLines | None = None  # in place of a bar
         self.update = 0
+        self.kept: int | None = None
+        self.interruption = Interruption(alone=processes.size == 1)
         saved = self._saved()
 
         self.train_list, self.val_list = build.read_lists(recipe)
+        self.lists = build.list_digests(recipe, self.train_list, self.val_list)
+        processes.check_same(self.lists, 'the lists of clips')
         seed_all(recipe.seed)
         self.model = build.build_model(recipe, self.train_list, pretrained=None if saved is None else False)
         self.protocol = build.protocol_of(recipe, self.model)
@@ -103,12 +112,12 @@ class Trainer:
         self.batches = GlobalBatches(len(clips), recipe.batch_size, recipe.grad_accum_steps, processes, recipe.seed)
         self.loader = DataLoader(
             clips, batch_sampler=self.batches, collate_fn=collate_clips, num_workers=recipe.workers,
-            persistent_workers=recipe.workers > 0, pin_memory=device.type == 'cuda')
+            persistent_workers=recipe.workers > 0, pin_memory=device.type == 'cuda', worker_init_fn=leave_interrupts)
         self.set_rate = build.build_schedule(recipe, self.optimizer, self.batches.updates)
         self.meters = torch.zeros(3, dtype=torch.float64, device=device)  # of the epoch: loss, right, clips
         self.best: float | None = None
         if saved is not None:
-            self._restore(saved)
+            self._go_on_from(saved)
 
     # The run
 
@@ -121,13 +130,17 @@ class Trainer:
             if self.processes.first:
                 files.write_file(self.folder / files.ARGS, lambda file: file.write(self.recipe.to_yaml().encode()))
             self._introduce()
-            total = self.recipe.epochs * self.batches.updates
+            self._complete()
             with self._board() as board, tqdm(
-                    total=total, initial=self.update, unit='update', dynamic_ncols=True, leave=False,
+                    total=self._total, initial=self.update, unit='update', dynamic_ncols=True, leave=False,
                     disable=None if self.processes.first else True) as bar:
+                if self.processes.first and bar.disable:
+                    self.log = LogLines(self._total, self.recipe.log_seconds, self.report, done=self.update)
                 for epoch in range(self.update // self.batches.updates, self.recipe.epochs):
                     speed = self._train_epoch(epoch, bar)
                     self._end_epoch(epoch, speed, board)
+                    if self.interruption.number is not None:
+                        raise TrainingInterrupted
         return self.history[-1]
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
@@ -147,6 +160,7 @@ class Trainer:
         waited = 0.0
         batches = iter(self.loader)
         for number in range(first, updates):
+            self.interruption.can_wait = True
             self.set_rate(epoch, self.update)
             for step in range(recipe.grad_accum_steps):
                 asked = time.monotonic()
@@ -167,15 +181,22 @@ class Trainer:
             if end or recover or self.update % recipe.log_interval == 0:
                 now, time_now = self._look(), time.monotonic()
                 loss, right, clips = (b - a for a, b in zip(seen, now))
-                bar.set_postfix_str(
+                seen_now = (
                     f'loss {loss / max(clips, 1):.3f}, acc {100 * right / max(clips, 1):.1f}, '
-                    f'{clips / (time_now - shown):.1f} clips/s', refresh=False)
+                    f'{clips / (time_now - shown):.1f} clips/s')
+                bar.set_postfix_str(seen_now, refresh=False)
+                if self.log is not None and not end:  # at its end the epoch has a line of its own
+                    self.log.say(self.update, f'epoch {epoch + 1}/{recipe.epochs}, update', seen_now)
                 seen, shown = now, time_now
             if end or recover:
                 self._check_weights()
             bar.update()
-            if recover:
+            self.interruption.can_wait = False
+            stop = self.interruption.number is not None and not end  # at its end the epoch is evaluated and saved
+            if recover or stop:
                 self._save_last()
+            if stop:
+                raise TrainingInterrupted
         spent = time.monotonic() - start
         return {'clips_per_second': (seen[2] - begun[2]) / spent, 'waiting': waited / spent}
 
@@ -257,7 +278,7 @@ class Trainer:
         loss, right, clips = self.processes.sum(self.meters).tolist()
         self.meters.zero_()
         row = {
-            'epoch': epoch, 'train_loss': loss / max(clips, 1), 'train_top1': 100 * right / max(clips, 1),
+            'epoch': epoch + 1, 'train_loss': loss / max(clips, 1), 'train_top1': 100 * right / max(clips, 1),
             **self._evaluate(), 'lr': max(group['lr'] for group in self.optimizer.param_groups), **speed,
             'broken': len(self.broken)}
         self.history.append(row)
@@ -265,8 +286,9 @@ class Trainer:
         better = self.best is None or value is None or value > self.best
         if better:
             self.best = value
+        self._save_last()  # the first of the three: `_complete` makes the others from it, if this is killed in between
+        if better:
             self._save_best()
-        self._save_last()
         if not self.processes.first:
             return
         files.write_csv(self.folder / files.SUMMARY, self.history)
@@ -274,11 +296,28 @@ class Trainer:
             for name, number in row.items():
                 board.add_scalar(name.replace('_', '/', 1), number, self.update)
             board.flush()
-        shown = {name: row[name] for name in row if name.startswith(('train_', 'eval_')) and name != 'eval_broken'}
+        hidden = ('eval_broken', 'eval_top5') if len(self.train_list.classes) <= 5 else ('eval_broken',)
+        shown = {name: row[name] for name in row if name.startswith(('train_', 'eval_')) and name not in hidden}
         self.report(
             f'epoch {epoch + 1}/{self.recipe.epochs}: '
             + ', '.join(f'{name} {number:.4g}' for name, number in shown.items())
-            + f', {speed["clips_per_second"]:.1f} clips/s' + (' *' if better and value is not None else ''))
+            + f', {speed["clips_per_second"]:.1f} clips/s'
+            + (', the best so far' if better and value is not None else ''))
+
+    def _complete(self) -> None:
+        """Writes what a run that was killed behind its checkpoint of an epoch had not come to: best model, summary."""
+        if not self.history or self.update % self.batches.updates:
+            return
+        if self.processes.first:
+            files.write_csv(self.folder / files.SUMMARY, self.history)
+        metric = None if self.val_list is None else f'eval_{self.val_list.metric}'
+        if metric is None or all(row[metric] < self.history[-1][metric] for row in self.history[:-1]):
+            self._save_best()
+
+    @property
+    def _total(self) -> int:
+        """Updates of the whole run."""
+        return self.recipe.epochs * self.batches.updates
 
     def _evaluate(self) -> dict[str, float]:
         if self.val_list is None:
@@ -326,7 +365,8 @@ class Trainer:
             'model': model, 'optimizer': optimizer, 'scaler': self.scaler.state_dict(),
             'ema': self.task.trainable_module_ema.module.state_dict() if self.recipe.model_ema else None,
             'protocol': self.protocol.to_dict(), 'meters': meters.cpu(),
-            'history': self.history, 'best': self.best, 'broken': self.broken})
+            'history': self.history, 'best': self.best, 'broken': self.broken, 'lists': self.lists})
+        self.kept = self.update
 
     def _saved(self) -> dict[str, Any] | None:
         """The checkpoint to go on from."""
@@ -338,24 +378,38 @@ class Trainer:
                 f'{self.folder} holds a run already. Continue it with --resume auto, or give another --output.')
         return files.load_last(last)
 
-    def _restore(self, saved: dict[str, Any]) -> None:
+    def _go_on_from(self, saved: dict[str, Any]) -> None:
         """Goes back to where a checkpoint was written.
 
         Raises:
-            ValueError: If the recipe or the data are others.
+            ValueError: If the recipe or the data are others, or what was saved does not fit them.
         """
+        self._compare(saved)
+        try:
+            self._restore(saved)
+        except Exception as error:  # noqa: BLE001 - torch raises anything about states that do not fit
+            why = ' '.join(str(error).split())[:200] or type(error).__name__
+            raise files.damaged(self.folder / files.LAST, f'{type(error).__name__}: {why}') from error
+
+    def _compare(self, saved: dict[str, Any]) -> None:
+        """Whether the run that is to go on is this one."""
         differ, remedies = self.recipe.changes(saved['recipe'])
         for name, value in (
                 ('global_batch', self.batches.global_batch), ('classes', list(self.train_list.classes)),
                 ('num_clips', len(self.train_list))):
             if saved[name] != value:
                 differ.append(f'{name} (now other)' if name == 'classes' else f'{name} {value} (was {saved[name]})')
+        if not differ:  # else the lists are others for a reason that was named
+            before = saved['lists'] if isinstance(saved.get('lists'), dict) else {}  # older ones have none
+            differ = [f'the clips of {split} (now other)' for split in before if before[split] != self.lists.get(split)]
         if differ:
             raise ValueError(
                 f'{self.folder} holds a run with other options: {", ".join(differ)}. Give the same ones '
                 f'(--config {self.folder / files.ARGS}), or another --output.')
         if remedies and self.processes.first:
             self.report(f'goes on with other options: {", ".join(remedies)}')
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         rates = [group['lr'] for group in self.optimizer.param_groups]
         load_state(self.module, self.optimizer, saved['model'], saved['optimizer'], self.recipe.fsdp)
         for group, rate in zip(self.optimizer.param_groups, rates):
@@ -367,6 +421,11 @@ class Trainer:
         if self.processes.first:
             self.meters.copy_(saved['meters'])  # those of all processes
         self.update, self.history, self.best = saved['update'], saved['history'], saved['best']
+        self.kept = self.update
+        if len(self.history) != self.update // self.batches.updates or self.update > self._total:
+            raise ValueError(f'{len(self.history)} epochs in {self.update} updates')
+        if self.history and self.history[0]['epoch'] == 0:  # of a flatzoo that counted them from 0
+            self.history = [row | {'epoch': row['epoch'] + 1} for row in self.history]
         self.protocol = EvalProtocol.from_dict(saved['protocol'])
         self.broken = saved['broken']
         self.named = len(self.broken)
@@ -381,6 +440,8 @@ class Trainer:
             f'update, {self.batches.updates} updates per epoch, into {self.folder}')
         if self.train_list.note:
             self.report(f'note: {self.train_list.note}')
+        for line in class_findings([self.train_list] if self.val_list is None else [self.train_list, self.val_list]):
+            self.report(f'warning: {line}')
         if self.update:
             self.report(f'resumed after {self.update} updates')
 

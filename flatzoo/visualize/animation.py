@@ -19,6 +19,7 @@ def save_cam_gif(
         frames: Tensor,
         frame_maps: Tensor,
         times: Sequence[float] | None = None,
+        comment: str = '',
 ) -> None:
     """Writes a GIF that loops over the frames: left the frame, right the frame under its map, below how far time is.
 
@@ -27,6 +28,7 @@ def save_cam_gif(
         frames: uint8 `[T, 3, H, W]`.
         frame_maps: `[T, h, w]`, 0...1.
         times: Time of each frame in seconds, which sets how long each one stays, 0.1 to 0.6 s; 0.2 s if None.
+        comment: Text that the file keeps.
     """
     frames = frames.cpu()
     scale = max(1.0, SIDE / min(frames.shape[-2:]))
@@ -40,4 +42,5 @@ def save_cam_gif(
     times = [0.2 * t for t in range(len(frames))] if times is None else list(times)
     steps = [after - before for before, after in zip(times, times[1:])] or [0.6]
     durations = [round(1000 * min(max(step, 0.1), 0.6)) for step in (*steps, max(steps[-1], 0.6))][:len(frames)]
-    pictures[0].save(path, format='GIF', save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    pictures[0].save(
+        path, format='GIF', save_all=True, append_images=pictures[1:], duration=durations, loop=0, comment=comment)

@@ -1,7 +1,7 @@
 """Where a model looks: class activation maps over super images, mapped back to the frames.
 
-- `ablation`: how much the score of the class falls without a channel. Ablation-CAM (Desai & Ramaswamy, WACV 2020), with
-  which SIFAR's Figure 5 is made. The head runs once per channel.
+- `ablation`: how much the score of the class falls when a channel is set to 0. Ablation-CAM (Desai & Ramaswamy, WACV
+  2020), with which SIFAR's Figure 5 is made. The head runs once per channel.
 - `gradcam`: the same from the slope of the score. Grad-CAM (Selvaraju et al., ICCV 2017). The head runs once, and back.
 - `rollout`: where attention comes from, whatever the class (Abnar & Zuidema, ACL 2020). Plain transformers only.
 
@@ -132,17 +132,16 @@ def _maps(model: VideoModel, clip: Tensor, target: int, method: str, max_channel
         raise ImportError("class activation maps need grad-cam: pip install 'flatzoo[show]'") from error
 
     class AblationCAM(BaseCAM):
-        """Its own one takes 0 or -1e7 for ablated channels, which a norm behind them does not survive."""
+        """Its own one may set a channel to -1e7 in place of 0, which a norm behind it does not survive."""
 
         def get_cam_weights(self, input_tensor, target_layers, targets, activations, grads):
             return _ablation_weights(self.model, input_tensor, target, max_channels).cpu().numpy()
 
     with _last_maps(model, clip) as (maps, tail), torch.enable_grad():  # [K, D, h, w]
         stack = maps.float().transpose(0, 1).flatten(1, 2)[None]  # [1, D, K * h, w]
-        low = stack.amin((2, 3), keepdim=True) if method == 'ablation' else stack.new_zeros(())
 
         def logits_of(x: Tensor) -> Tensor:
-            return tail((x + low).to(maps.dtype).unflatten(2, (len(maps), -1)).transpose(1, 2))
+            return tail(x.to(maps.dtype).unflatten(2, (len(maps), -1)).transpose(1, 2))
 
         end = _End(logits_of, stack)
         if method == 'ablation':
@@ -152,7 +151,7 @@ def _maps(model: VideoModel, clip: Tensor, target: int, method: str, max_channel
             cam = GradCAM(end, [end.tap])
             cam.compute_input_gradient = True
         places = stack[0, 0].numel()  # scales the scores far above the 1e-7 that grad-cam adds
-        found = cam(stack - low, [lambda logits: logits[target] * places])
+        found = cam(stack, [lambda logits: logits[target] * places])
         cam.activations_and_grads.release()
     return torch.from_numpy(found)[0].unflatten(0, (len(maps), -1))
 
@@ -162,7 +161,7 @@ def _ablation_weights(end: nn.Module, maps: Tensor, target: int, max_channels: i
     """Fall of the score without each channel `[1, D]`, relative to the largest; 0 for those that were not tried."""
     score = end(maps)[0, target]
     weights = torch.zeros_like(maps[:, :, 0, 0])
-    tried = maps.mean((2, 3))[0].topk(min(max_channels, maps.shape[1])).indices
+    tried = maps.abs().mean((2, 3))[0].topk(min(max_channels, maps.shape[1])).indices
     for channels in tried.split(max(1, min(MAX_CHANNELS, BATCH_VALUES // maps.numel()))):
         without = maps.repeat(len(channels), 1, 1, 1)
         without[torch.arange(len(channels)), channels] = 0

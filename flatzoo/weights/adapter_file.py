@@ -15,6 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flatzoo.console.text import printable
+
+from .config import check_arguments
+
 __all__ = ['read_adapter_file', 'weight_digest', 'write_adapter_file']
 
 _FORMAT = 'flatzoo_adapters_v1'
@@ -79,10 +83,18 @@ def read_adapter_file(path: str | Path, header_only: bool = False) -> tuple[dict
         with safe_open(path, 'pt') as file:
             header = json.loads((file.metadata() or {}).get(_FORMAT, 'null'))
             tensors = {} if header_only else {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f'{path}: is damaged or no safetensors file ({error}). Save the adapters again.') from error
-    if not isinstance(header, dict) or not header.keys() >= _FIELDS:
+    except (SafetensorError, ValueError, RecursionError) as error:
+        reason = 'too deeply nested' if isinstance(error, RecursionError) else printable(error, 200)
+        raise ValueError(f'{path}: is damaged or no safetensors file ({reason}). Save the adapters again.') from error
+    if not isinstance(header, dict) or not header.keys() >= _FIELDS or not (
+            isinstance(header['model'], (str, type(None))) and isinstance(header['model_args'], dict)
+            and isinstance(header['adapter_args'], dict)):
         raise ValueError(
             f'{path}: is no adapter file, or one of another version. Accepted is what save_adapters() wrote; weights '
             'of a whole model are loaded by timm.create_model(checkpoint_path=).')
+    check_arguments(header['model_args'], str(path))
+    check_arguments(header['adapter_args'], str(path))
+    labels = header.get('label_names')
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise ValueError(f"{path}: 'label_names' must be a list of strings. Save the adapters again.")
     return tensors, header

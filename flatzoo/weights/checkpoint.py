@@ -3,6 +3,7 @@ import argparse
 import logging
 import re
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,88 @@ from torch import Tensor, nn
 from .training_records import RECORDS
 
 __all__ = [
-    'account_for_keys', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights', 'unwrap_checkpoint',
+    'account_for_keys', 'choose_weights', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights',
+    'unwrap_checkpoint',
 ]
 
 _logger = logging.getLogger(__name__)
 
 
+_RAW = ('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'network', 'module', 'weights', 'params')
+_EMA = (
+    'state_dict_ema', 'model_ema', 'ema', 'ema_state_dict', 'model_ema_state_dict', 'ema_model', 'module_ema',
+    'net_ema', 'params_ema')
+_WRAPPERS = ('module.', 'model.', 'net.')  # of DistributedDataParallel, Lightning and people; VOLO has a network.
+_INSIDE = ('_orig_mod.', '_fsdp_wrapped_module.', '_checkpoint_wrapped_module.')  # of torch.compile, FSDP, ...
+
+
 def unwrap_checkpoint(state_dict: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights inside a checkpoint: unwraps `model` or `state_dict`, strips `module.` of DistributedDataParallel."""
-    for key in ('model', 'state_dict'):
-        if isinstance(state_dict.get(key), dict):
-            state_dict = state_dict[key]
-    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    """The weights inside a checkpoint, under the names of the model: see `choose_weights`."""
+    return choose_weights(state_dict)
+
+
+def choose_weights(state_dict: dict[str, Any], use_ema: bool | None = None) -> dict[str, Tensor]:
+    """The weights inside a checkpoint as training code writes it, without the prefixes that wrappers give the names.
+
+    Understood are the keys `state_dict`, `model`, `model_state_dict`, `net` and their like, for moving averages
+    `state_dict_ema`, `model_ema`, `ema` and theirs; the prefixes `module.` (DistributedDataParallel, AveragedModel),
+    `_orig_mod.` (torch.compile), `model.` (Lightning), `net.` and those of FSDP; and prefixes such as `ema.` for
+    averages beside weights with a prefix.
+
+    Args:
+        state_dict: The checkpoint, or the weights.
+        use_ema: Whether to take the moving average or the raw weights where there are both; None takes the average, as
+            timm does, and says so.
+
+    Raises:
+        ValueError: If there is no moving average and `use_ema` asks for it.
+    """
+    groups = {key: value for key, value in state_dict.items() if _holds_tensors(value)}
+    raw = next((key for key in _RAW if key in groups), None)
+    ema = next((key for key in _EMA if key in groups), None)
+    flat = raw is None and ema is None
+    if flat:
+        names = [key for key, value in state_dict.items() if isinstance(value, Tensor)]
+        raw = next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in names)), None)
+        ema = next((f'{key}.' for key in _EMA if any(name.startswith(f'{key}.') for name in names)), None)
+        if ema is None:
+            if use_ema:
+                raise ValueError('use_ema=True (--ema): there is no moving average, such as model_ema, in the weights.')
+            return _without_prefixes(state_dict)
+    if raw is not None and ema is not None and use_ema is None:
+        warnings.warn(
+            f'The weights have a moving average (EMA, {ema!r}) beside the raw ones ({raw!r}): the average is taken. '
+            'use_ema=False (on the command line --raw) takes the raw ones.', stacklevel=3)
+    if raw is None and use_ema is False:
+        warnings.warn(f'The weights are a moving average ({ema!r}) alone, which is taken.', stacklevel=3)
+    if flat:
+        prefix = raw if raw is not None and use_ema is False else ema
+        return _without_prefixes({
+            key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)})
+    if ema is None:
+        return choose_weights(groups[raw], use_ema)
+    return choose_weights(groups[raw if raw is not None and use_ema is False else ema])
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(
+        isinstance(part, Tensor) or _holds_tensors(part) for part in value.values())
+
+
+def _without_prefixes(state_dict: dict[str, Any]) -> dict[str, Any]:
+    for part in _INSIDE:
+        state_dict = {key.replace(part, ''): value for key, value in state_dict.items()}
+    while True:
+        names = [key for key, value in state_dict.items() if isinstance(value, Tensor)]
+        prefix = next((p for p in _WRAPPERS if any(name.startswith(p) for name in names)), None)
+        if prefix is None:
+            return state_dict
+        beside = [name for name in names if not name.startswith(prefix)]
+        if prefix == 'module.':  # some wrap parts alone
+            beside = [name for name in beside if name == 'n_averaged']  # the count of AveragedModel
+        elif beside:  # metrics, losses and teachers of a Lightning module
+            _logger.info(f'Not of the model, left out: {", ".join(beside[:5])}{", ..." if beside[5:] else ""}')
+        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items() if key not in beside}
 
 
 def image_checkpoint(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -117,9 +188,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
+        _check_zip(path)
         with torch.serialization.safe_globals([argparse.Namespace, *RECORDS]):
             mmap = zipfile.is_zipfile(path)  # files of torch < 1.6 are none, and cannot be mapped
             checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    except _Bomb:
+        raise
     except Exception as error:  # noqa: BLE001 - torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
         unsafe = re.findall(r'GLOBAL (\S+)', str(error))
         reason = f'it needs {unsafe[0]}, which is not allowed' if unsafe else 'it is damaged or no weight file'
@@ -129,7 +203,41 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{path}: holds a {type(checkpoint).__name__}, not a state dict or a checkpoint with one.')
+    _check_tensors(checkpoint, path)
     return checkpoint
+
+
+class _Bomb(ValueError):
+    """A small file that would take much memory."""
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses a PyTorch file whose members are compressed or overlap: torch writes neither, and both may be huge."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    size = path.stat().st_size
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(
+            member.file_size for member in members) > size:
+        raise _Bomb(
+            f'{path}: is compressed, or its members claim more than its {size} bytes; no PyTorch writes such a file. '
+            'Get it from its publisher, or save the weights again.')
+
+
+def _check_tensors(checkpoint: dict, path: Path) -> None:
+    """Refuses tensors that claim more numbers than the file has bytes of, such as one number shown 10^12 times."""
+    size, seen, waiting = path.stat().st_size, set(), [checkpoint]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            if value.layout is not torch.strided or value.is_meta or value.numel() * value.element_size() > size:
+                raise _Bomb(
+                    f'{path}: holds a tensor of shape {list(value.shape)}, kind {value.layout}, of which the file of '
+                    f'{size} bytes cannot have the numbers. Save the weights again.')
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:  # they may refer to each other
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
 def map_weights(model: nn.Module, state_dict: dict[str, Tensor], *_: Any) -> None:

@@ -11,23 +11,38 @@ cannot read.
 """
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import timm
 
+from flatzoo.console.text import printable, shortened
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.version import __version__
 
 from .download import check_file, fetch, split_name
 
 __all__ = [
-    'CONFIG_FILE', 'FORMAT', 'check_config', 'protocol_of_config', 'read_config', 'saved_config', 'stats_of_config',
-    'video_block',
+    'CONFIG_FILE', 'FORMAT', 'check_arguments', 'check_config', 'protocol_of_config', 'read_config', 'saved_config',
+    'stats_of_config', 'video_block',
 ]
 
 CONFIG_FILE = 'config.json'
 FORMAT = 1
+
+# What a configuration may ask for. It may come from anybody, and each number becomes time and memory when the model is
+# built; models of the papers need a tenth of these at most.
+MAX_BYTES = 2 ** 25  # of the file
+MAX_NUMBER = 2 ** 16  # width, heads, channels, ...
+MAX_CLASSES = 2 ** 20
+MAX_FRAMES = 1024
+MAX_PIXELS = 4096  # a side of a frame or a window
+MAX_BLOCKS = 128  # of a backbone, or of one of its stages
+MAX_ENTRIES = 1024  # of a list or object in the arguments
+MAX_VIEWS = 1024
+_LIMITS = {'num_classes': MAX_CLASSES, 'num_frames': MAX_FRAMES, 'img_size': MAX_PIXELS, 'in_chans': 1024,
+           'window_size': 128, 'depth': MAX_BLOCKS, 'depths': MAX_BLOCKS, 'layers': MAX_BLOCKS}
 
 
 def video_block(model: Any, protocol: EvalProtocol, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
@@ -52,11 +67,17 @@ def read_config(path: str | Path) -> dict[str, Any]:
         ValueError: If it is damaged or cannot be used.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would let us wait for ever
+        raise ValueError(f'{path}: is no file. Save or download the model again.')
+    if path.exists() and path.stat().st_size > MAX_BYTES:
+        raise ValueError(
+            f'{path}: has {path.stat().st_size} bytes; accepted are {MAX_BYTES}. That is no configuration of a model.')
     check_file(path)
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{path}: is damaged, it is no JSON ({error}). Save or download the model again.') from error
+    except (ValueError, RecursionError) as error:  # RecursionError: lists in lists in lists
+        reason = 'too deeply nested' if isinstance(error, RecursionError) else error
+        raise ValueError(f'{path}: is damaged, it is no JSON ({reason}). Save or download the model again.') from error
     check_config(config, str(path))
     return config
 
@@ -104,26 +125,32 @@ def check_config(config: Any, where: str) -> None:
         raise ValueError(f"{where}: names no 'architecture', so it is no configuration that timm or flatzoo wrote.")
     for key in ('video', 'model_args', 'pretrained_cfg'):
         if not isinstance(config.get(key) or {}, dict):
-            raise ValueError(f'{where}: {key!r} must be an object, got {config[key]!r}. Save the model again.')
+            raise ValueError(f'{where}: {key!r} must be an object, got {shortened(config[key])}. Save the model again.')
     video = config.get('video') or {}
-    writer = f'flatzoo {video["flatzoo_version"]}' if 'flatzoo_version' in video else 'another version'
+    writer = f'flatzoo {printable(video["flatzoo_version"], 20)}' if 'flatzoo_version' in video else 'another version'
     if not isinstance(video.get('format', 1), int) or video.get('format', 1) > FORMAT:
         raise ValueError(
-            f'{where}: came from a newer flatzoo ({writer}, format {video["format"]}); this is flatzoo {__version__}, '
-            f"which knows formats up to {FORMAT}. Update it: pip install -U flatzoo.")
+            f'{where}: came from a newer flatzoo ({writer}, format {shortened(video["format"], 20)}); this is flatzoo '
+            f"{__version__}, which knows formats up to {FORMAT}. Update it: pip install -U flatzoo.")
     architecture = config['architecture']
     if not timm.is_model(architecture):
+        architecture = architecture[:100]
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f' Similar names: {", ".join(near)}.' if near else ''
         raise ValueError(
             f'{where}: there is no architecture {architecture!r} in flatzoo {__version__} and timm {timm.__version__}; '
             f'{writer} wrote it.{hint} Update them, or import the package that registers it.')
     _check_classes(config, where)
-    protocol_of_config(config, where)
+    check_arguments(config.get('model_args') or {}, where)
+    protocol = protocol_of_config(config, where)
+    if protocol is not None and protocol.views > MAX_VIEWS:
+        raise ValueError(f"{where}: its 'protocol' takes {protocol.views} views; accepted are {MAX_VIEWS}.")
     for key in ('mean', 'std'):
         stated = video.get(key, [])
-        if not isinstance(stated, list) or not all(isinstance(value, (int, float)) for value in stated):
-            raise ValueError(f"{where}: {key!r} of 'video' must be a list with a number per channel, got {stated!r}.")
+        if not isinstance(stated, list) or not all(
+                isinstance(value, (int, float)) and math.isfinite(value) for value in stated):
+            raise ValueError(
+                f"{where}: {key!r} of 'video' must be a list with a number per channel, got {shortened(stated)}.")
 
 
 def protocol_of_config(config: dict[str, Any], where: str = 'config.json') -> EvalProtocol | None:
@@ -136,11 +163,11 @@ def protocol_of_config(config: dict[str, Any], where: str = 'config.json') -> Ev
     if stated is None:
         return None
     if not isinstance(stated, dict):
-        raise ValueError(f"{where}: 'protocol' must be an object, got {stated!r}.")
+        raise ValueError(f"{where}: 'protocol' must be an object, got {shortened(stated)}.")
     try:
         return EvalProtocol.from_dict(stated)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: 'protocol' cannot be used: {error}") from error
+        raise ValueError(f"{where}: 'protocol' cannot be used: {printable(error, 300)}") from error
 
 
 def stats_of_config(config: dict[str, Any]) -> dict[str, tuple[float, ...]]:
@@ -158,13 +185,52 @@ def _check_classes(config: dict[str, Any], where: str) -> None:
         raise ValueError(f"{where}: 'label_names' must be a list of strings. Save the model again.")
     if count is None:
         return
-    if not isinstance(count, int) or count < 0:
-        raise ValueError(f"{where}: 'num_classes' must be a number of classes, got {count!r}. Save the model again.")
+    if not isinstance(count, int) or not 0 <= count <= MAX_CLASSES:
+        raise ValueError(
+            f"{where}: 'num_classes' must be a number of classes, got {shortened(count)}; accepted is 0 to "
+            f'{MAX_CLASSES}. Save the model again.')
     if labels is not None and len(labels) != count:
         raise ValueError(
             f"{where}: says num_classes {count} and has {len(labels)} 'label_names'. They must match: save the model "
             'again with its class names (label_names=).')
     if args.get('num_classes', count) != count:
         raise ValueError(
-            f"{where}: says num_classes {count} and {args['num_classes']} in 'model_args'. They must match: save the "
-            'model again.')
+            f"{where}: says num_classes {count} and {shortened(args['num_classes'])} in 'model_args'. They must match: "
+            'save the model again.')
+
+
+def check_arguments(args: dict[str, Any], where: str) -> None:
+    """Refuses arguments of a model, read from a file, that would make one of no sensible size.
+
+    Raises:
+        ValueError: With the argument and its limit.
+    """
+    for key, value in args.items():
+        _check_size(value, key, where)
+    size = args.get('img_size', 1)
+    if isinstance(size, (list, tuple)) and len(size) != 2:
+        raise ValueError(
+            f"{where}: 'img_size' of 'model_args' is one number or (height, width), got {shortened(size)}.")
+
+
+def _check_size(value: Any, key: str, where: str, depth: int = 0) -> None:
+    """Refuses an argument that would become a model of no sensible size.
+
+    Raises:
+        ValueError: With the limit.
+    """
+    limit = _LIMITS.get(key, MAX_NUMBER)
+    name = f"{where}: {printable(key, 40)!r} of 'model_args'"
+    if isinstance(value, bool) and key in _LIMITS:
+        raise ValueError(f'{name} is {value}; accepted is a number up to {limit}.')
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not -limit <= value <= limit:  # neither does NaN hold
+            raise ValueError(f'{name} is {shortened(value)}; accepted is up to {limit}. No model needs more.')
+        if isinstance(value, int) and key in _LIMITS and value < (0 if key == 'num_classes' else 1):
+            raise ValueError(f'{name} is {value}; accepted is 1 to {limit}.')
+    elif isinstance(value, (list, tuple, dict)):
+        if len(value) > MAX_ENTRIES or depth > 4:
+            raise ValueError(f'{name} has {len(value)} entries at depth {depth + 1}; accepted are {MAX_ENTRIES} and 5.')
+        pairs = value.items() if isinstance(value, dict) else ((key, entry) for entry in value)
+        for inner, entry in pairs:
+            _check_size(entry, inner, where, depth + 1)

@@ -10,11 +10,10 @@ import hashlib
 import logging
 import os
 import re
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from flatzoo.console.text import printable
 from flatzoo.version import __version__
+
+from .hub_session import PORTAL, HubError, HubUnwell, deadline, guard_session, within
 
 __all__ = [
     'WEIGHT_FILES', 'HubError', 'check_file', 'deadline', 'explain', 'fetch', 'fetch_first', 'fetch_url',
@@ -52,44 +54,9 @@ _COMMIT = re.compile('[0-9a-f]{40}')
 _NETWORK = ('httpx', 'httpx2', 'httpcore', 'httpcore2', 'requests', 'urllib3', 'urllib', 'http')  # and OSError
 
 
-class HubError(OSError):
-    """Why files cannot be had from the Hub, or sent to it; the text says what to do about it."""
-
-
 def is_offline() -> bool:
     """Whether `HF_HUB_OFFLINE` forbids to ask the Hub."""
     return constants.HF_HUB_OFFLINE
-
-
-def deadline() -> float:
-    """Seconds in which the Hub must answer a first question; `HF_HUB_ETAG_TIMEOUT` sets it."""
-    return constants.HF_HUB_ETAG_TIMEOUT
-
-
-def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The result of a call that must not take long; looking up a host's name has no time limit of its own.
-
-    Raises:
-        TimeoutError: If it takes longer; it is left alone then.
-        Exception: What the call raises.
-    """
-    outcome: list[tuple[bool, Any]] = []
-
-    def run() -> None:
-        try:
-            outcome.append((True, call()))
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
-            outcome.append((False, error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise TimeoutError(f'no answer within {seconds:g} s')
-    worked, value = outcome[0]
-    if worked:
-        return value
-    raise value
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -137,6 +104,7 @@ def fetch(
             'the Hub. Unset HF_HUB_OFFLINE, or pull the model where there is a network.')
     try:
         url = hf_hub_url(repo_id, filename, revision=revision)
+        guard_session()
         known = within(deadline(), lambda: get_hf_file_metadata(url, token=token, timeout=deadline(), **_CLIENT))
         new = _cached(repo_id, filename, known.commit_hash, cache_dir) is None
         path = Path(hf_hub_download(
@@ -263,9 +231,15 @@ def explain(error: BaseException, what: str, token: str | bool | None = None, ac
         action: `'pull'` or `'push'`.
     """
     hub = constants.ENDPOINT
-    status = getattr(getattr(error, 'response', None), 'status_code', None)
+    status = _status(error)
     has_token = bool(token) or token is None and get_token() is not None
     login = "'hf auth login' or HF_TOKEN gives one"
+    while isinstance(error, RuntimeError) and status is None and error.__cause__ is not None:
+        file = re.search(r"while uploading '([^']+)'", str(error))  # the client hides the reason behind this
+        what, error = f'{file[1]} of {what}' if file else what, error.__cause__
+        status = _status(error)
+    if isinstance(error, HubError):
+        return f'{what}: {error}'
     if isinstance(error, HFValidationError):
         return f'{what}: {_brief(error)}'
     if isinstance(error, OfflineModeIsEnabled) or is_offline():
@@ -279,23 +253,51 @@ def explain(error: BaseException, what: str, token: str | bool | None = None, ac
             + f' Check the name; a private repository needs the token of a member ({login}).')
     if isinstance(error, RevisionNotFoundError):
         return f'{what}: the repository has no such branch, tag or commit. Check the part after @.'
+    if status is None and 'X-Repo-Commit' in str(error):  # a head without what the Hub states of each file
+        return f'{what}: {hub} gives an answer as no Hub does: {PORTAL}.'
     if isinstance(error, LocalEntryNotFoundError) or status is None and _is_network(error):
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
-        undone = ' Nothing of the push is visible.' if action == 'push' else ''
         return (
-            f'{what}: {hub} cannot be reached ({_brief(cause)}).{undone} Check the network, the proxy and HF_ENDPOINT, '
-            'and try again.')
+            f'{what}: {_server(cause) or hub} cannot be reached ({_brief(cause)}). Check the network, the proxy and '
+            'HF_ENDPOINT, and try again.')
+    storage = _server(error)
+    if status is not None and storage is not None:  # large files go to another host, by a signed address
+        return (
+            f'{what}: the storage of {hub} at {storage} answers with error {status} ({_brief(error)}). '
+            'Try again; if it stays, it is for the Hub to mend.')
     if status == 401:
         return f'{what}: {hub} does not accept the token. Replace it: {login}.'
     if status == 403:
         return f'{what}: the token may not do this ({_brief(error)}). Use one of a member with write access: {login}.'
     if status is not None and (status == 429 or status >= 500):
-        return f'{what}: {hub} answers with error {status}. Try again later.'
+        return f'{what}: {hub} answers with error {status} ({_brief(error)}). Try again later.'
     if status == 404:  # without a word on what is missing, which every Hub says
         return f'{what}: {hub} answers with error 404, as no Hub does. Check HF_ENDPOINT and the proxy.'
     if sizes := re.search(r'should be of size (\d+) but has size (\d+)', str(error)):
         return f'{what} arrived incomplete: {sizes[2]} of {sizes[1]} bytes. It was not kept; try again.'
+    if status is not None:
+        return f'{what}: {hub} refuses with error {status} ({_brief(error)}).'
+    if 'LFS batch API returned errors' in str(error):
+        return f'{what}: {hub} does not take the file ({_brief(error)}).'
+    if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):  # the client cannot read an answer
+        return f'{what}: {hub} gives an answer as no Hub does ({type(error).__name__}: {_brief(error)}): {PORTAL}.'
     return f'{what}: {_brief(error)}'
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, 'response', None), 'status_code', None)
+
+
+def _server(error: BaseException) -> str | None:
+    """The host that an error is about, None if it is the Hub itself or not known."""
+    try:
+        answer = getattr(error, 'response', None)  # which is false for an error
+        url = (error if answer is None else answer).request.url
+        host, port = url.host, url.port
+    except (AttributeError, RuntimeError):  # of another library, or without a request
+        return None
+    hub = urllib.parse.urlparse(constants.ENDPOINT)
+    return None if host == hub.hostname else f'{host}:{port}' if port else host
 
 
 def _cached(repo_id: str, filename: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
@@ -310,15 +312,20 @@ def _is_network(error: BaseException) -> bool:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether an error says nothing of the file: the Hub is not there, or not well."""
-    status = getattr(getattr(error, 'response', None), 'status_code', None)
+    status = _status(error)
+    if isinstance(error, HubUnwell):
+        return True
     return _is_network(error) if status is None else status == 429 or status >= 500
 
 
 def _brief(error: BaseException) -> str:
     """An error in one line, without the addresses and request numbers of the Hub's client."""
     text = getattr(error, 'server_message', None) or str(error).strip() or type(error).__name__
+    if re.match(r'\s*<', text):  # the storage answers in XML, a proxy with a page
+        parts = re.findall(r'<(?:Code|Message|title|h1)>([^<]*)<', text, re.IGNORECASE)
+        text = ': '.join(dict.fromkeys(parts)) or re.sub(r'<[^>]*>', ' ', text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return ' '.join(lines[:2])
+    return printable(' '.join(lines[:2]), 300)
 
 
 def _content_length(url: str) -> int | None:

@@ -1,31 +1,30 @@
 """Registered models side by side: size, cost, licence, measured speed, and what the papers print.
 
-Three kinds of figures stand in a row, and are never mixed: those that are counted (`flatzoo.evaluation.cost`), those
-that were measured (in CSV files that name the hardware), and those that papers print
-(`flatzoo.hub.card.PAPER_FIGURES`).
+Three kinds of figures stand in a row, and are never mixed: those that are counted (`flatzoo.runtime.cost`), those that
+were measured (in CSV files that name the hardware), and those that papers print (the records of the weights,
+`flatzoo.models.record`).
 """
 import csv
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 
-from flatzoo.evaluation.cost import ForwardCost, count_forward
-from flatzoo.hub.card import PAPER_FIGURES
 from flatzoo.models import eval_protocol
+from flatzoo.models.record import Figure, tag_record
+from flatzoo.runtime.cost import ForwardCost, count_forward
 
 from .sources import weight_source
 
 __all__ = [
     'Column', 'NOTES', 'columns', 'compare_models', 'fastest', 'figure_text', 'printed_in', 'read_measured',
-    'setting_of', 'settings_of']
+    'setting_of', 'settings_of', 'variants_in']
 
 MEASURED_COLUMNS = ('model', 'clips_per_s', 'hardware', 'precision', 'batch')
 NOTES = (
-    'Parameters, multiply-adds and memory are counted on the meta device, by flatzoo.evaluation.cost, for the number '
+    'Parameters, multiply-adds and memory are counted on the meta device, by flatzoo.runtime.cost, for the number '
     'of classes that a name has. Multiply-adds are those of products and convolutions, of one view; the logits of a '
     'video are the mean over its views.',
     'Peak is the largest sum of the bytes of all tensors that live at the same time in a forward pass of one clip in '
@@ -35,10 +34,6 @@ NOTES = (
     'data set, frames and views, so the column is not sorted. † No weights with this accuracy are published: what a '
     'name loads has to be trained first.',
 )
-_FAMILIES = {  # by the module of flatzoo.models
-    'sifar': 'SIFAR', 'flatten': 'Flatten', 'amflow': 'AM Flow', 'time_layer': 'TIME layer', 'videomae': 'VideoMAE',
-    'st_adapter': 'ST-Adapter', 'aim': 'AIM', 'zeroi2v': 'ZeroI2V', 'dualpath': 'DualPath',
-    'superimage': 'Any backbone'}
 
 
 def compare_models(
@@ -55,8 +50,10 @@ def compare_models(
         backbone's), `weight_bytes`; `macs` and `peak_bytes` of one view, see `ForwardCost`; `views` of a video in the
         evaluation protocol; `licence`, `data` and `source` of the weights, None if there are none; `measured`, a list
         with the keys `MEASURED_COLUMNS` and `variant`; and `paper`, a list of the accuracies that papers print:
-        `data_set`, `top1`, `top5` (in %, None if not printed), `frames` and `views` (None if not known), `of_weights`
-        (whether the figure is that of these weights; otherwise they have to be trained first), `where` it is printed.
+        `data_set`, `top1`, `top5` (in %, None if not printed), `frames` and `views` (None if not printed), `setting`
+        (what differs from the model as it is registered, empty if nothing does), `of_weights` (whether the figure is
+        that of these weights; otherwise they have to be trained first), and `backbone`, `params`, `cost`, `note` and
+        `where` as in `flatzoo.models.record.Figure`.
     """
     counted: dict[tuple[str, int], ForwardCost] = {}
     rows = []
@@ -69,10 +66,10 @@ def compare_models(
         params = list(model.parameters())
         if hasattr(model, 'freeze_backbone'):
             model.freeze_backbone()
-        source = weight_source(name)
+        source, record = weight_source(name), tag_record(name)
         rows.append({
             'name': name,
-            'family': _family(architecture),
+            'family': _family(name),
             'num_frames': model.num_frames,
             'img_size': list(model.img_size),
             'layout': str(model.layout),
@@ -86,6 +83,7 @@ def compare_models(
             'licence': source and source.licence,
             'data': source and source.data,
             'source': source and source.page,
+            'paper_id': record.paper and record.paper.id,
             'measured': [*(measured or {}).get(architecture, ()), *_of_tag(measured or {}, name)],
             'paper': _paper_figures(name),
         })
@@ -141,9 +139,11 @@ def fastest(row: Mapping[str, Any], setting: str) -> dict[str, Any] | None:
 
 
 def figure_text(figure: Mapping[str, Any]) -> str:
-    """A figure of a paper in words, with its data set, frames and views; marked if it is not that of the weights."""
-    about = [] if figure['frames'] is None else [f'{figure["frames"]} frames']
-    about.append('views not known' if figure['views'] is None else f'{figure["views"]} views')
+    """A figure of a paper in words: data set, frames, views and table; marked if it is not that of the weights."""
+    about = [figure['setting']] if figure['setting'] else []
+    about += [] if figure['frames'] is None else [f'{figure["frames"]} frames']
+    about.append('views not printed' if figure['views'] is None else f'{figure["views"]} views')
+    about.append(figure['where'])
     mark = '' if figure['of_weights'] else ' †'
     return f'{figure["top1"]:.1f} {figure["data_set"]} ({", ".join(about)}){mark}'
 
@@ -183,8 +183,9 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
         Column('licence', lambda row: row['licence'] or '', lambda row: row['licence'], right=False,
             note='of the weights'),
         Column(
-            "the paper's top-1 (%)", lambda row: '\n'.join(map(figure_text, row['paper'])), None, right=False,
-            note='printed there, not measured by us'),
+            "the paper's top-1 (%)",
+            lambda row: '\n'.join(figure_text(figure) for figure in row['paper'] if not figure['setting']), None,
+            right=False, note='printed there, not measured by us'),
     ]
 
 
@@ -194,9 +195,19 @@ def settings_of(table: Iterable[Column]) -> list[str]:
 
 
 def printed_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Where the papers' figures of these rows are printed: one text, or none."""
-    places = dict.fromkeys((row['family'], figure['where']) for row in rows for figure in row['paper'])
-    return ["Where the papers' figures are printed: " + '; '.join(': '.join(place) for place in places)] * bool(places)
+    """In which papers the figures of these rows are printed: one text, or none."""
+    papers = dict.fromkeys(f'{row["family"]}: {row["paper_id"]}' for row in rows if row['paper'])
+    return ['Tables are those of the papers: ' + '; '.join(papers)] * bool(papers)
+
+
+def variants_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the papers print for models that differ from those that are registered, one text for each architecture."""
+    texts = {}
+    for row in rows:
+        figures = [figure_text(figure) for figure in row['paper'] if figure['setting']]
+        if figures:
+            texts[row['name'].partition('.')[0]] = '; '.join(figures)
+    return [f'The paper on variants of {name}: {text}' for name, text in texts.items()]
 
 
 def _number(title: str, value: Callable[[dict[str, Any]], float], note: str) -> Column:
@@ -225,9 +236,9 @@ def _size(row: Mapping[str, Any]) -> str:
     return str(height) if height == width else f'{height}x{width}'
 
 
-def _family(architecture: str) -> str:
-    module = timm.model_entrypoint(architecture).__module__.rpartition('.')[2]
-    return _FAMILIES.get(module, module)
+def _family(name: str) -> str:
+    paper = tag_record(name).paper
+    return paper.name if paper else 'Any backbone'
 
 
 def _of_tag(measured: Mapping[str, Sequence[dict[str, Any]]], name: str) -> Sequence[dict[str, Any]]:
@@ -235,18 +246,18 @@ def _of_tag(measured: Mapping[str, Sequence[dict[str, Any]]], name: str) -> Sequ
 
 
 def _paper_figures(name: str) -> list[dict[str, Any]]:
-    """`PAPER_FIGURES` of a model, taken apart."""
+    """The figures in the record of a model, as dictionaries."""
     cfg = timm.get_pretrained_cfg(name)
-    of_weights = name in PAPER_FIGURES and cfg.has_weights and cfg.label_names is not None
-    figures = []
-    for data, value, where in PAPER_FIGURES.get(name, PAPER_FIGURES.get(name.partition('.')[0], [])):
-        data_set, frames = re.fullmatch(r'(.*?)(?:, (\d+) frames)?', data).groups()
-        top1, top5 = (_positive(part) for part in value.split(' / '))
-        frames = int(frames) if frames else timm.create_model(name, device='meta').num_frames if of_weights else None
-        figures.append({
-            'data_set': data_set, 'top1': top1, 'top5': top5, 'frames': frames,
-            'views': eval_protocol(name).views if of_weights else None, 'of_weights': of_weights, 'where': where})
-    return figures
+    of_weights = bool(cfg.has_weights and cfg.label_names is not None)
+    return [_figure(figure, of_weights) for figure in tag_record(name).figures]
+
+
+def _figure(figure: Figure, of_weights: bool) -> dict[str, Any]:
+    return {
+        'data_set': figure.data, 'top1': figure.top1, 'top5': figure.top5, 'frames': figure.frames,
+        'views': figure.views, 'setting': figure.setting, 'of_weights': of_weights and not figure.setting,
+        'backbone': figure.backbone, 'params': figure.params, 'cost': figure.cost, 'note': figure.note,
+        'where': figure.where}
 
 
 def _positive(text: str) -> float | None:

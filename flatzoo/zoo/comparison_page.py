@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .comparison import NOTES, Column, columns, printed_in, settings_of
+from .comparison import NOTES, Column, columns, printed_in, settings_of, variants_in
 from .comparison_plot import COLORS, accuracy_figure
 
 __all__ = ['write_page']
@@ -70,7 +70,7 @@ def _markdown(rows: Sequence[dict[str, Any]], folder: str, with_plot: bool, comm
         lines += [
             f'![Accuracies that the papers print against multiply-adds]({folder}/accuracy_cost.svg)', '',
             'Points are figures that the papers print, none of them measured by us; hollow ones have no published '
-            'weights. Where no views stand beside a point, the paper does not say or we do not know them.', '']
+            'weights. Where no views stand beside a point, the paper does not print them.', '']
     for family in dict.fromkeys(row['family'] for row in rows):
         lines += [
             f'## {family}', '', _line(column.title for column in table),
@@ -80,7 +80,7 @@ def _markdown(rows: Sequence[dict[str, Any]], folder: str, with_plot: bool, comm
                 name, *cells = (column.text(row).replace('\n', '<br>') or '-' for column in table)
                 lines.append(_line([f'`{name}`', *cells]))
         lines.append('')
-    notes = [*settings_of(table), *NOTES, *printed_in(rows)]
+    notes = [*settings_of(table), *NOTES, *printed_in(rows), *variants_in(rows)]
     lines += ['## What the figures mean', '', *(f'- {note}' for note in notes)]
     return '\n'.join(lines) + '\n'
 
@@ -95,7 +95,8 @@ def _html(rows: Sequence[dict[str, Any]], svg: str, command: str) -> str:
     body = '\n'.join(_row(row, table) for row in rows)
     colors = '\n'.join(f'tr[data-family="{name}"] {{ --family: {color}; }}' for name, color in COLORS.items())
     plot = f'<figure>{re.sub("^.*?(?=<svg)", "", svg, flags=re.DOTALL)}</figure>' if svg else ''
-    notes = ''.join(f'<li>{html.escape(note)}</li>' for note in [*settings_of(table), *NOTES, *printed_in(rows)])
+    texts = [*settings_of(table), *NOTES, *printed_in(rows), *variants_in(rows)]
+    notes = ''.join(f'<li>{html.escape(text)}</li>' for text in texts)
     families = ', '.join(dict.fromkeys(row['family'] for row in rows))
     parts = {
         'COLORS': colors, 'PLOT': plot, 'HEAD': head, 'BODY': body, 'NOTES': notes, 'COMMAND': html.escape(command),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 
-from flatzoo.evaluation.cost import count_forward
+from flatzoo.runtime.cost import count_forward
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def plotted(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     seen = set()
     for row in rows:
         architecture = row['name'].partition('.')[0]
-        for figure in row['paper']:
+        for figure in (figure for figure in row['paper'] if not figure['setting']):
             key = architecture, figure['data_set'], figure['frames']
             if key not in seen:
                 seen.add(key)
@@ -72,8 +72,11 @@ def accuracy_figure(rows: Sequence[dict[str, Any]]) -> 'Figure | None':
     panels = plotted(rows)
     if not panels:
         return None
-    figure = Figure(figsize=(1 + 6 * len(panels), 5.6), layout='constrained')
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    panels = dict(sorted(panels.items(), key=lambda panel: -len(panel[1])))  # those with the most points first
+    figure = Figure(figsize=(7 * min(2, len(panels)), 7 * math.ceil(len(panels) / 2)), layout='constrained')
+    axes = figure.subplots(math.ceil(len(panels) / 2), min(2, len(panels)), squeeze=False).flatten()
+    for ax in axes[len(panels):]:
+        ax.set_axis_off()
     for ax, (data_set, figures) in zip(axes, panels.items()):
         _panel(ax, data_set, figures)
     families = dict.fromkeys(point['family'] for figures in panels.values() for point in figures)
@@ -128,16 +131,22 @@ def _panel(ax: 'Axes', data_set: str, figures: list[dict[str, Any]]) -> None:
 
 
 def _label(ax: 'Axes', points: list[dict[str, Any]]) -> None:
-    """Labels to the left of points in the right half and to the right of the others, moved up where they would meet."""
+    """Labels to the left of points in the right half and to the right of the others.
+
+    Where labels of one side would meet, the upper one moves up, and a line leads to its point.
+    """
     middle = math.prod(ax.get_xlim()) ** 0.5
     bottom, top = ax.get_ylim()
-    gap, below = 0.05 * (top - bottom), -math.inf
+    gap, lowest = 0.03 * (top - bottom), {True: -math.inf, False: -math.inf}
     for point in sorted(points, key=lambda point: point['top1']):
-        below = height = max(point['top1'], below + gap)
-        on_left = point['macs'] / 1e9 > middle
+        place = point['macs'] / 1e9
+        on_left = place > middle
+        lowest[on_left] = height = max(point['top1'], lowest[on_left] + gap)
+        if height > point['top1']:
+            ax.plot([place, place * (0.94 if on_left else 1.06)], [point['top1'], height], color=MUTED, lw=0.6)
         views = '' if point['views'] is None else f' x {point["views"]} views'
         ax.annotate(
-            f'{_short(point)}, {point["frames"]} frames{views}', (point['macs'] / 1e9, height),
+            f'{_short(point)}, {point["frames"]} frames{views}', (place, height),
             xytext=(-9 if on_left else 9, 0), textcoords='offset points', ha='right' if on_left else 'left',
             va='center', fontsize=9, color=INK).set_in_layout(False)
 

@@ -1,8 +1,8 @@
 """Where registered weights come from: publisher, file, licence, and size and digest as far as they are published.
 
-timm's configuration of a tag says where its file is and what its licence is; this room adds what a user wants to know
-before a download. Sizes are those that the pages of the Hub state, rounded to three digits there, and digests those
-that their publisher states; what is not stated is None.
+timm's configuration of a tag says where its file is and what its licence is; its record (`flatzoo.models.record`) adds
+what the weights were trained on, and the size and digest that the publisher states. Here the two are put together to
+what a user wants to know before a download.
 """
 import math
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 
+from flatzoo.models.record import tag_record
 from flatzoo.weights.download import WEIGHT_FILES
 
 __all__ = ['WeightSource', 'weight_source']
@@ -73,43 +74,6 @@ class WeightSource:
         return None in (self.sha256, sha256) or self.sha256 == sha256
 
 
-# the end of a tag says the data, as timm names its weights -> (title, name on the Hub, what was trained on it)
-_DATA = {
-    'in1k': ('ImageNet-1k', 'imagenet-1k', 'image classification'),
-    'in21k': ('ImageNet-21k', 'imagenet-21k', 'image classification'),
-    'in22k': ('ImageNet-22k', 'imagenet-22k', 'image classification'),
-    'lvd142m': ('LVD-142M', None, 'self-supervised image features'),
-    'openai': ('400 M image-text pairs', None, 'matching images and text'),
-    'k400': ('Kinetics-400', 'kinetics-400', 'action recognition'),
-    'ssv2': ('Something-Something v2', 'something-something-v2', 'action recognition'),
-    'actions16': ('flatzoo.data.actions', None, 'action recognition'),
-}
-
-# (repository or address, file) -> (bytes, sha256). The digest of uniformer_small is that of the equally long copy in
-# Andy1621/uniformer. A None for the file stands for the one that timm takes.
-_PUBLISHED: dict[tuple[str, str | None], tuple[int | None, str | None]] = {
-    ('Sense-X/uniformer_image', 'uniformer_small_in1k.pth'): (
-        86_314_461, 'fd192c31f8bd77670de8f171111bd51f56fd87e6aea45043ab2edc181e1fa775'),
-    ('Sense-X/uniformer_image', 'uniformer_small_plus_in1k.pth'): (
-        96_300_000, '53bc55180eb750f00b12933c75fefb5f9ee652bea606cd26104b738f0c4c472e'),
-    ('Sense-X/uniformer_image', 'uniformer_base_in1k.pth'): (
-        199_378_501, '82c01015818cb897b00a29352043053df53ce4c02c2d012226b3a8a12ccb60eb'),
-    ('MCG-NJU/videomae-base', None): (377_000_000, None),
-    ('MCG-NJU/videomae-base-finetuned-kinetics', None): (346_000_000, None),
-    ('MCG-NJU/videomae-base-finetuned-ssv2', None): (346_000_000, None),
-    ('MCG-NJU/videomae-small-finetuned-ssv2', None): (87_800_000, None),
-    ('timm/resnet50.a1_in1k', None): (102_000_000, None),
-    ('timm/resnetv2_50x1_bit.goog_in21k', None): (273_000_000, None),
-    ('timm/swin_large_patch4_window7_224.ms_in22k', None): (916_000_000, None),
-    ('timm/swinv2_tiny_window8_256.ms_in1k', None): (115_000_000, None),
-    ('timm/swinv2_small_window8_256.ms_in1k', None): (201_000_000, None),
-    ('timm/vit_base_patch14_dinov2.lvd142m', None): (346_000_000, None),
-    ('timm/vit_base_patch16_224.augreg_in21k', None): (410_000_000, None),
-    ('package', 'sifar_resnet10t.actions16.safetensors'): (
-        2_487_160, 'd2a6cc41e130ada3eaf4c6c97955631c60bce0cd70a1a7306bf36ddca47f59a5'),
-}
-
-
 def weight_source(name: str) -> WeightSource | None:
     """Where the registered weights `architecture.tag` come from.
 
@@ -121,35 +85,32 @@ def weight_source(name: str) -> WeightSource | None:
 
     Raises:
         RuntimeError: If timm knows no such name.
-        ValueError: If the tag does not end in a data set that is known here.
+        ValueError: If the tag has no record, or one without data.
     """
     cfg = timm.get_pretrained_cfg(name)
     if not cfg.has_weights:
         return None
-    kind, address, files, key = _place(cfg)
-    data = cfg.tag.rpartition('_')[2]
-    if data not in _DATA:
+    name = f'{cfg.architecture}.{cfg.tag}'
+    record = tag_record(name)
+    if record.data is None:
         raise ValueError(
-            f'{name}: the tag ends in {data!r}, which names no known data set ({", ".join(_DATA)}). Add it to _DATA.')
-    title, dataset, task = _DATA[data]
-    size, sha256 = _PUBLISHED.get(key, (None, None))
+            f'{name} has weights but no record of what they were trained on. Beside its default_cfgs, call '
+            f'register_records({{{name!r}: TagRecord(paper, data)}}), see flatzoo.models.record.')
+    kind, address, files = _place(cfg)
     return WeightSource(
-        name=f'{cfg.architecture}.{cfg.tag}', kind=kind, address=address, files=files,
-        licence=(cfg.license or 'other').lower(), origin=_origin(cfg, kind, address),
-        task='masked autoencoding of videos' if '_mae_' in f'_{cfg.tag}_' else task, data=title, dataset=dataset,
-        size=size, sha256=sha256)
+        name=name, kind=kind, address=address, files=files, licence=(cfg.license or 'other').lower(),
+        origin=_origin(cfg, kind, address), task=record.task or record.data.task, data=record.data.title,
+        dataset=record.data.hub_name, size=record.size, sha256=record.sha256)
 
 
-def _place(cfg: Any) -> tuple[str, str, tuple[str, ...], tuple[str, str | None]]:
-    """Kind, address, files and key in `_PUBLISHED`, of the source that timm would take."""
+def _place(cfg: Any) -> tuple[str, str, tuple[str, ...]]:
+    """Kind, address and files of the source that timm would take."""
     if cfg.file:
-        file = Path(cfg.file)
-        return 'package', str(file), (file.name,), ('package', file.name)
+        return 'package', cfg.file, (Path(cfg.file).name,)
     if cfg.hf_hub_id:
-        repository = cfg.hf_hub_id.partition('@')[0]
         files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else WEIGHT_FILES
-        return 'hub', repository, files, (repository, cfg.hf_hub_filename)
-    return 'url', cfg.url, (cfg.url.rpartition('/')[2],), (cfg.url, None)
+        return 'hub', cfg.hf_hub_id.partition('@')[0], files
+    return 'url', cfg.url, (cfg.url.rpartition('/')[2],)
 
 
 def _origin(cfg: Any, kind: str, address: str) -> str:

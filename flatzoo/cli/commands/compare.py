@@ -4,7 +4,8 @@ PATTERN picks names, with wildcards: 'sifar*', '*16f*', 'sifar_swin_b14.*'; with
 are compared. Every set of weights is one line. Costs are counted without computing anything or
 downloading weights, in about a second for each model. 'trainable' counts the parameters that
 train when the backbone of an AM Flow model is frozen. '†' marks accuracies of papers for which
-there are no weights. Notes below the table say what the figures mean.
+there are no weights. Notes below the table say what the figures mean, and what the papers print
+for variants of the models.
 
 Speeds are read from CSV files with the columns model, clips_per_s, hardware, precision and batch,
 as the scripts in benchmarks/ write them. A model's fastest batch counts.
@@ -21,14 +22,18 @@ import csv
 import io
 import json
 import shlex
-import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from flatzoo.zoo.catalogue import list_names
 
 from .. import CommandError, write
 from ..table import table_text
-from .list import list_names
+
+if TYPE_CHECKING:
+    from flatzoo.console.progress import Progress
 
 __all__ = ['matching_names']
 
@@ -48,15 +53,23 @@ def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo compare`: 0, or a `CommandError` if a pattern matches nothing or a file cannot be used."""
     names = matching_names(args.patterns)
 
-    from tqdm import tqdm
-
-    from flatzoo.zoo.comparison import NOTES, columns, compare_models, printed_in, read_measured, settings_of
+    from flatzoo.console.progress import Progress
+    from flatzoo.zoo.comparison import (
+        NOTES,
+        columns,
+        compare_models,
+        printed_in,
+        read_measured,
+        settings_of,
+        variants_in,
+    )
 
     try:
         measured = read_measured(args.measured)
     except (OSError, ValueError) as error:
         raise CommandError(error) from error
-    rows = compare_models(tqdm(names, unit='model', file=sys.stderr, disable=None, leave=False), measured)
+    with Progress(len(names), 'model') as bar:
+        rows = compare_models(_counted(names, bar), measured)
     if args.page:
         from flatzoo.zoo.comparison_page import write_page
 
@@ -75,9 +88,16 @@ def run(args: argparse.Namespace) -> int:
         cells = {
             column.title: (lambda row, text=column.text: text(row).replace('\n', '; '), column.right)
             for column in table}
-        notes = [*settings_of(table), *(textwrap.fill(note, 110) for note in [*NOTES, *printed_in(rows)])]
+        texts = [*NOTES, *printed_in(rows), *variants_in(rows)]
+        notes = [*settings_of(table), *(textwrap.fill(text, 110) for text in texts)]
         write('\n\n'.join([table_text(rows, cells), *notes]))
     return 0
+
+
+def _counted(names: list[str], bar: 'Progress') -> Iterator[str]:
+    for name in names:
+        yield name
+        bar.update()
 
 
 def matching_names(patterns: list[str]) -> list[str]:
@@ -106,7 +126,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         line = {key: value for key, value in row.items() if key not in ('img_size', 'measured', 'paper')}
         line['height'], line['width'] = row['img_size']
-        line['paper_top1'] = '; '.join(f'{figure_text(figure)}, {figure["where"]}' for figure in row['paper'])
+        line['paper_top1'] = '; '.join(map(figure_text, row['paper']))
         for setting in settings:
             entry = fastest(row, setting)
             line[f'clips_per_s: {setting}'] = entry and entry['clips_per_s']

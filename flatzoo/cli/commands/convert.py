@@ -16,7 +16,7 @@ uniformer_*, flatten_uniformer_*, videomae_*): load that file with safetensors a
 import argparse
 
 from .. import CommandError, write
-from ..arguments import KeyValues
+from ..arguments import KeyValues, add_ema_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', required=True, metavar='NAME', help='model that the weights are for')
     parser.add_argument(
         '--to', choices=('flatzoo', 'official'), default='flatzoo', help='whose names to write (default: flatzoo)')
+    add_ema_arguments(parser)
     parser.add_argument(
         '--num-classes', type=int, metavar='N',
         help='classes of the classifier in IN, 0 to leave it out (default: as the model has)')
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         conversion = convert(
-            args.source, args.target, args.model, args.to, args.num_classes, **args.model_kwargs)
+            args.source, args.target, args.model, args.to, args.num_classes,
+            **{'use_ema': args.use_ema, **args.model_kwargs})
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(' '.join(str(error).split())) from error
     write(f'{conversion.report()}\n{args.target}: {len(conversion.state_dict)} tensors for {args.model}')

@@ -1,4 +1,4 @@
-"""Check a data set, or pack it into shards.
+"""Check a data set, pack it into shards, or render one.
 
 SPEC is the layout of the data set and ROOT its folder: folder (a folder per class), kinetics, ssv2,
 ucf101, hmdb51, diving48, jester, moments, ntu60, ntu120, uwa3d, smarthome, sifar, csv, jsonl, frames,
@@ -7,11 +7,15 @@ ntu120:protocol=xset,modality=depth.
 
 check opens every file and reports what is missing, cannot be read, is shorter than a clip or is there
 twice, and classes that do not match; the exit code is 1 if there is anything. pack writes WebDataset
-shards, which are read as the layout wds, also from a URL.
+shards, which are read as the layout wds, also from a URL; what is no readable video or picture, or
+does not lie below ROOT, is left out and named, and the exit code is 1. render makes a small data set
+with nothing to download: sixteen labelled actions of drawn objects in pairs that only the order of
+frames tells apart, as video files in a folder per class, in train and val.
 
     flatzoo data check ucf101 UCF101/
     flatzoo data check kinetics k400/ --model sifar_swin_b14.ibm_k400 --json > report.json
     flatzoo data pack ssv2 ssv2/ shards/
+    flatzoo data render videos/ --clips 20
 """
 import argparse
 import collections
@@ -19,6 +23,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .. import CommandError, write
+from .. import CommandError, write, write_error
 from ..arguments import count
 
 if TYPE_CHECKING:
@@ -64,6 +69,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title='actions', dest='action', metavar='ACTION', required=True)
     check = actions.add_parser('check', help='open every file and report what is wrong')
     pack = actions.add_parser('pack', help='write WebDataset shards')
+    render = actions.add_parser('render', help='make a small data set to try things on')
+    render.add_argument('out', metavar='OUT', help='folder to write to, new or empty')
+    render.add_argument(
+        '--clips', type=_several, default=20, metavar='N',
+        help='clips of each action, at least 2; a fifth of them are for val (default: %(default)s)')
+    render.add_argument(
+        '--classes', type=count, default=16, metavar='N',
+        help='number of actions, an even one keeps the pairs (default: all 16)')
+    render.add_argument(
+        '--size', type=_even, default=96, metavar='PIXELS', help='height and width (default: %(default)s)')
+    render.add_argument(
+        '--frames', type=count, default=16, metavar='T', help='frames of a clip, 8 a second (default: %(default)s)')
+    render.add_argument('--seed', type=int, default=0, metavar='N', help='of other clips (default: %(default)s)')
+    render.add_argument(
+        '--workers', type=count, default=os.cpu_count() or 1, metavar='N',
+        help='processes that render (default: %(default)s, one per core)')
     for action in (check, pack):
         action.add_argument('spec', metavar='SPEC', help='layout and its options, see flatzoo data --help')
         action.add_argument('root', metavar='ROOT', help='folder of the data set')
@@ -86,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo data`: 0 if all is well, 1 if something was found or left out."""
-    return (_check if args.action == 'check' else _pack)(args)
+    return {'check': _check, 'pack': _pack, 'render': _render}[args.action](args)
 
 
 def check_videos(
@@ -108,7 +129,7 @@ def check_videos(
         names: Names of the classes of a model, to be compared with those that the clips have.
         progress: Called with the results, as they come, and their number, for a progress bar.
     """
-    from flatzoo.data.lists import DataError
+    from flatzoo.data.lists import DataError, class_findings
 
     lists = list(lists)
     report = DataReport(missing=[path for videos in lists for path in videos.missing])
@@ -124,7 +145,7 @@ def check_videos(
             if length < num_frames:
                 report.short.append(f'{clip.name}: {length} frames')
         report.duplicates = _duplicates(pool, readable, 16 * workers)
-    report.classes = _mismatches(lists)
+    report.classes = class_findings(lists)
     if names is not None:
         for videos in lists:
             try:
@@ -135,13 +156,16 @@ def check_videos(
 
 
 def _check(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    from flatzoo.console.progress import Progress
 
     names = None if args.model is None else _model_classes(args.model)
     lists = _read_splits(args)
 
     def progress(results: Iterable, total: int) -> Iterable:
-        return tqdm(results, total=total, unit='clip', file=sys.stderr, disable=None)
+        with Progress(total, 'clip') as bar:
+            for result in results:
+                yield result
+                bar.update()
 
     report = check_videos(lists, args.num_frames, args.workers, names, progress)
     if args.json:
@@ -154,15 +178,17 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    from flatzoo.console.progress import Progress
     from flatzoo.data.lists import DataError
     from flatzoo.data.shards import pack
 
     failures = 0
     for videos in _read_splits(args):
-        def progress(clips: Iterable, split: str = videos.split) -> Iterable:
-            return tqdm(clips, desc=split, unit='clip', file=sys.stderr, disable=None)
+        def progress(clips: Iterable, videos: 'VideoList' = videos) -> Iterable:
+            with Progress(len(videos), 'clip', description=videos.split) as bar:
+                for clip in clips:
+                    yield clip
+                    bar.update()
 
         try:
             shards, failed = pack(
@@ -171,10 +197,48 @@ def _pack(args: argparse.Namespace) -> int:
             raise CommandError(error) from error
         failures += len(failed) + len(videos.missing)
         for line in failed:
-            write(f'error: left out: {line}', sys.stderr)
+            write_error(f'left out: {line}')
         size = sum(path.stat().st_size for path in shards)
         write(f'{videos.split}: {len(videos) - len(failed)} clips in {len(shards)} shards, {size / 1e6:.3g} MB')
     return int(bool(failures))
+
+
+def _render(args: argparse.Namespace) -> int:
+    from flatzoo.console.progress import Progress
+    from flatzoo.data.actions import ACTIONS, write_action_splits
+
+    if args.classes > len(ACTIONS):
+        raise CommandError(f'--classes {args.classes}: there are {len(ACTIONS)} actions.')
+    try:
+        if os.path.isdir(args.out) and os.listdir(args.out):
+            raise CommandError(f'{args.out} is not empty. Give a new folder, or empty this one.')
+        with Progress(args.clips * args.classes, 'clip') as bar:
+            paths = write_action_splits(
+                args.out, args.clips, actions=ACTIONS[:args.classes], seed=args.seed, size=args.size,
+                num_frames=args.frames, workers=args.workers, done=lambda path: bar.update())
+    except OSError as error:
+        raise CommandError(f'{args.out} cannot be written to ({error.strerror or error}).') from error
+    validation = sum(path.parent.parent.name == 'val' for path in paths)
+    write(
+        f'{args.out}: {len(paths) - validation} clips of {args.classes} actions in train, {validation} in val',
+        sys.stderr)
+    write(
+        f'now try: {shlex.join(["flatzoo", "train", "folder", args.out])} --model sifar_resnet10t --pretrained '
+        f"--epochs 3 --output runs/mine, or {shlex.join(['flatzoo', 'predict', str(paths[-1])])}", sys.stderr)
+    write(args.out)
+    return 0
+
+
+def _several(text: str) -> int:
+    if count(text) < 2:
+        raise argparse.ArgumentTypeError('at least 2 are needed, one for train and one for val')
+    return count(text)
+
+
+def _even(text: str) -> int:
+    if count(text) < 16 or count(text) % 2:
+        raise argparse.ArgumentTypeError(f'{text!r} is not an even number of at least 16')
+    return count(text)
 
 
 def _read_splits(args: argparse.Namespace) -> list['VideoList']:
@@ -205,13 +269,28 @@ def _read_splits(args: argparse.Namespace) -> list['VideoList']:
 def _model_classes(name: str) -> tuple[str, ...]:
     import timm
 
-    from ..model import check_registered, weights_name_classes
+    from flatzoo.inference.load import check_registered, model_name, weights_name_classes
 
+    name = model_name(name)
+    if name.startswith('local-dir:'):
+        return _saved_classes(name.removeprefix('local-dir:'))
     check_registered(name)
     cfg = timm.get_pretrained_cfg(name)
     if not weights_name_classes(cfg):
         raise CommandError(f"the weights of {name} name no classes. 'flatzoo list --pretrained' shows those that do.")
     return tuple(cfg.label_names)
+
+
+def _saved_classes(folder: str) -> tuple[str, ...]:
+    from flatzoo.weights.config import CONFIG_FILE, read_config
+
+    try:
+        config = read_config(os.path.join(folder, CONFIG_FILE))
+    except (OSError, ValueError) as error:
+        raise CommandError(' '.join(str(error).split())) from error
+    if not config.get('label_names'):
+        raise CommandError(f'{folder}: its {CONFIG_FILE} names no classes.')
+    return tuple(config['label_names'])
 
 
 def _open(clip: 'Clip', videos: 'VideoList', num_frames: int) -> tuple[int, str]:
@@ -279,20 +358,6 @@ def _digest(clip: 'Clip') -> str:
         with open(path, 'rb') as file:
             digest.update(hashlib.file_digest(file, 'blake2b').digest())
     return digest.hexdigest()
-
-
-def _mismatches(lists: list['VideoList']) -> list[str]:
-    """Classes that one split has clips of and another one has not."""
-    from flatzoo.data.lists import some
-
-    found = []
-    used = {videos.split: {videos.classes[clip.label] for clip in videos.clips} for videos in lists}
-    everything = set().union(*used.values())
-    for videos in lists:
-        if empty := sorted((everything | set(videos.classes)) - used[videos.split]):
-            found.append(
-                f'{videos.split}: {len(empty)} of {len(videos.classes)} classes have no clip: {some(empty, 10)}')
-    return found
 
 
 def _text(lists: list['VideoList'], report: DataReport, num_frames: int) -> str:

@@ -6,18 +6,18 @@ without a network; weights that are not on this machine are downloaded when thei
 Needs pip install 'flatzoo[demo]'.
 
     flatzoo demo
-    flatzoo demo --model local-dir:runs/mine --model sifar_swin_b14.ibm_k400 --port 8000
+    flatzoo demo --model runs/mine --model sifar_swin_b14.ibm_k400 --port 8000
 """
 import argparse
 import functools
-import ipaddress
 import signal
 import sys
 from typing import TYPE_CHECKING
 
+from flatzoo.inference.load import check_registered, load_model, model_name, weights_name_classes
+
 from .. import CommandError, write
 from ..arguments import count
-from ..model import check_registered, load_model, weights_name_classes
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--model', dest='models', action='append', metavar='NAME',
         help="a model to choose from, several times for several: a name that 'flatzoo list' shows, hf-hub:ORG/NAME or "
-             'local-dir:FOLDER (default: all registered ones with a trained head)')
+             'the FOLDER of a run (default: all registered ones with a trained head)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     parser.add_argument(
         '--max-megabytes', type=count, default=50, metavar='N', help='largest video that is accepted (default: 50)')
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     import threading
 
     from flatzoo.demo.answer import Limits
-    from flatzoo.demo.page import serve
+    from flatzoo.demo.page import is_loopback, serve
 
-    names = args.models or _trained_models()
+    names = [model_name(name) for name in args.models] if args.models else _trained_models()
     for name in names:
         if ':' not in name:  # else it is hf-hub:... or local-dir:...
             check_registered(name)
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         models(names[0])  # what is wrong with it is said here and not in the page
     except ValueError as error:
         raise CommandError(error) from error
-    if not _is_loopback(args.host):
+    if not is_loopback(args.host):
         write(
             f'warning: --host {args.host}: whoever reaches this machine can use the page, it asks for no password.',
             sys.stderr)
@@ -87,17 +87,7 @@ class _Models:
         return self._kept(name, layout)
 
     def _load(self, name: str, layout: str | None) -> 'VideoModel':
-        try:
-            return load_model(name, device=self.device, **({} if layout is None else {'layout': layout}))
-        except CommandError as error:
-            raise ValueError(str(error)) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == 'localhost'
+        return load_model(name, device=self.device, **({} if layout is None else {'layout': layout}))
 
 
 def _trained_models() -> list[str]:

@@ -7,7 +7,7 @@ noise and on two real videos, in batches of 1, 2 and 3: a file that differs by m
 largest logit is refused. Its size and its speed beside the model are printed.
 
     flatzoo export sifar_resnet10t --format onnx
-    flatzoo export local-dir:runs/mine --format torch-export --input float --out mine.pt2
+    flatzoo export runs/mine --format torch-export --input float --out mine.pt2
     flatzoo export hf-hub:org/name --format aoti --device cuda
 
 torch-export  .pt2       torch.export.load(FILE).module()(clip)
@@ -20,9 +20,10 @@ import argparse
 import re
 from pathlib import Path
 
+from flatzoo.inference.load import load_model
+
 from .. import CommandError, write
 from ..arguments import add_model_arguments
-from ..model import load_model
 
 FORMATS = ('torch-export', 'onnx', 'torchscript', 'aoti')
 
@@ -30,7 +31,7 @@ FORMATS = ('torch-export', 'onnx', 'torchscript', 'aoti')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `flatzoo export`."""
     parser.add_argument(
-        'model', metavar='NAME', help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or local-dir:FOLDER")
+        'model', metavar='NAME', help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or the FOLDER of a run")
     parser.add_argument('--format', required=True, choices=FORMATS, help='what to write')
     parser.add_argument(
         '--input', choices=('uint8', 'float'), default='uint8',
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     kwargs = dict(args.model_kwargs)
     model = load_model(
         args.model, args.checkpoint, allow_untrained=args.allow_untrained, device=args.device,
-        in_chans=kwargs.pop('in_chans', 3), **{'num_classes': args.num_classes, **kwargs})
+        in_chans=kwargs.pop('in_chans', 3), **{'num_classes': args.num_classes, 'use_ema': args.use_ema, **kwargs})
     name = re.sub(r'.*[:/]', '', args.model.rstrip('/'))
     path = args.out or Path(name + SUFFIXES[args.format])
     try:

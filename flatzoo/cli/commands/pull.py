@@ -7,7 +7,7 @@ were in the cache already, without a network, too.
 
     flatzoo pull org/name
     flatzoo pull org/name@v1 --out models/mine
-    flatzoo predict clip.mp4 --model local-dir:$(flatzoo pull org/name)
+    flatzoo predict clip.mp4 --model $(flatzoo pull org/name)
 """
 import argparse
 import sys

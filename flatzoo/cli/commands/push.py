@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo push`; prints the page of the commit, or what would go."""
     from flatzoo.hub.push import open_checkpoint, push_to_hub
-
-    from ..model import check_registered
+    from flatzoo.inference.load import check_registered
 
     if args.model is not None:
         check_registered(args.model)

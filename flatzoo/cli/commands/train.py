@@ -9,14 +9,17 @@ preset or a YAML file, over which options of the command line go:
     flatzoo train ssv2 something/ --config sifar_ssv2 --batch-size 12 --amp
     flatzoo train --config runs/mine/args.yaml --resume auto
     torchrun --nproc-per-node 8 -m flatzoo train kinetics k400/ --config sifar_k400 --amp
-    flatzoo predict clip.mp4 --model local-dir:runs/mine
+    flatzoo predict clip.mp4 --model runs/mine
     flatzoo push runs/mine org/name
 
-Killed at any moment, --resume auto goes on from the last checkpoint as if nothing had happened.
+Ctrl-C and SIGTERM finish the update and save; a second one ends at once. Killed at any moment, --resume
+auto goes on from the last checkpoint as if nothing had happened.
 Presets:
 """
 import argparse
 import dataclasses
+import os
+import shlex
 import sys
 
 from flatzoo.train.recipe import Recipe, load_recipe, option_type, presets
@@ -47,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_option(group: argparse._ArgumentGroup, option: dataclasses.Field) -> None:
     kind, several, _ = option_type(option)
     text, default = option.metadata['help'].replace('%', '%%'), option.default
-    if kind is not bool and default is not None:
+    if kind is not bool and default not in (None, ''):
         shown = ' '.join(f'{value:.3g}' for value in default) if several else default
         text += f' (default: {shown})'
     flag = '--' + option.name.replace('_', '-')
@@ -73,20 +76,37 @@ def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo train`; prints the folder of the run."""
     from timm.utils.distributed import world_info_from_env
 
+    from flatzoo import HubError
+    from flatzoo.inference.load import check_registered, model_name, on_the_shell
     from flatzoo.train.loop import train
-
-    from ..model import check_registered
 
     options = {name: value for name, value in vars(args).items() if name not in ('command', 'run', 'config')}
     try:
         recipe = load_recipe(args.config, **options)
         if not recipe.root:
             raise CommandError('name the data set: flatzoo train SPEC ROOT, or a --config that has its spec and root')
+        teacher = recipe.kd_model_name and model_name(recipe.kd_model_name)
+        recipe = dataclasses.replace(recipe, model=model_name(recipe.model), kd_model_name=teacher)
         if recipe.model and ':' not in recipe.model:
             check_registered(recipe.model)
         train(recipe, report=lambda line: write(line, sys.stderr))
+    except HubError as error:
+        raise CommandError(on_the_shell(error, '--initial-checkpoint')) from error
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(' '.join(str(error).split())) from error
     if world_info_from_env()[1] == 0:  # one of the processes that torchrun started
         write(str(recipe.folder))
+        write(f'now try: {_next_command(recipe)}', sys.stderr)
     return 0
+
+
+def _next_command(recipe: Recipe) -> str:
+    """A command that uses the trained model, on a file if the data has files."""
+    from flatzoo.train.build import read_lists
+
+    train_list, val_list = read_lists(recipe)
+    clip = (val_list or train_list).clips[0]
+    model = ['--model', str(recipe.folder)]
+    if clip.member is None and clip.end is None and not clip.start and os.path.isfile(clip.path):
+        return shlex.join(['flatzoo', 'predict', clip.path, *model])
+    return shlex.join(['flatzoo', 'validate', recipe.spec, recipe.root, *model])

@@ -1,7 +1,7 @@
 """Measure the accuracy of models on a data set.
 
 SPEC is the layout of the data set and ROOT its folder, see 'flatzoo data --help'. Each --model is a
-name that 'flatzoo list' shows, hf-hub:ORG/NAME, local-dir:FOLDER, or a pattern such as 'sifar*', which
+name that 'flatzoo list' shows, hf-hub:ORG/NAME, the folder of a run, or a pattern such as 'sifar*', which
 stands for all that have a trained classifier for these classes. The clips and crops of a video over
 which the logits are averaged are those by which the accuracy of the weights is measured; the options
 below change them.
@@ -13,7 +13,7 @@ there are an error, or with SPEC:missing=skip are left out and counted in the co
 --results writes timm's columns and those of video to a CSV file, after each model. torchrun shares the
 clips out to several processes; no clip counts twice and none is left out.
 
-    flatzoo validate ucf101:fold=1 UCF101/ --model local-dir:runs/mine
+    flatzoo validate ucf101:fold=1 UCF101/ --model runs/mine
     flatzoo validate kinetics k400/ --model 'sifar*' --results k400.csv --resume --report k400/
     flatzoo validate ssv2 ssv2/ --model sifar_swin_b14.ibm_ssv2 --order normal reverse shuffle
     torchrun --nproc-per-node 8 -m flatzoo validate kinetics k400/ --model sifar_swin_b14.ibm_k400
@@ -29,9 +29,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import CommandError, write
-from ..arguments import KeyValues, add_view_arguments, chosen_protocol, count
-from ..model import load_model, weights_name_classes
+from flatzoo.console.text import printable
+from flatzoo.inference.load import ModelError, load_model, model_name, weights_name_classes
+
+from .. import CommandError, write, write_error
+from ..arguments import KeyValues, add_ema_arguments, add_view_arguments, chosen_protocol, count
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         '--checkpoint', metavar='FILE',
         help='weights to load in place of those of the name; without a tag in the name, its classes are those of SPEC')
+    add_ema_arguments(model)
     model.add_argument(
         '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='arguments of the model, such as num_frames=16')
@@ -119,11 +122,14 @@ def _validate(args: argparse.Namespace, device: str) -> int:
     for name, by_pattern in names.items():
         try:
             model, matched = _model_for(name, videos, args, device, by_pattern)
-        except CommandError as error:
+        except (CommandError, ModelError) as error:
             if len(names) == 1:
                 raise
             failed |= not isinstance(error, _OtherClasses)
-            _say(f'{"skipped" if isinstance(error, _OtherClasses) else "error"}: {error}')
+            if isinstance(error, _OtherClasses):
+                _say(f'skipped: {error}')
+            elif _is_first():
+                write_error(error)
             continue
         for order in args.order:
             entry = _measure(name, model, matched, order, args, rows)
@@ -138,7 +144,7 @@ def _validate(args: argparse.Namespace, device: str) -> int:
             if not _is_first():
                 continue
             for _, reason in evaluation.broken:
-                _say(f'error: {reason}')
+                write_error(reason)
             try:
                 if args.results:
                     write_results(args.results, rows)
@@ -164,10 +170,10 @@ def _names(args: argparse.Namespace) -> dict[str, bool]:
     """Names of the models, and whether a pattern stands for each."""
     import timm
 
-    from .list import list_names
+    from flatzoo.zoo.catalogue import list_names
 
     names: dict[str, bool] = {}
-    for pattern in args.model:
+    for pattern in map(model_name, args.model):
         if ':' in pattern or not glob.has_magic(pattern):
             names[pattern] = False
             continue
@@ -204,7 +210,8 @@ def _model_for(
                 else:
                     num_classes = len(videos.classes)
         model = load_model(
-            name, args.checkpoint, num_classes, args.allow_untrained, device, videos.in_chans, **args.model_kwargs)
+            name, args.checkpoint, num_classes, args.allow_untrained, device, videos.in_chans,
+            **{'use_ema': args.use_ema, **args.model_kwargs})
         return model, match(videos, model.num_classes, model.pretrained_cfg.get('label_names'))
 
     def match(*arguments: Any) -> 'VideoList':
@@ -234,7 +241,8 @@ def _measure(
     protocol = chosen_protocol(model, args)
     checkpoint = None if args.checkpoint is None else os.path.abspath(args.checkpoint)
     root = args.root if '://' in args.root else os.path.abspath(args.root)
-    setting = result_setting(name, model, videos, protocol, order, checkpoint, root, args.model_kwargs)
+    which = {} if args.use_ema is None else {'use_ema': args.use_ema}
+    setting = result_setting(name, model, videos, protocol, order, checkpoint, root, {**which, **args.model_kwargs})
     if any(all(str(row[key]) == value for key, value in setting.items()) for row in rows):
         return None
     _say(f'{name} ({order})')
@@ -256,7 +264,7 @@ def _text(row: dict[str, Any], evaluation: 'Evaluation', metric: str, per_class:
     lines = [
         f'{row["model"]}{order}',
         f'{row["top1"]:8.2f} %  top-1',
-        f'{row["top5"]:8.2f} %  top-5',
+        *([f'{row["top5"]:8.2f} %  top-5'] if len(evaluation.classes) > 5 else []),  # else it says nothing
         f'{row["mean_class"]:8.2f} %  mean of the classes' + (', by which this data is judged' * (metric != 'top1')),
         f'  {row["clips"]} clips of {row["data"]} ({row["split"]}), {row["num_frames"]} frames of {row["img_size"]} '
         f'pixels, {row["views"]} view{"s" * (row["views"] != 1)}, {row["gmacs_views"]:g} G multiply-adds a video',
@@ -269,8 +277,8 @@ def _text(row: dict[str, Any], evaluation: 'Evaluation', metric: str, per_class:
         lines.append(f'  {row["missing"]} listed files are not there and were left out')
     if per_class:
         for entry in sorted(evaluation.per_class(), key=lambda entry: entry['top1']):
-            taken = f', {entry["times"]} of them taken for {entry["taken_for"]}' if entry['times'] else ''
-            lines.append(f'{entry["top1"]:8.2f} %  {entry["class"]}, {entry["clips"]} clips{taken}')
+            taken = f', {entry["times"]} of them taken for {printable(entry["taken_for"])}' if entry['times'] else ''
+            lines.append(f'{entry["top1"]:8.2f} %  {printable(entry["class"])}, {entry["clips"]} clips{taken}')
     return '\n'.join(lines)
 
 
@@ -369,7 +377,7 @@ def _agreed(action: Callable[[], Any]) -> Any:
     result, error = None, None
     try:
         result = action()
-    except CommandError as failure:
+    except (CommandError, ModelError) as failure:
         error = failure
     errors: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(errors, error and (type(error), str(error)))

@@ -9,10 +9,11 @@ PyAV decodes the real clip that lends textures, once, and writes files.
 """
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,7 +21,7 @@ from .scenes import SCENE_CLASSES, SPLITS, describe, paint, paint_frame
 
 __all__ = [
     'ACTIONS', 'ActionClips', 'ActionFrames', 'render_action', 'reversed_label', 'scene_labels', 'write_action',
-    'write_action_folder',
+    'write_action_folder', 'write_action_splits',
 ]
 
 ACTIONS: tuple[str, ...] = (
@@ -329,3 +330,78 @@ def write_action_folder(
             write_action(path, label, clip_seed, size, num_frames, fps, camera_shake=camera_shake, split=split)
             paths.append(path)
     return paths
+
+
+def write_action_splits(
+        root: str | os.PathLike,
+        clips_per_class: int,
+        *,
+        actions: Sequence[str] = ACTIONS,
+        seed: int = 0,
+        size: int = 96,
+        num_frames: int = 16,
+        fps: int | Fraction = 8,
+        workers: int = 1,
+        done: Callable[[Path], object] | None = None,
+) -> list[Path]:
+    """Write a data set to train on: `root/train/moves_left/00000.mp4`, `root/val/moves_left/00000.mp4` and so on.
+
+    A fifth of the clips, at least one of each action, are for `val`. They are of the split 'test' of `render_action`,
+    whose scenes and textures `train` does not show. The clips are rendered in several processes; their bytes do not
+    depend on how many.
+
+    Args:
+        root: Folder to write into; made if missing.
+        clips_per_class: Number of clips of each action, at least 2.
+        actions: The actions, of `ACTIONS`.
+        seed: Seed of the whole set; sets of different seeds share no clip.
+        size: See `write_action`.
+        num_frames: See `write_action`.
+        fps: See `write_action`.
+        workers: Number of processes; 1 for this one alone.
+        done: Called with each file as it is written.
+
+    Returns:
+        The files, those of `train` first.
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+    if clips_per_class < 2:
+        raise ValueError(f'train and val need a clip of each action, got {clips_per_class} clips')
+    validation = max(1, clips_per_class // 5)
+    jobs = []
+    for split, of, clips in (('train', 'train', clips_per_class - validation), ('val', 'test', validation)):
+        for action in actions:
+            label = _label_index(action)
+            folder = Path(root, split, ACTIONS[label].replace(' ', '_'))
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(clips):
+                clip_seed = _clip_seed(seed, i * len(ACTIONS) + label)
+                jobs.append((folder / f'{i:05d}.mp4', label, clip_seed, size, num_frames, fps, of))
+    if workers == 1:
+        for job in jobs:
+            _write_job(job)
+            if done is not None:
+                done(job[0])
+        return [job[0] for job in jobs]
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
+    context = multiprocessing.get_context('spawn')  # torch's threads do not live through a fork
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, torch.set_num_threads, (1,)) as pool:
+        futures = {pool.submit(_write_job, job): job[0] for job in jobs}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                if done is not None:
+                    done(futures[future])
+        except BaseException:  # nothing is begun any more after an error or Ctrl-C
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [job[0] for job in jobs]
+
+
+def _write_job(job: tuple) -> None:
+    *arguments, split = job
+    write_action(*arguments, split=split)

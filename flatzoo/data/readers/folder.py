@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..files import split_folder, subfolders, videos_below
-from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list, some
+from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list, same_name, some
 
 SPLITS = ('train', 'val', 'test', 'all')
 
@@ -65,9 +65,14 @@ def read_classes(
     if not classes:
         raise DataError(f'{root}: has no folders. Put the videos of each class into a folder of its own.')
     share = None if split == 'all' or folders else _share(val_share)
+    classes = list(dict.fromkeys(map(same_name, classes)))  # a name may be stored in two ways, even side by side
+    spellings: dict[str, list[Path]] = {}
+    for base in bases:
+        for name in subfolders(base):
+            spellings.setdefault(same_name(name), []).append(base / name)
     clips = []
     for label, name in enumerate(classes):
-        found = [path for base in bases if (base / name).is_dir() for path in find(base / name)]
+        found = [path for place in spellings.get(name, ()) for path in find(place)]
         if share is not None:
             count = min(max(round(len(found) * share), 1), len(found))
             held_out = set(random.Random(f'{seed}/{name}').sample(found, count))

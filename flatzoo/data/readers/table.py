@@ -2,12 +2,15 @@
 
 Columns: `path` (a video or a folder of frames, from the folder of the list on) and `label` (a name, or a number from
 0); and where wanted `split`, `id`, and the part of the file that is the clip, `start` and `end` in frames from 0 (end
-excluded) or `start_time` and `end_time` in seconds. CSV may be separated by commas, semicolons or tabs; without a
-header it has the columns path and label, also separated by a blank, as the lists of many video libraries.
+excluded) or `start_time` and `end_time` in seconds. The usual other words for path and label are understood
+(`video_path`, `filename`, `class_id`, ...). CSV may be separated by commas, semicolons, tabs or blanks. Without a
+header it has the columns path and label, or path, number of frames and label, as the lists of many video libraries;
+the number of frames is then left to the files.
 
 The list is `train.csv` or `val.csv` in the root, or one list with the column `split`; of one list without it
 everything is the split `all`. Classes are the sorted names; those of numbers stand in `classes.txt` or `labels.txt`
-beside the list, one a line, if there is one.
+beside the list, one a line, if there is one. Labels are all names or all numbers: one that is not like the others is an
+error, for it would make other classes of all.
 """
 import csv
 import json
@@ -15,11 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import bad_line, first_file, read_lines, read_text, to_int
-from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list, unnamed
+from ..files import bad_line, first_file, is_video, read_lines, read_text, to_int
+from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list
+from ._labels import read_labels
 
 SPLITS = ('train', 'val', 'test', 'all')
-_PATHS, _LABELS = ('path', 'video', 'file', 'filename'), ('label', 'class', 'action')
+_PATHS = (
+    'path', 'video', 'file', 'filename', 'file_name', 'filepath', 'file_path', 'video_path', 'video_file', 'video_name',
+    'videoname', 'clip', 'clip_path', 'clip_name')
+_LABELS = (
+    'label', 'class', 'action', 'labels', 'label_name', 'class_name', 'classname', 'action_name', 'category', 'target',
+    'label_id', 'class_id', 'class_idx', 'class_index', 'action_id', 'category_id')
 
 
 def matches(root: Path, kind: str) -> bool:
@@ -36,11 +45,17 @@ def read(root: Path, split: str, kind: str) -> VideoList:
     lists = _lists(root, kind)
     if not lists:
         raise DataError(f'{root}: has no list such as train.{kind}. Write one with the columns path and label.')
-    rows = [
-        (path, number, own or _SPLIT_OF.get(str(row.get('split')), row.get('split')), row)
-        for own, path in lists.items()
-        for number, row in _rows(path, kind)
-    ]
+    rows, empty = [], []
+    for own, path in lists.items():
+        found = [
+            (path, number, own or _SPLIT_OF.get(str(row.get('split')), row.get('split')), row)
+            for number, row in _rows(path, kind)]
+        rows += found
+        if not found:
+            empty.append((own, path))
+    for own, path in empty:
+        if own in (None, split) or not rows:
+            raise DataError(f'{path}: lists no clip. Write a line with a path and a label for each.')
     if split != 'all':
         known = sorted({own for _, _, own, _ in rows if own})
         if split not in known and split in ('val', 'test') and len({'val', 'test'} & set(known)) == 1:
@@ -49,18 +64,14 @@ def read(root: Path, split: str, kind: str) -> VideoList:
             raise NotThere(
                 f"{root}: has no split {split}. It has {', '.join([*known, 'all'])}; name the lists train.{kind} and "
                 f'val.{kind}, or add a column split.')
-    labels = [row['label'] for *_, row in rows]
-    numbered = all(isinstance(label, int) or str(label).isdecimal() for label in labels)
     folder = root if root.is_dir() else root.parent
-    classes = _classes(folder, labels, numbered)
-    label_of = {name: label for label, name in enumerate(classes)}
-    clips = []
-    for path, number, own, row in rows:
-        if split in (own, 'all'):
-            if not numbered and row['label'] not in label_of:
-                raise bad_line(path, number, f'the class {row["label"]!r} is not in the list of classes')
-            label = int(row['label']) if numbered else label_of[row['label']]
-            clips.append(_clip(path, number, row, folder, label))
+    path = first_file(folder, 'classes.txt', 'labels.txt')
+    names = None if path is None else tuple(line for _, line in read_lines(path))
+    labels, classes = read_labels(
+        [row['label'] for *_, row in rows], names, lambda place, why: bad_line(*rows[place][:2], why))
+    clips = [
+        _clip(path, number, row, folder, label)
+        for (path, number, own, row), label in zip(rows, labels, strict=True) if split in (own, 'all')]
     return generic_list(kind, split, clips, classes)
 
 
@@ -90,30 +101,84 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
             row[wanted] = value
         if not isinstance(row['path'], str):
             raise bad_line(path, number, f'the path should be text, it is {row["path"]!r}')
-        if isinstance(row['label'], list | dict | float | bool):
+        if isinstance(row['label'], list | dict | bool):
             raise bad_line(path, number, f'the label should be a name or a whole number, it is {row["label"]!r}')
         yield number, row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    text = read_text(path)
-    head = text.partition('\n')[0]
-    separator = max(',;\t', key=head.count)
-    names = [name.strip().lower() for name in next(csv.reader([head], delimiter=separator), ())]
-    if not set(names) & set(_PATHS) or not set(names) & set(_LABELS):
-        if separator in head and len(names) != 2:
-            raise DataError(
-                f'{path}: its columns are {", ".join(names)}. Write a header that names path and label among them.')
-        for number, line in read_lines(path):
-            parts = next(csv.reader([line], delimiter=separator)) if separator in head else line.rsplit(None, 1)
-            if len(parts) != 2:
-                raise bad_line(path, number, 'should be a path and a label')
-            yield number, {'path': parts[0].strip(), 'label': parts[1].strip()}
+    lines = read_lines(path)
+    if not lines:
         return
+    head = lines[0][1]
+    for separator in sorted(',;\t', key=head.count, reverse=True) + [' ']:
+        names = [name.strip().lower() for name in _split(head, separator)]
+        if set(names) & set(_PATHS) and set(names) & set(_LABELS):
+            break
+    else:
+        yield from _bare_rows(path, lines)
+        return
+    if separator == ' ':
+        for number, line in lines[1:]:
+            parts = _split(line, ' ')
+            if len(parts) != len(names) and len(names) == 2:  # a path with blanks
+                parts = line.rsplit(None, 1) if names[0] in _PATHS else line.split(None, 1)
+            if len(parts) != len(names):
+                raise bad_line(path, number, f'wanted {len(names)} columns, separated by blanks')
+            yield number, dict(zip(names, parts, strict=True))
+        return
+    text = read_text(path).lstrip()
+    skipped = lines[0][0] - 1
     reader = csv.DictReader(text.splitlines(), fieldnames=names, delimiter=separator, skipinitialspace=True)
     next(reader)
     for row in reader:
-        yield reader.line_num, {key: value.strip() for key, value in row.items() if key and isinstance(value, str)}
+        yield reader.line_num + skipped, {
+            key: value.strip() for key, value in row.items() if key and isinstance(value, str)}
+
+
+def _bare_rows(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a list without a header, by the separator that gives paths of videos, or that are there."""
+    folder = path.parent
+
+    def is_path(text: str) -> bool:
+        return is_video(text.replace('\\', '/').rpartition('/')[2]) or '://' in text or (folder / text).exists()
+
+    def good(separator: str, count: int) -> int:
+        return sum(is_path(row[0]) for _, line in lines[:50] if (row := _bare(line, separator, count)))
+
+    head = lines[0][1]
+    by_count = sorted(',;\t', key=head.count, reverse=True)
+    ways = [(by_count[0] if by_count[0] in head else ' ', 2)]
+    ways += [way for separator in (*by_count, ' ') for way in ((separator, 2), (separator, 3)) if way not in ways]
+    separator, count = max(ways, key=lambda way: good(*way))  # the first of the best
+    if not good(separator, count) and separator in ',;\t' and len(_split(head, separator)) != 2:
+        raise DataError(f'{path}: its columns are {head}. Write a header that names path and label among them.')
+    first = _bare(head, separator, count)
+    if first and not is_path(first[0]) and any(
+            (row := _bare(line, separator, count)) and is_path(row[0]) for _, line in lines[1:50]):
+        if not first[1].isdecimal():
+            raise bad_line(
+                path, lines[0][0], f'{first[0]!r} is no file, and this looks like a header whose words are unknown; '
+                'name the columns path and label')
+    for number, line in lines:
+        row = _bare(line, separator, count)
+        if row is None:
+            raise bad_line(path, number, 'should be a path and a label')
+        yield number, dict(zip(('path', 'label'), row, strict=True))
+
+
+def _bare(line: str, separator: str, count: int) -> tuple[str, str] | None:
+    """Path and label of a line of 2 columns, or of 3 the middle one a number of frames; None if it is no such line."""
+    parts = _split(line, separator)
+    if separator == ' ' and not line.startswith('"'):
+        parts = line.rsplit(None, count - 1)  # paths may have blanks
+    if len(parts) != count or count == 3 and not parts[1].isdecimal():
+        return None
+    return parts[0].strip(), parts[-1].strip()
+
+
+def _split(line: str, separator: str) -> list[str]:
+    return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -125,13 +190,6 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise bad_line(path, number, 'should be an object')
         yield number, row
-
-
-def _classes(folder: Path, labels: list[Any], numbered: bool) -> tuple[str, ...]:
-    path = first_file(folder, 'classes.txt', 'labels.txt')
-    if path is not None:
-        return tuple(line for _, line in read_lines(path))
-    return unnamed(max(map(int, labels)) + 1) if numbered else tuple(sorted(set(map(str, labels))))
 
 
 def _clip(path: Path, number: int, row: dict[str, Any], folder: Path, label: int) -> Clip:

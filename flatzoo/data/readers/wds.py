@@ -11,7 +11,7 @@ name of the file or of its folder (`train-000000.tar`, `train/000000.tar`).
 from pathlib import Path
 
 from ..files import first_file, read_lines
-from ..lists import NotThere, VideoList, generic_list, unnamed
+from ..lists import NotThere, VideoList, generic_list
 
 SPLITS = ('train', 'val', 'test', 'all')
 
@@ -34,10 +34,7 @@ def read(root: Path | str, split: str) -> VideoList:
     files = shards.find_shards(root, split)
     if not files:
         raise NotThere(f'{root}: has no shards such as {split}-000000.tar or {split}/000000.tar.')
-    clips, names = shards.index_shards(files)
     path = first_file(root, 'classes.txt', 'labels.txt')
-    if path is not None:
-        classes = tuple(line for _, line in read_lines(path))
-    else:
-        classes = names or unnamed(1 + max((clip.label for clip in clips), default=0))
+    names = None if path is None else tuple(line for _, line in read_lines(path))
+    clips, classes = shards.index_shards(files, names)
     return generic_list('wds', split, clips, classes)

@@ -49,7 +49,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -58,9 +57,12 @@ from flatzoo.layers.layout import LayoutSpec
 
 from ..adapter_builder import build_adapter_model, model_from_adapters
 from ..adapter_model import AdapterModel
+from ..backbone import image_weights
 from ..base import Size
+from ..record import register_records
 from .adapters import HyperAdapter, HyperNetwork, ParallelAdapter, SerialAdapter
 from .aligning_encoder import AligningEncoder
+from .facts import PAPER, record
 from .logit_fusion import HeadBank, LogitFusion
 from .temporal_unit import LSTMUnit, TCNUnit, TransformerUnit
 
@@ -481,8 +483,7 @@ _BACKBONES = {  # part of an entry point's name -> its backbone and the bottlene
     'dinov2_b': dict(title='DINOv2 ViT-B/14', backbone='vit_base_patch14_dinov2', tag='lvd142m', bottleneck=640),
     'dinov2_l': dict(title='DINOv2 ViT-L/14', backbone='vit_large_patch14_dinov2', tag='lvd142m', bottleneck=832),
     'clip_b': dict(
-        title='CLIP ViT-B/16', backbone='vit_base_patch16_clip_quickgelu_224', tag='openai', bottleneck=640,
-        mean=OPENAI_CLIP_MEAN, std=OPENAI_CLIP_STD),
+        title='CLIP ViT-B/16', backbone='vit_base_patch16_clip_quickgelu_224', tag='openai', bottleneck=640),
 }
 _LITE = dict(
     bottleneck=192, aligner_dim=96, aligner_depth=1, aligner_mlp_dim=192, tcn_dim=64, lstm_dim=192, lstm_depth=1,
@@ -512,12 +513,10 @@ _VARIANTS = _variants()
 
 def _cfg(backbone: str, tag: str, **kwargs: Any) -> dict[str, Any]:
     return {
-        'hf_hub_id': f'timm/{backbone}.{tag}', 'license': 'apache-2.0',
+        **image_weights(f'{backbone}.{tag}'),
         'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'crop_pct': 1.0,
-        'interpolation': 'bicubic', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
-        'first_conv': 'backbone.patch_embed.proj', 'classifier': ('head', 'side_head'),
-        'paper_name': 'AM Flow: Adapters for Temporal Processing in Action Recognition',
-        'paper_ids': 'arXiv:2411.02065',
+        'interpolation': 'bicubic', 'first_conv': 'backbone.patch_embed.proj', 'classifier': ('head', 'side_head'),
+        'paper_name': PAPER.title, 'paper_ids': PAPER.id,
         **kwargs,
     }
 
@@ -526,6 +525,11 @@ default_cfgs = generate_default_cfgs({
     f'{name}.{_BACKBONES[key]["tag"]}': _cfg(
         **{field: value for field, value in _BACKBONES[key].items() if field not in ('title', 'bottleneck')},
         **(dict(num_classes=31) if name.endswith('smarthome') else {}))
+    for name, (key, _, _) in _VARIANTS.items()
+})
+
+register_records({
+    f'{name}.{_BACKBONES[key]["tag"]}': record(name, _BACKBONES[key]['backbone'], _BACKBONES[key]['tag'])
     for name, (key, _, _) in _VARIANTS.items()
 })
 

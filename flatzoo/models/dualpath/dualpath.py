@@ -37,10 +37,12 @@ import torch.nn.functional as F
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers.bottleneck import Bottleneck
 
-from ..adapter_builder import CLIP_B, CLIP_L, adapter_cfg, build_adapter_model, check_numbers
+from ..adapter_builder import CLIP_B, CLIP_L, adapter_cfg, build_adapter_model, check_numbers, register_adapter_records
 from ..backbone import image_cfg
+from ..record import Paper
 from .two_paths import TwoPaths
 
 __all__ = ['DualPath']  # timm's registry appends the entry points
@@ -170,13 +172,19 @@ class DualPath(TwoPaths):
         changes = {'backbone.proj.weight': lambda t: t.mT, 'grid_embed': lambda t: t.unsqueeze(0)}  # [D, E], [N, D]
         return super()._complete({key: changes.get(key, lambda t: t)(tensor) for key, tensor in weights.items()})
 
+PAPER = Paper(
+    'DualPath', 'arXiv:2303.09857', 'Dual-path Adaptation from Image to Video Transformers',
+    'Park, Jungin and Lee, Jiyoung and Sohn, Kwanghoon', 2023, 'park2023dualpath')
+
+
 def _cfg(backbone: str) -> dict[str, Any]:
     return adapter_cfg(
-        backbone, paper_ids='arXiv:2303.09857', paper_name='Dual-path Adaptation from Image to Video Transformers')
+        backbone, paper_ids=PAPER.id, paper_name=PAPER.title)
 
 
 default_cfgs = generate_default_cfgs({
     'dualpath_clip_b.openai': _cfg(CLIP_B), 'dualpath_clip_l.openai': _cfg(CLIP_L)})
+register_adapter_records(PAPER, {f'dualpath_clip_{size}.openai': EvalProtocol() for size in 'bl'})
 
 
 @register_model

@@ -11,9 +11,10 @@ __all__ = ['FramePatchEmbed']
 class FramePatchEmbed(PatchEmbed):
     """timm's patch embedding plus the absolute position embedding (APE) of SIFAR, one vector per frame cell.
 
-    SIFAR, Section 3.2 and Table 4: the vector of a cell is added to all of its patch tokens, after the embedding's
-    norm; empty cells have vectors of their own. Cells count row by row, so that cell i lies at (i // columns, i %
-    columns). (The official code divides by the number of rows, which is the same in square grids only.)
+    SIFAR, Table 8b; as in the official code, the vector of a cell is added to all of its patch tokens, after the
+    embedding's norm, and empty cells have vectors of their own. Cells count row by row, so that cell i lies at
+    (i // columns, i % columns). (The official code divides by the number of rows, which is the same in square grids
+    only.)
 
     Args:
         *args: As for `timm.layers.PatchEmbed`.

@@ -10,8 +10,8 @@ __all__ = ['LargeKernelBottleneck']
 class LargeKernelBottleneck(nn.Module):
     """Bottleneck 1x1 -> k x k -> 1x1 that sees k x k positions of a feature map at once.
 
-    SIFAR, Section 4.4 and Table 7: "one or two more residual blocks at the end" of a ResNet with the second convolution
-    of a large kernel, so that it sees several frames. With 3x3 frames of 224 pixels the last map is 21x21, and a kernel
+    SIFAR, Table 7: one or two further residual blocks at the end of a ResNet, whose second convolution has a kernel so
+    large that it sees several frames. With 3x3 frames of 224 pixels the last map is 21x21, and a kernel
     of 21 reaches from any frame to all others. Whether the paper's convolution is grouped is not stated; dense is the
     literal reading and the default. The block is pre-activated, as those of the BiT ResNets that it follows.
 

@@ -5,8 +5,7 @@ https://arxiv.org/abs/2106.14104. Official code: https://github.com/IBM/sifar-py
 
 The frames of a clip are laid out as one super image, row by row in a grid as square as possible (Section 3.1), and an
 image classifier does the rest. On Swin Transformers the window of the last stage spans the whole map, so that attention
-there joins all frames (Section 3.2, Table 1); on ResNets, kernels that reach over several frames do (Section 4.4, Table
-7).
+there joins all frames (Table 1); on ResNets, kernels that reach over several frames do (Table 7).
 
 | name | paper | frames | frame size | windows | params | G multiply-adds |
 |---|---|---|---|---|---|---|
@@ -19,8 +18,8 @@ there joins all frames (Section 3.2, Table 1); on ResNets, kernels that reach ov
 | `sifar_swin_l14_16f` | SIFAR-L-14† | 16 | 224 | 14, 14, 14, whole map | 196 M | 576 |
 | `sifar_swin_l12_384` | SIFAR-L-12‡ | 8 | 384 | 12, 12, 12, whole map | 196 M | 944 |
 
-Parameters and multiply-adds here are the paper's (Tables 1, 3 and 5); `benchmarks/sifar_cost.py` prints ours beside
-them.
+Windows (Table 1), parameters and multiply-adds of one crop (Tables 2 and 3) are the paper's, which tests with three
+crops. `benchmarks/sifar_cost.py` prints ours beside them.
 
 Of the 3x3 cells 8 frames leave one empty. It costs a ninth of the image and cannot be left out for more than 1 % of the
 multiply-adds, since attention soon spreads into it. `num_frames=9` puts a ninth real frame there at no cost, with the
@@ -42,13 +41,14 @@ from timm.models.swin_transformer import checkpoint_filter_fn as swin_checkpoint
 from torch import Tensor, nn
 
 from flatzoo.data.actions import ACTIONS
-from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import Layout
 from flatzoo.weights.checkpoint import account_for_keys, prefixed_weights, unwrap_checkpoint
 
-from ..backbone import WindowSize, check_windows, resolve_stage_windows
+from ..backbone import WindowSize, check_windows, image_weights, resolve_stage_windows
 from ..base import VideoModel
-from ..builder import build_video_model, label_names, register_protocol
+from ..builder import build_video_model, label_names
+from ..record import register_records
+from .facts import PAPER, records
 from .frame_embed import FramePatchEmbed
 from .large_kernel import LargeKernelBottleneck
 
@@ -66,7 +66,7 @@ class SifarSwin(VideoModel):
         backbone: A timm Swin Transformer.
         window_size: As in timm one int, one `(height, width)`, or one entry per stage; None in an entry is the whole
             map.
-        ape: Absolute position embedding, one vector per frame cell (Section 3.2). The paper's main results use it for
+        ape: Absolute position embedding, one vector per frame cell (Table 8b). The paper's main results use it for
             Something-Something v2; all official checkpoints have it.
         shift_rule: When windows are not shifted: `'per_axis'` decides for each axis alone, as timm does; `'short_side'`
             is the official rule, which makes windows square and stops shifting on both axes once the map's short side
@@ -273,15 +273,15 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'pool_size': None,
         'crop_pct': 1.0, 'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'backbone.patch_embed.proj', 'classifier': 'backbone.head.fc',
-        'paper_name': 'Can an Image Classifier Suffice for Action Recognition?', 'paper_ids': 'arXiv:2106.14104',
+        'paper_name': PAPER.title, 'paper_ids': PAPER.id,
         'origin_url': 'https://github.com/IBM/sifar-pytorch',
         **kwargs,
     }
 
 
 def _image_cfg(timm_name: str, img_size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    """Weights of an image backbone in the Hub's `timm` organisation; the head starts fresh."""
-    return _cfg(hf_hub_id=f'timm/{timm_name}', input_size=(3, img_size, img_size), **kwargs)
+    """Image weights of a backbone of timm; the head starts fresh."""
+    return _cfg(input_size=(3, img_size, img_size), **image_weights(timm_name), **kwargs)
 
 
 def _official_cfg(file: str, labels: str, **kwargs: Any) -> dict[str, Any]:
@@ -292,14 +292,13 @@ def _official_cfg(file: str, labels: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def _bit_cfg(timm_name: str) -> dict[str, Any]:
-    return _image_cfg(
-        timm_name, mean=(0.5,) * 3, std=(0.5,) * 3, license='apache-2.0',
-        first_conv='backbone.stem.conv', classifier='backbone.head.fc')
+    return _image_cfg(timm_name, first_conv='backbone.stem.conv', classifier='backbone.head.fc')
 
 
 _SWIN_B7 = 'swin_base_patch4_window7_224.ms_in22k'
 _SWIN_B12 = 'swin_base_patch4_window12_384.ms_in22k'
 _SWIN_L7 = 'swin_large_patch4_window7_224.ms_in22k'
+_SWIN_L12 = 'swin_large_patch4_window12_384.ms_in22k'
 _BIT = {depth: f'resnetv2_{depth}_bit.goog_in21k' for depth in ('50x1', '101x1', '152x2')}
 _K400_8F = 'sifar_base_patch4_window14_224_3x3-kinetics400_f8_pe_aug.pth'
 _K400_16F = 'sifar_base_patch4_window14_224_4x4-kinetics400_f16_pe_aug_v1.pth'
@@ -307,27 +306,27 @@ _SSV2_8F = 'sifar_base_patch4_window14_224_3x3-st2stv2_kineticsft_f8_pe_aug.pth'
 _SSV2_16F = 'sifar_base_patch4_window14_224_4x4-st2stv2_f16_kineticsft_pe_aug_v1.pth'
 
 default_cfgs = generate_default_cfgs({
-    # Section 4.1: "initialised from ImageNet-21K"; the official code names these Swin release files for B and L-14;
-    # that of L-12 at 384 is inferred
-    'sifar_swin_b7.ms_in22k': _image_cfg(_SWIN_B7, license='mit'),
-    'sifar_swin_b12.ms_in22k': _image_cfg(_SWIN_B7, 192, license='mit'),
-    'sifar_swin_b12_16f.ms_in22k': _image_cfg(_SWIN_B7, 192, license='mit'),
-    'sifar_swin_b12_384.ms_in22k': _image_cfg(_SWIN_B12, 384, license='mit'),
+    # Section 4.1: training starts from ImageNet-21K. The official code names these Swin release files for B and L-14;
+    # that of L-12 at 384 is inferred from B-12 at 384
+    'sifar_swin_b7.ms_in22k': _image_cfg(_SWIN_B7),
+    'sifar_swin_b12.ms_in22k': _image_cfg(_SWIN_B7, 192),
+    'sifar_swin_b12_16f.ms_in22k': _image_cfg(_SWIN_B7, 192),
+    'sifar_swin_b12_384.ms_in22k': _image_cfg(_SWIN_B12, 384),
     'sifar_swin_b14.ibm_k400': _official_cfg(_K400_8F, 'kinetics400'),
     'sifar_swin_b14.ibm_ssv2': _official_cfg(_SSV2_8F, 'ssv2'),
-    'sifar_swin_b14.ms_in22k': _image_cfg(_SWIN_B7, license='mit'),
+    'sifar_swin_b14.ms_in22k': _image_cfg(_SWIN_B7),
     'sifar_swin_b14_16f.ibm_k400': _official_cfg(_K400_16F, 'kinetics400'),
     'sifar_swin_b14_16f.ibm_ssv2': _official_cfg(_SSV2_16F, 'ssv2'),
-    'sifar_swin_b14_16f.ms_in22k': _image_cfg(_SWIN_B7, license='mit'),
-    'sifar_swin_l14_16f.ms_in22k': _image_cfg(_SWIN_L7, license='mit'),
-    'sifar_swin_l12_384.ms_in22k': _image_cfg(_SWIN_L7, 384, license='mit'),
+    'sifar_swin_b14_16f.ms_in22k': _image_cfg(_SWIN_B7),
+    'sifar_swin_l14_16f.ms_in22k': _image_cfg(_SWIN_L7),
+    'sifar_swin_l12_384.ms_in22k': _image_cfg(_SWIN_L12, 384),
     'sifar_swin_tiny.untrained': _cfg(input_size=(3, 32, 32)),
     # trained on the procedural actions of flatzoo.data.actions by benchmarks/train_actions.py; ships in the package
     'sifar_resnet10t.actions16': _cfg(
         file=str(Path(__file__).parent / 'weights' / 'sifar_resnet10t.actions16.safetensors'), custom_load=True,
         num_classes=len(ACTIONS), label_names=ACTIONS, input_size=(3, 32, 32), license='apache-2.0',
         origin_url='https://github.com/flatzoo/flatzoo', first_conv='backbone.conv1.0', classifier='backbone.fc'),
-    # the public BiT-M weights are the only ones that fit "ResNet152x2 on ImageNet-21K" (Table 7)
+    # Table 7 has a ResNet-152x2 with ImageNet-21K: the public BiT-M weights are the only ones that fit
     'sifar_resnet50.goog_in21k': _bit_cfg(_BIT['50x1']),
     'sifar_resnet101.goog_in21k': _bit_cfg(_BIT['101x1']),
     'sifar_resnet152x2.goog_in21k': _bit_cfg(_BIT['152x2']),
@@ -339,10 +338,7 @@ default_cfgs = generate_default_cfgs({
     'sifar_resnet101_c21_11.goog_in21k': _bit_cfg(_BIT['101x1']),
 })
 
-# README of the official repository: --num_crops 3 --num_clips 3
-for _tag in ('ibm_k400', 'ibm_ssv2'):
-    for _arch in ('sifar_swin_b14', 'sifar_swin_b14_16f'):
-        register_protocol(f'{_arch}.{_tag}', EvalProtocol(num_clips=3, num_crops=3))
+register_records(records())
 
 
 def _create_sifar_swin(variant: str, pretrained: bool = False, **kwargs: Any) -> SifarSwin:
@@ -415,7 +411,7 @@ def sifar_swin_l14_16f(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
 def sifar_swin_l12_384(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
     """SIFAR-L-12 with large frames (Tables 3 and 5): 8 frames of 384 pixels, windows of 12, last stage global."""
     model_args = dict(
-        backbone='swin_large_patch4_window7_224', num_frames=8, img_size=384, window_size=(12, 12, 12, None))
+        backbone='swin_large_patch4_window12_384', num_frames=8, img_size=384, window_size=(12, 12, 12, None))
     return _create_sifar_swin('sifar_swin_l12_384', pretrained, **dict(model_args, **kwargs))
 
 

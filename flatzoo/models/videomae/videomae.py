@@ -35,7 +35,8 @@ from flatzoo.layers.layout import Layout, LayoutSpec
 from flatzoo.weights.checkpoint import account_for_keys, prefixed_weights, unwrap_checkpoint
 
 from ..base import Size, VideoModel
-from ..builder import build_video_model, label_names, register_protocol
+from ..builder import build_video_model, label_names
+from ..record import KINETICS_400, SSV2, DataSet, Paper, TagRecord, register_records
 from .tubelet_embed import TubeletEmbed
 
 __all__ = ['VideoMAE']  # timm's registry appends the entry points
@@ -265,6 +266,12 @@ def _join_attention(weights: dict[str, Tensor]) -> None:
             weights[f'{stem}qkv.bias'] = torch.cat([query, bias, value])
 
 
+PAPER = Paper(
+    'VideoMAE', 'arXiv:2203.12602',
+    'VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training',
+    'Tong, Zhan and Song, Yibing and Wang, Jue and Wang, Limin', 2022, 'tong2022videomae')
+
+
 def _cfg(hub_name: str, **kwargs: Any) -> dict[str, Any]:
     # no hf_hub_filename: timm takes model.safetensors where there is one, else pytorch_model.bin
     return {
@@ -272,9 +279,7 @@ def _cfg(hub_name: str, **kwargs: Any) -> dict[str, Any]:
         'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'crop_pct': 1.0,
         'interpolation': 'bilinear', 'mean': IMAGENET_DEFAULT_MEAN, 'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'backbone.patch_embed.proj', 'classifier': 'backbone.head',
-        'paper_name':
-            'VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training',
-        'paper_ids': 'arXiv:2203.12602', 'origin_url': 'https://github.com/MCG-NJU/VideoMAE',
+        'paper_name': PAPER.title, 'paper_ids': PAPER.id, 'origin_url': 'https://github.com/MCG-NJU/VideoMAE',
         **kwargs,
     }
 
@@ -294,11 +299,32 @@ default_cfgs = generate_default_cfgs({
     'videomae_vit_l.mcg_mae_k400': _cfg('videomae-large', num_classes=0),
 })
 
-# model zoo of the official repository: 16x5x3 views, dense with stride 4, and 16x2x3 views, uniform
-for _arch in ('videomae_vit_s', 'videomae_vit_b', 'videomae_vit_l'):
-    register_protocol(f'{_arch}.mcg_k400', EvalProtocol('dense', num_clips=5, num_crops=3, stride=4))
-for _arch in ('videomae_vit_s', 'videomae_vit_b'):
-    register_protocol(f'{_arch}.mcg_ssv2', EvalProtocol('uniform', num_clips=2, num_crops=3))
+
+def _trained(data: DataSet, size: int | None = None) -> TagRecord:
+    # model zoo of the official repository: 16x5x3 views, dense with stride 4, and 16x2x3 views, uniform
+    of_kinetics = EvalProtocol('dense', num_clips=5, num_crops=3, stride=4)
+    return TagRecord(
+        PAPER, data, protocol=of_kinetics if data is KINETICS_400 else EvalProtocol(num_clips=2, num_crops=3),
+        size=size, limits=(
+            'The order of the class names is inferred from public label lists. The conversion is tested on small '
+            'models of the original code; this file itself was not measured by us.'))
+
+
+def _pretrained(data: DataSet, size: int | None = None) -> TagRecord:
+    return TagRecord(
+        PAPER, data, task='masked autoencoding of videos', size=size, limits='The encoder has seen no labels.')
+
+
+register_records({
+    'videomae_vit_s.mcg_k400': _trained(KINETICS_400),
+    'videomae_vit_s.mcg_ssv2': _trained(SSV2, 87_800_000),
+    'videomae_vit_b.mcg_k400': _trained(KINETICS_400, 346_000_000),
+    'videomae_vit_b.mcg_ssv2': _trained(SSV2, 346_000_000),
+    'videomae_vit_b.mcg_mae_k400': _pretrained(KINETICS_400, 377_000_000),
+    'videomae_vit_b.mcg_mae_ssv2': _pretrained(SSV2),
+    'videomae_vit_l.mcg_k400': _trained(KINETICS_400),
+    'videomae_vit_l.mcg_mae_k400': _pretrained(KINETICS_400),
+})
 
 
 def _create_videomae(variant: str, pretrained: bool = False, **kwargs: Any) -> VideoMAE:

@@ -1,16 +1,27 @@
-"""The model that a command works with: from a name on the command line to a model, ready, or to one clear refusal."""
+"""The model that answers: from a name to a model, ready, or to one clear refusal."""
 import difflib
-import sys
+import os
+import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from . import CommandError, write
+from flatzoo.console.text import printable
 
 if TYPE_CHECKING:
     import torch
 
-    from flatzoo import VideoModel
+    from flatzoo.models import VideoModel
 
-__all__ = ['check_registered', 'load_model', 'weights_name_classes']
+DEFAULT_MODEL = 'sifar_resnet10t'
+
+__all__ = [
+    'DEFAULT_MODEL', 'ModelError', 'check_registered', 'load_model', 'model_name', 'on_the_shell',
+    'weights_name_classes',
+]
+
+
+class ModelError(ValueError):
+    """A reason why a model cannot be had, or cannot answer; its text is all that a user needs to see."""
 
 
 def load_model(
@@ -21,12 +32,13 @@ def load_model(
         device: str = 'auto',
         in_chans: int = 3,
         needs_head: bool = True,
+        use_ema: bool | None = None,
         **kwargs: Any,
 ) -> 'VideoModel':
     """A video model in eval mode that is ready to answer.
 
     Args:
-        name: A registered name with or without a tag, `hf-hub:org/name` or `local-dir:folder`.
+        name: A registered name with or without a tag, a folder, `hf-hub:org/name` or `local-dir:folder`.
         checkpoint: Weight file in place of the weights of the name. As a file does not name its classes, they are taken
             from the tag only where `name` says the tag.
         num_classes: Number of classes where it is not that of the name.
@@ -35,21 +47,24 @@ def load_model(
         in_chans: Channels of the frames that there are: 3 in video files, 1 of depth maps.
         needs_head: Whether the answer is the head's. Where it is not, the weights that there are will do, such as those
             of an image backbone.
+        use_ema: Whether to take the moving average of the weights or the raw ones of a checkpoint that has both; None
+            takes the average and says so.
         **kwargs: Further arguments of the model.
 
     Raises:
-        CommandError: If there is no such model, file or device, or the head of the model was never trained.
+        ModelError: If there is no such model, file or device, or the head of the model was never trained.
     """
     import timm
     from timm.models import parse_model_name
 
-    from flatzoo import VideoModel, pull
+    from flatzoo.hub.pull import pull
+    from flatzoo.models import VideoModel
 
-    target = _device(device)
+    target, name = _device(device), model_name(name)
     try:
         source, place = parse_model_name(name)
     except ValueError as error:
-        raise CommandError(error) from error
+        raise ModelError(error) from error
     options = dict(kwargs) if num_classes is None else {'num_classes': num_classes, **kwargs}
     pretrained = True
     if source is None:
@@ -59,16 +74,17 @@ def load_model(
         if checkpoint is not None:
             overlay = {'file': checkpoint} if '.' in name else {'file': checkpoint, 'label_names': None}
             options['pretrained_cfg_overlay'] = overlay
+            options['use_ema'] = use_ema
         elif not needs_head:
             pretrained = cfg.has_weights and not allow_untrained
             if not cfg.has_weights and not allow_untrained:
-                raise CommandError(f'{name} has no weights. Give some with --checkpoint FILE, or --allow-untrained.')
+                raise ModelError(f'{name} has no weights. Give some with --checkpoint FILE, or --allow-untrained.')
         elif not weights_name_classes(cfg) or num_classes not in (None, cfg.num_classes):
             pretrained = False
             if not allow_untrained:
-                raise CommandError(_untrained(name, cfg))
+                raise ModelError(_untrained(name, cfg))
     elif checkpoint is not None:
-        raise CommandError(f'--checkpoint {checkpoint} needs a registered --model; {name} brings its own weights.')
+        raise ModelError(f'--checkpoint {checkpoint} needs a registered --model; {name} brings its own weights.')
 
     try:
         if source == 'hf-hub':  # sparing the silent retries of timm's own way
@@ -76,19 +92,41 @@ def load_model(
         else:
             model = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # noqa: BLE001 - the Hub client, loaders and backbones raise anything
-        raise CommandError(_unavailable(checkpoint or name, error)) from error
+        raise ModelError(_unavailable(checkpoint or name, error)) from error
     if not isinstance(model, VideoModel):
-        raise CommandError(f"{name} is an image model. 'flatzoo list' shows the video models.")
+        raise ModelError(f"{name} is an image model. 'flatzoo list' shows the video models.")
     if model.in_chans != in_chans:
         whose = 'video files' if in_chans == 3 else 'this data'
-        raise CommandError(f'{name} takes frames of {model.in_chans} channels; those of {whose} have {in_chans}.')
+        raise ModelError(f'{name} takes frames of {model.in_chans} channels; those of {whose} have {in_chans}.')
     if needs_head and not model.head_trained:
         if not allow_untrained:
-            raise CommandError(
+            raise ModelError(
                 f'{checkpoint or name} has no trained head for {model.num_classes} classes. If it has one for another '
                 'number, give that with --num-classes; --allow-untrained answers all the same, at random.')
-        write(f'warning: the head of {name} was never trained: its answers mean nothing.', sys.stderr)
+        warnings.warn(f'the head of {name} was never trained: its answers mean nothing.', stacklevel=2)
     return model.eval().to(target)
+
+
+def model_name(name: str) -> str:
+    """The name of a model as timm takes it: a folder that exists is `local-dir:folder`, unless a model has that name.
+
+    Raises:
+        ModelError: A folder that holds no model.
+    """
+    if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or not os.path.isdir(name):
+        return name
+    import timm
+
+    import flatzoo.models  # noqa: F401 - registers them
+    from flatzoo.weights.config import CONFIG_FILE
+
+    if timm.is_model(name.partition('.')[0]):
+        return name
+    if not os.path.isfile(os.path.join(name, CONFIG_FILE)):
+        raise ModelError(
+            f'{name}: this folder holds no {CONFIG_FILE}, so no model. Give one that flatzoo train (after its first '
+            'epoch), flatzoo pull --out or flatzoo.save_pretrained wrote.')
+    return f'local-dir:{name}'
 
 
 def check_registered(name: str) -> None:
@@ -111,7 +149,7 @@ def _device(name: str) -> 'torch.device':
         torch.empty(1, device=device).item()  # a device without memory, such as meta, cannot answer
     except Exception as error:  # noqa: BLE001 - AssertionError, RuntimeError or NotImplementedError, by device
         reason = str(error).strip().partition('\n')[0]
-        raise CommandError(f'--device {name} cannot be used here ({reason}). Try --device cpu.') from error
+        raise ModelError(f'--device {name} cannot be used here ({reason}). Try --device cpu.') from error
     return device
 
 
@@ -119,7 +157,7 @@ def _registered_cfg(name: str) -> Any:
     """timm's configuration of a registered video model."""
     import timm
 
-    from flatzoo import list_models
+    from flatzoo.models import list_models
 
     architecture, architectures = name.partition('.')[0], list_models()
     if architecture in architectures:
@@ -128,16 +166,16 @@ def _registered_cfg(name: str) -> Any:
         except RuntimeError:
             pass  # no such tag
     elif timm.is_model(architecture):
-        raise CommandError(f"{name} is an image model. 'flatzoo list' shows the video models.")
+        raise ModelError(f"{name} is an image model. 'flatzoo list' shows the video models.")
     near = difflib.get_close_matches(name, architectures + list_models(pretrained=True), n=5, cutoff=0.5)
     hint = f' Similar names: {", ".join(near)}.' if near else ''
-    raise CommandError(f"there is no model {name!r}.{hint} 'flatzoo list' shows all.")
+    raise ModelError(f"there is no model {name!r}.{hint} 'flatzoo list' shows all.")
 
 
 def _untrained(name: str, cfg: Any) -> str:
     import timm
 
-    from flatzoo import list_models
+    from flatzoo.models import list_models
 
     why = f'its weights ({cfg.tag}) have no head for these classes' if cfg.has_weights else 'it has no weights'
     trained = [other for other in list_models(pretrained=True) if weights_name_classes(timm.get_pretrained_cfg(other))]
@@ -149,17 +187,30 @@ def _untrained(name: str, cfg: Any) -> str:
 
 def _unavailable(name: str, error: Exception) -> str:
     """Why a model or its weights could not be had."""
-    from flatzoo import HubError
+    from flatzoo.weights.download import HubError
 
     if isinstance(error, HubError):
-        return f'{name} cannot be downloaded: {" ".join(str(error).split())}'
+        return f'{name} cannot be downloaded: {on_the_shell(error, "--checkpoint" if ":" not in name else "")}'
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
-    text = ' '.join(str(error).split())
+    text = printable(' '.join(str(error).split()) or type(error).__name__, 2000)
     if any(type(cause).__module__.startswith(('urllib', 'http', 'huggingface_hub')) for cause in chain):
         return (
             f'the weights of {name} cannot be downloaded: {text} Check the name and the network, or give weights that '
-            'are on this machine with --checkpoint FILE or --model local-dir:FOLDER.'
+            'are on this machine with --checkpoint FILE or --model FOLDER.'
         )
     return text if name in text else f'{name} cannot be loaded ({type(error).__name__}): {text}'
+
+
+def on_the_shell(error: Exception, option: str) -> str:
+    """An error of a download in one line, with the options of the command in place of the arguments of Python.
+
+    Args:
+        error: The error.
+        option: The option that takes a weight file, empty if none does here.
+    """
+    text = ' '.join(str(error).split())
+    text = re.sub(r", or [^.]*? pretrained_cfg_overlay=dict\(file='\.\.\.'\)", '', text)
+    file = f'a weight file with {option} FILE, or ' if option else ''
+    return f'{text} Or give what is on this machine: {file}the folder of a model with --model FOLDER.'

@@ -1,0 +1,79 @@
+"""Labels as people write them, read as numbers or as names, never as a mixture of both."""
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..lists import DataError, same_name, unnamed
+
+__all__ = ['read_labels']
+
+_WHOLE = re.compile(r'\d+(\.0*)?')  # pandas writes 3.0 where a column has gaps
+_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
+_MANY = 1000  # classes beyond which numbers that leave most of them without a clip are taken for ids
+_ADVICE = 'Where numbers are names, list the names of all classes in classes.txt, one a line'
+
+
+def read_labels(
+        labels: Sequence[Any],
+        names: Sequence[str] | None,
+        error: Callable[[int, str], DataError],
+) -> tuple[list[int], tuple[str, ...]]:
+    """Index of the class of each label, and the names of the classes.
+
+    Labels are the names in the list of classes if there is one and all are in it; numbers from 0 if all are whole
+    numbers; and names, whose classes are sorted, if none of them is a number.
+
+    Args:
+        labels: The labels of all splits, strings or numbers.
+        names: Names of the classes, from a list beside the data.
+        error: Makes an error of the place of a label and of what is wrong with it.
+
+    Raises:
+        DataError: A label that is not like the others or not in the list, or numbers that cannot be those of classes.
+    """
+    texts = [same_name(str(label).strip()) for label in labels]
+    odd = [place for place, text in enumerate(texts) if not _WHOLE.fullmatch(text)]
+    if names is not None:
+        names = tuple(map(same_name, names))
+        label_of = {name: label for label, name in enumerate(names)}
+        unknown = {place for place, text in enumerate(texts) if text not in label_of}
+        if not unknown:
+            return [label_of[text] for text in texts], names
+        if odd:
+            place = next((place for place in odd if place in unknown), min(unknown))
+            why = f'the class {texts[place]!r} is not in the list of classes'
+            raise error(place, why if len(odd) == len(texts) else f'{why}, nor are all labels numbers from 0')
+    if not odd:
+        return _numbered([int(float(text)) if '.' in text else int(text) for text in texts], names, error)
+
+    if 2 * len(odd) <= len(texts):
+        raise error(odd[0], f'the label should be a whole number from 0 as the others, it is {texts[odd[0]]!r}')
+    place = next((place for place, text in enumerate(texts) if _NUMBER.fullmatch(text)), None)
+    if place is not None:
+        raise error(
+            place, f'the label is the number {texts[place]}; labels are either all names or all whole numbers from 0. '
+            f'{_ADVICE}')
+    names = tuple(sorted(set(texts)))
+    label_of = {name: label for label, name in enumerate(names)}
+    return [label_of[text] for text in texts], names
+
+
+def _numbered(
+        numbers: list[int],
+        names: tuple[str, ...] | None,
+        error: Callable[[int, str], DataError],
+) -> tuple[list[int], tuple[str, ...]]:
+    largest = max(numbers, default=0)
+    place = numbers.index(largest) if numbers else 0
+    if names is not None:
+        if largest >= len(names):
+            raise error(
+                place, f'the label {largest} is outside 0 to {len(names) - 1}, the {len(names)} classes of the list of '
+                'classes. Labels count from 0')
+        return numbers, names
+    used = len(set(numbers))
+    if largest >= _MANY and largest >= 2 * used:
+        raise error(
+            place, f'the label {largest} would be one of {largest + 1} classes, and there are {used} different labels: '
+            f'they look like ids. Count the classes from 0. {_ADVICE}')
+    return numbers, unnamed(largest + 1)

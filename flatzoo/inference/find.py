@@ -1,0 +1,71 @@
+"""Which video files a user means: files, folders at any depth, patterns."""
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+from flatzoo.data.files import is_video
+
+__all__ = ['find_videos']
+
+
+def find_videos(paths: Iterable[str]) -> list[tuple[str, str | None]]:
+    """Finds the files that files, folders and patterns mean.
+
+    Args:
+        paths: Files, whatever their names; folders, in which files with a video's suffix are looked for at any
+            depth, hidden ones left out; patterns (`*`, `?`, `[...]`, `**`) that the shell did not expand.
+
+    Returns:
+        Each file once, with None, or a path where there is nothing to find, with the reason.
+    """
+    found: dict[str, tuple[str, str | None]] = {}
+    for path in paths:
+        matches = [path]
+        if glob.has_magic(path) and not os.path.lexists(path):
+            matches = sorted(glob.glob(path, recursive=True))
+            if not matches:
+                found[path] = path, f'{path}: the pattern matches nothing. Check the path.'
+        for match in matches:
+            missing = None if os.path.lexists(match) else _not_there(match)
+            for file, error in _videos_in(match) if os.path.isdir(match) else [(match, missing)]:
+                found.setdefault(os.path.abspath(file), (file, error))
+    return list(found.values())
+
+
+def _not_there(path: str) -> str:
+    """Why there is nothing at a path, and what to do."""
+    scheme = re.match('([a-z][a-z0-9+.-]+)://', path, re.IGNORECASE)
+    if scheme and scheme[1].lower() in ('http', 'https'):
+        return (
+            f'{path}: is an address, and only files are read. Download it first: curl -LO ADDRESS for a video file, '
+            'yt-dlp ADDRESS for a page that plays one.')
+    if scheme:
+        return (
+            f'{path}: is a stream or an address, and only files are read. Record a part of it first: ffmpeg -t 10 -i '
+            'ADDRESS clip.mp4.')
+    if path.isdecimal():
+        return (
+            f'{path}: no such file. If the camera {path} is meant: only files are read, so record some seconds first: '
+            f"ffmpeg -f v4l2 -t 5 -i /dev/video{path} clip.mp4 on Linux. 'flatzoo demo' takes the camera of a browser.")
+    return f'{path}: no such file. Check the path.'
+
+
+def _videos_in(folder: str) -> Iterator[tuple[str, str | None]]:
+    visited = set()  # links to folders are followed, in circles too
+    empty = True
+    errors: list[OSError] = []
+    for here, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        if os.path.realpath(here) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(here))
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        for name in sorted(names):
+            if is_video(name):
+                empty = False
+                yield os.path.join(here, name), None
+    for error in errors:
+        yield error.filename, f'{error.filename}: cannot be opened ({error.strerror}). Check its permissions.'
+    if empty and not errors:
+        yield folder, f'{folder}: no video in this folder. A file is tried whatever its suffix if it is named itself.'

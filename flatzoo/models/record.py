@@ -1,0 +1,188 @@
+"""What is known of a set of weights beyond timm's configuration: one record per tag, written in the paper's own file.
+
+timm's configuration (`default_cfgs`) says where the weights are, under which licence, how pixels are normalised and
+what the classes are called. It has no room for the rest, so that a `TagRecord` stands beside it: the paper, how
+accuracy is measured, what the weights were trained on, the size and digest that their publisher states, the accuracies
+that the paper prints, and what a user has to know. Cards, lists, comparisons and tests read the two and nothing else.
+
+    PAPER = Paper('Spiral', 'arXiv:2501.01234', 'Spirals', 'Doe, Jane', 2025, 'doe2025spiral')
+    default_cfgs = generate_default_cfgs({'spiral_resnet18.a1_in1k': _cfg(...)})
+    register_records({'spiral_resnet18.a1_in1k': TagRecord(PAPER, IMAGENET_1K)})
+"""
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+import timm
+
+from flatzoo.data.protocol import EvalProtocol
+
+__all__ = [
+    'DataSet', 'Figure', 'IMAGENET_1K', 'IMAGENET_21K', 'IMAGENET_22K', 'KINETICS_400', 'Paper', 'SSV2', 'TagRecord',
+    'register_records', 'tag_record',
+]
+
+Unsupported = Literal['torch.jit.script', 'torch.fx']
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper whose models are registered.
+
+    Attributes:
+        name: What the models are called together, such as `SIFAR`.
+        id: As in `paper_ids` of timm, such as `arXiv:2106.14104`.
+        title: Its title.
+        authors: As BibTeX takes them.
+        year: Of publication.
+        key: Of its BibTeX entry.
+    """
+    name: str
+    id: str
+    title: str
+    authors: str
+    year: int
+    key: str
+
+    @property
+    def bibtex(self) -> str:
+        """The BibTeX entry."""
+        return '\n'.join([
+            f'@article{{{self.key},', f'  title = {{{self.title}}},', f'  author = {{{self.authors}}},',
+            f'  journal = {{arXiv preprint {self.id}}},', f'  year = {{{self.year}}}', '}'])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What weights were trained on.
+
+    Attributes:
+        title: Its name.
+        hub_name: Its name on the Hub, None if it is not there.
+        task: What is usually trained on it.
+    """
+    title: str
+    hub_name: str | None
+    task: str
+
+
+IMAGENET_1K = DataSet('ImageNet-1k', 'imagenet-1k', 'image classification')
+IMAGENET_21K = DataSet('ImageNet-21k', 'imagenet-21k', 'image classification')
+IMAGENET_22K = DataSet('ImageNet-22k', 'imagenet-22k', 'image classification')
+KINETICS_400 = DataSet('Kinetics-400', 'kinetics-400', 'action recognition')
+SSV2 = DataSet('Something-Something v2', 'something-something-v2', 'action recognition')
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An accuracy that a paper, or its official repository, prints. It was not measured by us.
+
+    Attributes:
+        data: Title of the data set.
+        top1: Top-1 accuracy in %.
+        top5: Top-5 accuracy in %, None if it is not printed.
+        where: Where it is printed, such as `Table 3`.
+        frames: Frames per clip, None if they are not printed.
+        clips: Clips per video, None if they are not printed.
+        crops: Crops per clip, None if they are not printed.
+        setting: What differs from the model as it is registered, such as `reversed frames`; empty if nothing does.
+        backbone: Backbone as it is printed, where the paper has several.
+        params: Parameters as they are printed, in millions.
+        cost: Cost as it is printed.
+        note: What has to be said beside it.
+    """
+    data: str
+    top1: float
+    top5: float | None
+    where: str
+    frames: int | None = None
+    clips: int | None = None
+    crops: int | None = None
+    setting: str = ''
+    backbone: str = ''
+    params: str = ''
+    cost: str = ''
+    note: str = ''
+
+    @property
+    def views(self) -> int | None:
+        """Clips x crops, None if they are not printed."""
+        return None if self.clips is None or self.crops is None else self.clips * self.crops
+
+
+@dataclass(frozen=True)
+class TagRecord:
+    """What is known of the weights `architecture.tag` beyond timm's configuration of them.
+
+    Attributes:
+        paper: The paper that the model is from, None if there is none.
+        data: What the weights were trained on, None if there are no weights.
+        task: What they were trained to do; by default the usual task of the data set.
+        started_from: From what their training started, as the end of a sentence, where that is known.
+        protocol: Clips and crops over which the paper measures accuracy.
+        other_protocols: Further ones by name, such as `repository`.
+        figures: Accuracies that are printed for the model. For weights with a trained head only those of these weights.
+        about_figures: What has to be known of the figures.
+        size: Bytes of the file, rounded to three digits where its publisher rounds. None if it is not stated.
+        sha256: Digest of the file, None if it is not stated.
+        starts_fresh: What of the model these weights do not bring, as a sentence; where the head is fresh.
+        intended_use: What the weights are good for; by default it follows from data and task.
+        limits: What not to expect of them.
+        frozen_backbone: Whether the method keeps the backbone as it is (`freeze_backbone`).
+        unsupported: What the model cannot do.
+    """
+    paper: Paper | None = None
+    data: DataSet | None = None
+    task: str | None = None
+    started_from: str = ''
+    protocol: EvalProtocol = EvalProtocol()
+    other_protocols: Mapping[str, EvalProtocol] = field(default_factory=lambda: MappingProxyType({}))
+    figures: tuple[Figure, ...] = ()
+    about_figures: str = ''
+    size: int | None = None
+    sha256: str | None = None
+    starts_fresh: str = '**The classifier is freshly initialised** and must be fine-tuned.'
+    intended_use: str = ''
+    limits: str = ''
+    frozen_backbone: bool = False
+    unsupported: tuple[Unsupported, ...] = ()
+
+    def protocol_named(self, name: str) -> EvalProtocol:
+        """A protocol by its name: `paper`, or one of `other_protocols`.
+
+        Raises:
+            ValueError: If there is none of this name.
+        """
+        known = {'paper': self.protocol, **self.other_protocols}
+        if name not in known:
+            raise ValueError(f'there is no evaluation protocol {name!r} of these weights, only {", ".join(known)}')
+        return known[name]
+
+
+_RECORDS: dict[str, TagRecord] = {}
+_UNKNOWN = TagRecord()
+
+
+def register_records(records: Mapping[str, TagRecord]) -> None:
+    """Keeps the records of weights.
+
+    Args:
+        records: By `architecture.tag`, the names of `default_cfgs`.
+    """
+    _RECORDS.update(records)
+
+
+def tag_record(name: str) -> TagRecord:
+    """The record of a set of weights.
+
+    Args:
+        name: `architecture.tag`; an architecture alone stands for its default tag.
+
+    Returns:
+        The record, an empty one if none was registered.
+    """
+    if '.' not in name and timm.is_model(name):
+        cfg = timm.get_pretrained_cfg(name)
+        name = f'{cfg.architecture}.{cfg.tag}' if cfg is not None else name
+    return _RECORDS.get(name, _UNKNOWN)

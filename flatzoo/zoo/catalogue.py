@@ -1,0 +1,83 @@
+"""One row per model and set of weights: what `flatzoo list` shows.
+
+The rows are found out from the models (`describe`) and kept in `catalogue.json`, so that a list needs neither torch nor
+timm, whose imports take seconds. A test compares the file with the models; `python benchmarks/regenerate.py` writes it.
+"""
+import fnmatch
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ['FILE', 'catalogue', 'describe', 'list_names']
+
+FILE = Path(__file__).with_name('catalogue.json')
+
+
+def catalogue(pattern: str = '', pretrained: bool = False) -> list[dict[str, Any]]:
+    """The rows of the models that match a pattern, see `describe`.
+
+    Args:
+        pattern: Wildcard as of `timm.list_models`, for an architecture or for `architecture.tag`; empty for all.
+        pretrained: Whether to leave out the models that have no weights.
+    """
+    def matches(name: str) -> bool:
+        return not pattern or any(fnmatch.fnmatch(part, pattern) for part in (name, name.partition('.')[0]))
+
+    rows = json.loads(FILE.read_text(encoding='utf-8'))
+    return [row for row in rows if matches(row['name']) and (row['source'] is not None or not pretrained)]
+
+
+def list_names(pattern: str = '', pretrained: bool = False) -> list[str]:
+    """Names of the video models that match a pattern, one for every set of weights.
+
+    Args:
+        pattern: Wildcard; empty for all.
+        pretrained: Whether to leave out the models that have no weights.
+
+    Returns:
+        `architecture.tag`, and `architecture` alone for models without weights.
+    """
+    from flatzoo.models import list_models
+
+    names = list_models(pattern, pretrained=True)
+    with_weights = {name.partition('.')[0] for name in names}
+    if not pretrained:
+        names += [name for name in list_models(pattern) if name not in with_weights]
+    order = {name: place for place, name in enumerate(list_models())}
+    return sorted(names, key=lambda name: order[name.partition('.')[0]])
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What is known of a model without loading it, found out from the model itself.
+
+    Args:
+        name: `architecture` or `architecture.tag`.
+
+    Returns:
+        `name`, `num_frames`, `img_size` (height and width of a frame in pixels), `layout`, `params` (how many),
+        `classes` (of the trained head, None if there is none); and of the weights, None if there are none: `task`,
+        `data`, `licence`, `source`, `origin`, `bytes` and `sha256` (None where not stated), see
+        `flatzoo.zoo.sources.WeightSource`.
+    """
+    import timm
+
+    from .sources import weight_source
+
+    model = timm.create_model(name, device='meta')  # shapes alone: no memory, no initialisation
+    cfg = timm.get_pretrained_cfg(name)
+    source = weight_source(name)
+    return {
+        'name': name,
+        'num_frames': model.num_frames,
+        'img_size': list(model.img_size),
+        'layout': str(model.layout),
+        'params': sum(parameter.numel() for parameter in model.parameters()),
+        'classes': len(cfg.label_names) if cfg.has_weights and cfg.label_names is not None else None,
+        'task': source and source.task,
+        'data': source and source.data,
+        'licence': source and source.licence,
+        'source': source and source.page,
+        'origin': source and source.origin,
+        'bytes': source and source.size,
+        'sha256': source and source.sha256,
+    }
