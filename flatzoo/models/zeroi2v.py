@@ -122,9 +122,9 @@ class ZeroI2V(TemporalEmbedModel):
                 f'accepted, with {dim} channels in all for {self._backbone_name} (shift_div={shift_div}).')
         self.frame_shifts, self.merged = pairs, merged
         places = [] if merged else check_places(places, _PLACES)
+        shifts = [list(pair) for pair in pairs]
         self.adapter_args = dict(
-            frame_shifts=[list(pair) for pair in pairs], places=places, adapter_scale=adapter_scale,
-            bottleneck_ratio=bottleneck_ratio)
+            frame_shifts=shifts, places=places, adapter_scale=adapter_scale, bottleneck_ratio=bottleneck_ratio)
         self.adapters = nn.ModuleList(
             nn.ModuleDict({
                 place: Bottleneck(
