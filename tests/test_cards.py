@@ -43,10 +43,12 @@ BACKBONES = {
     '*uniformer_*': dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 64, 64)),
     '*_resnet*': dict(layers=(1, 1, 1, 1), channels=(8, 16, 16, 16)),
     '*videomae_*': VIT, 'time_vit_*': VIT, 'amflow_*': VIT,
+    **{f'{family}_*': VIT for family in ('st_adapter', 'aim', 'zeroi2v', 'dualpath')},
 }
 AROUND = {
     'sifar_resnet10t*': {},
     'sifar_resnet*': dict(img_size=64),
+    'zeroi2v_clip_l_ssv2*': dict(frame_shifts=(-1, 1, -2, 2, -3)),
     'amflow_*': dict(
         bottleneck=8, aligner_dim=12, aligner_depth=1, aligner_mlp_dim=12, aligner_heads=3, tcn_dim=8, lstm_dim=8,
         transformer_mlp_dim=8, transformer_heads=2),
@@ -141,7 +143,8 @@ def test_weights_without_figures_say_so(cards):
 
 def test_what_is_to_be_trained_stands_beside_the_total(cards):
     named = {name for name, text in cards.items() if 'M trainable' in text}
-    assert named == {f'{name}.md' for name in NAMES if name.startswith('amflow')} and named
+    families = ('amflow', 'st_adapter', 'aim', 'zeroi2v', 'dualpath')
+    assert named == {f'{name}.md' for name in NAMES if name.startswith(families)} and named
     for name in ('amflow_dinov2_b_tcn.lvd142m', 'amflow_clip_b_lstm_lite.openai'):
         total, trainable = re.search(r'\| ([\d.]+) M, ([\d.]+) M trainable \|', cards[f'{name}.md']).groups()
         assert 1 < float(trainable) < float(total)
@@ -188,7 +191,7 @@ def write_stand_in(source: WeightSource, path: Path) -> None:
         weights = videomae_weights(0 if '_mae_' in source.name else 400 if cfg.tag == 'mcg_k400' else 174)
         (torch.save if path.suffix == '.bin' else save_file)(weights, path)
     else:  # what timm's repositories hold: weights of an image model
-        model = timm.create_model(source.address.split('/')[1].split('.')[0], **tiny(BACKBONES, source.name))
+        model = timm.create_model(source.address.split('/')[1], **tiny(BACKBONES, source.name))
         save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, path)
 
 
