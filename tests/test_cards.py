@@ -40,6 +40,7 @@ BACKBONES = {
     'sifar_resnet*': dict(channels=(128, 128, 128, 128), stem_chs=32),
     'flatten_swinv2_*': dict(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
     '*uniformer_*': dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 64, 64)),
+    'tsm_resnet50_nl*': dict(layers=(1, 3, 5, 1), channels=(8, 16, 16, 16)),
     '*_resnet*': dict(layers=(1, 1, 1, 1), channels=(8, 16, 16, 16)),
     '*videomae_*': VIT, 'time_vit_*': VIT, 'amflow_*': VIT,
 }

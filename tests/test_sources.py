@@ -15,7 +15,7 @@ import flatzoo
 from flatzoo.zoo.sources import _PUBLISHED, WeightSource, weight_source
 
 NAMES = flatzoo.list_models(pretrained=True) + timm.list_models('uniformer*', pretrained=True)
-LICENCES = ('apache-2.0', 'mit', 'cc-by-nc-4.0')
+LICENCES = ('apache-2.0', 'mit', 'bsd-3-clause', 'cc-by-nc-4.0')
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -33,7 +33,9 @@ def test_form(name):
         assert source.urls == tuple(f'https://huggingface.co/{source.address}/resolve/main/{f}' for f in source.files)
     elif source.kind == 'url':
         assert source.urls == (cfg.url,) and source.page == cfg.url
-        assert re.fullmatch(r'https://github\.com/[\w/.-]+/releases/download/[\w./-]+\.pth', cfg.url)
+        assert re.fullmatch(
+            r'https://(github\.com/[\w/.-]+/releases/download|hanlab18\.mit\.edu/projects/tsm/models)/[\w./-]+\.pth(\.tar)?',
+            cfg.url)
         assert cfg.url.endswith('/' + source.files[0])
     else:
         assert source.kind == 'package' and source.urls == () and source.page == 'in the package'
@@ -57,7 +59,9 @@ def test_tags_agree_with_their_classes():
         source, labels = weight_source(name), timm.get_pretrained_cfg(name).label_names
         if labels:
             assert source.task == 'action recognition'
-            assert len(labels) == {'kinetics-400': 400, 'something-something-v2': 174, None: 16}[source.dataset]
+            assert len(labels) == {
+                'Kinetics-400': 400, 'Something-Something v2': 174, 'Jester': 27, 'flatzoo.data.actions': 16,
+            }[source.data]
 
 
 def test_shipped_file_is_the_published_one():

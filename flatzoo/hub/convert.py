@@ -259,7 +259,7 @@ def _weights_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], list[str
     return {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}, beside
 
 
-_CLASSIFIER = re.compile(r'(^|\.)(head|classifier|fc|side_head)(\.fc|\.l|\.\d+)*\.(weight|bias)$')
+_CLASSIFIER = re.compile(r'(^|\.)(head|classifier|fc|new_fc|fc_cls|linear|side_head)(\.fc|\.l|\.\d+)*\.(weight|bias)$')
 # tensors that may be left out
 _EXPENDABLE = [(re.compile(pattern), reason) for pattern, reason in (
     (r'(^|\.)(attn_mask|relative_position_index|relative_coords_table)$', 'buffer that the model computes itself'),

@@ -7,6 +7,7 @@ from . import (
     sifar as sifar,
     superimage as superimage,
     time_layer as time_layer,
+    tsm as tsm,
     uniformer as uniformer,
     videomae as videomae,
 )
