@@ -4,6 +4,7 @@ from flatzoo.weights.download import HubError as HubError
 from . import (
     amflow as amflow,
     flatten as flatten,
+    probe as probe,
     sifar as sifar,
     superimage as superimage,
     time_layer as time_layer,
