@@ -47,7 +47,7 @@ def test_all_kinds_of_weights_are_there():
     sources = {name: weight_source(name) for name in NAMES}
     assert {source.kind for source in sources.values()} == {'hub', 'url', 'package'}
     owners = {source.address.split('/')[0] for source in sources.values() if source.kind == 'hub'}
-    assert owners == {'timm', 'Sense-X', 'MCG-NJU'}
+    assert owners == {'timm', 'Sense-X', 'MCG-NJU', 'OpenGVLab'}
     assert sources['videomae_vit_b.mcg_mae_k400'].task == 'masked autoencoding of videos'
     assert sources['videomae_vit_b.mcg_k400'].task == 'action recognition'
     assert sources['sifar_swin_b12.ms_in22k'].data == 'ImageNet-22k'
@@ -60,7 +60,8 @@ def test_tags_agree_with_their_classes():
         if labels:
             assert source.task == 'action recognition'
             assert len(labels) == {
-                'Kinetics-400': 400, 'Something-Something v2': 174, 'Jester': 27, 'flatzoo.data.actions': 16,
+                'Kinetics-400': 400, 'Kinetics-710': 710, 'Something-Something v2': 174, 'Jester': 27,
+                'flatzoo.data.actions': 16,
             }[source.data]
 
 

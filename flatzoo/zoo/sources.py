@@ -81,6 +81,7 @@ _DATA = {
     'lvd142m': ('LVD-142M', None, 'self-supervised image features'),
     'openai': ('400 M image-text pairs', None, 'matching images and text'),
     'k400': ('Kinetics-400', 'kinetics-400', 'action recognition'),
+    'k710': ('Kinetics-710', None, 'action recognition'),
     'ssv2': ('Something-Something v2', 'something-something-v2', 'action recognition'),
     'jester': ('Jester', None, 'action recognition'),
     'actions16': ('flatzoo.data.actions', None, 'action recognition'),
