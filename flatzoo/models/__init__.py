@@ -7,6 +7,7 @@ from . import (
     probe as probe,
     sifar as sifar,
     superimage as superimage,
+    tall as tall,
     time_layer as time_layer,
     tsm as tsm,
     uniformer as uniformer,
