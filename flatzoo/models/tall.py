@@ -46,7 +46,7 @@ def mask_square(clip: Tensor, size: int) -> Tensor:
 
 
 @register_notrace_function
-def _normalised(clip: Tensor, scale: Tensor, shift: Tensor, height: int, width: int, antialias: bool) -> Tensor:
+def normalised_frames(clip: Tensor, scale: Tensor, shift: Tensor, height: int, width: int, antialias: bool) -> Tensor:
     """A clip as the super image would normalise and resize its frames."""
     as_bytes = clip.dtype == torch.uint8
     if as_bytes:
@@ -109,8 +109,8 @@ class TALL(VideoModel):
     def _masked(self, x: Tensor) -> Tensor:
         if self.training and self.mask_size > 0:
             height, width = self.super_image.img_size
-            x = _normalised(
-                x, self.super_image.norm_scale, self.super_image.norm_shift, height, width, self.super_image.antialias)
+            scale, shift = self.super_image.norm_scale, self.super_image.norm_shift
+            x = normalised_frames(x, scale, shift, height, width, self.super_image.antialias)
             x = mask_square(x, self.mask_size)
         return x
 
