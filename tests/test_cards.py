@@ -42,9 +42,10 @@ BACKBONES = {
     '*uniformer_*': dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 64, 64)),
     'tsm_resnet50_nl*': dict(layers=(1, 3, 5, 1), channels=(8, 16, 16, 16)),
     '*_resnet*': dict(layers=(1, 1, 1, 1), channels=(8, 16, 16, 16)),
-    '*videomae_*': VIT, 'time_vit_*': VIT, 'amflow_*': VIT,
+    '*videomae_*': VIT, 'time_vit_*': VIT, 'amflow_*': VIT, 'probe_*': VIT,
 }
 AROUND = {
+    'probe_*': dict(probe_heads=3),
     'sifar_resnet10t*': {},
     'sifar_resnet*': dict(img_size=64),
     'amflow_*': dict(

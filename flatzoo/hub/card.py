@@ -60,6 +60,13 @@ _CITATIONS = {
     'arXiv:2201.09450': ('li2023uniformer',
                          'UniFormer: Unifying Convolution and Self-attention for Visual Recognition',
                          'Li, Kunchang and others', 2023),
+    'arXiv:1811.08383': ('lin2019tsm', 'TSM: Temporal Shift Module for Efficient Video Understanding',
+                         'Lin, Ji and Gan, Chuang and Han, Song', 2019),
+    'arXiv:2303.16727': ('wang2023videomaev2', 'VideoMAE V2: Scaling Video Masked Autoencoders with Dual Masking',
+                         'Wang, Limin and others', 2023),
+    'arXiv:2506.09985': (
+        'assran2025vjepa2', 'V-JEPA 2: Self-Supervised Video Models Enable Understanding, Prediction and Planning',
+        'Assran, Mido and others', 2025),
     'arXiv:2411.02065': ('agrawal2024amflow', 'AM Flow: Adapters for Temporal Processing in Action Recognition',
                          'Agrawal, Tanay and Ali, Abid and Dantcheva, Antitza and Bremond, Francois', 2024),
 }
@@ -101,7 +108,7 @@ class _Card:
         self.cfg = get_pretrained_cfg(name)
         self.of_video = is_video_model(name)
         self.starts_fresh = self.of_video and self.cfg.label_names is None
-        self.with_adapters = self.arch.startswith('amflow')
+        self.with_adapters = self.arch.startswith(('amflow', 'probe'))
         self.frame_size = f'{cost["frame_height"]}, {cost["frame_width"]}'
         self.figures = PAPER_FIGURES.get(name, PAPER_FIGURES.get(self.arch, []))
 
