@@ -137,7 +137,7 @@ def test_figures_of_papers_are_marked(cards, key):
 
 def test_what_is_to_be_trained_stands_beside_the_total(cards):
     named = {name for name, text in cards.items() if 'M trainable' in text}
-    assert named == {f'{name}.md' for name in NAMES if name.startswith('amflow')} and named
+    assert named == {f'{name}.md' for name in NAMES if name.startswith(('amflow', 'probe'))} and named
     for name in ('amflow_dinov2_b_tcn.lvd142m', 'amflow_clip_b_lstm_lite.openai'):
         total, trainable = re.search(r'\| ([\d.]+) M, ([\d.]+) M trainable \|', cards[f'{name}.md']).groups()
         assert 1 < float(trainable) < float(total)
@@ -175,7 +175,14 @@ def write_stand_in(source: WeightSource, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         return  # several tags start from it
-    if source.kind == 'url':
+    if source.kind == 'url' and source.name.startswith('tsm'):
+        weights = timm.create_model(source.name, **tiny(BACKBONES, source.name)).state_dict()
+        if 'resnet' in source.name:
+            weights = {re.sub(r'^backbone\.', 'base_model.', key): tensor for key, tensor in weights.items()}
+        torch.save({'state_dict': {f'module.{key}': tensor for key, tensor in weights.items()}, 'epoch': 1}, path)
+    elif source.address == 'OpenGVLab/VideoMAE2':
+        torch.save({'module': official_weights(f'videomae_{path.name[:5]}.v2_k710')}, path)
+    elif source.kind == 'url':
         torch.save({'model': official_weights(source.name), 'args': argparse.Namespace(lr=1e-4)}, path)
     elif source.address.startswith('Sense-X/'):
         torch.save({'model': official_weights(path.name.removesuffix('_in1k.pth'))}, path)
