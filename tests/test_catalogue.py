@@ -29,5 +29,5 @@ def test_needs_neither_torch_nor_timm():
     code = (
         "import sys; sys.argv = ['flatzoo', 'list', 'sifar*']; from flatzoo.cli import main; main(sys.argv[1:]); "
         "assert not {'torch', 'timm'} & set(sys.modules)")
-    result = subprocess.run([sys.executable, '-c', f"import sys; sys.argv = ['flatzoo']; {code}"], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 0 and 'sifar_swin_b12' in result.stdout, result.stderr

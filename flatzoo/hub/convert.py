@@ -275,7 +275,8 @@ def _weights_of(checkpoint: dict[str, Any], chosen: dict[str, Any]) -> tuple[dic
     return {key: value for key, value in chosen.items() if isinstance(value, Tensor)}, beside
 
 
-_CLASSIFIER = re.compile(r'(^|\.)(head|classifier|fc|fc_cls|side_head)(\.fc|\.l|\.\d+|\.linear2)*\.(weight|bias)$')
+_CLASSIFIER = re.compile(
+    r'(^|\.)(head|classifier|fc|new_fc|fc_cls|linear|side_head)(\.fc|\.l|\.\d+|\.linear2)*\.(weight|bias)$')
 # tensors that may be left out
 _EXPENDABLE = [(re.compile(pattern), reason) for pattern, reason in (
     (r'(^|\.)(attn_mask|relative_position_index|relative_coords_table)$', 'buffer that the model computes itself'),

@@ -15,7 +15,7 @@ from .adapter_model import AdapterModel
 from .backbone import image_cfg
 from .base import prefixed
 from .builder import build_video_model
-from .record import DataSet, Paper, TagRecord, register_records
+from .record import LVD_142M, DataSet, Paper, TagRecord, register_records
 
 __all__ = [
     'CLIP_B', 'CLIP_L', 'DINOV2_B', 'adapter_cfg', 'adapter_entry_point', 'build_adapter_model', 'check_numbers',
@@ -163,7 +163,7 @@ def adapter_entry_point(
 
 
 _DATA = {
-    'lvd142m': DataSet('LVD-142M', None, 'self-supervised image features'),
+    'lvd142m': LVD_142M,
     'openai': DataSet('400 M image-text pairs', None, 'matching images and text'),
 }
 _SIZES = {'lvd142m': 346_000_000}  # of timm's DINOv2 ViT-B, as its page states it
