@@ -361,7 +361,8 @@ def _distilled(data: DataSet, top1: float) -> TagRecord:
         limits=(
             'Kinetics-710 joins Kinetics-400, 600 and 700, so that an accuracy on one of them is not zero-shot. Two '
             'of the 400 classes are named differently in two official lists; the published cut of the classifier is '
-            'taken. The conversion is tested on small models of the original code; this file itself was not measured by us.'))
+            'taken. The conversion is tested on small models of the original code; this file itself was not measured '
+            'by us.'))
 
 
 register_records({
