@@ -316,6 +316,8 @@ def test_triton_interpreted():
         "import torch, test_attention_flow as t; torch.set_num_threads(1); t.check_triton('cpu', t.TRITON_CASES)"
     done = subprocess.run(
         [sys.executable, '-c', code], env=dict(os.environ, TRITON_INTERPRET='1'), capture_output=True, text=True)
+    if 'triton/runtime/interpreter.py' in done.stderr and 'only 0-dimensional arrays can be converted' in done.stderr:
+        pytest.skip('the interpreter of this Triton cannot run with numpy 2.4 or newer')  # that of torch 2.11
     assert done.returncode == 0, done.stderr
 
 

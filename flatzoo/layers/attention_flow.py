@@ -177,9 +177,18 @@ def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _without_autocast(device: torch.device):
     """Matrix products keep the precision of their arguments in it."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    # torch.compile of torch 2.11 cannot trace the question whether a device has autocast; what it compiles for has
+    available = device.type != 'meta' and (
+        torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type))
+    if available and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+def _columns_shape(q: Tensor, flow: bool) -> tuple[int, int, int, int]:
+    """Shape of the columns, `(B, T - 1 if flow else T, heads, N)`. From symbols torch 2.11 subtracts no bool."""
+    batch, frames, heads, tokens, _ = q.shape
+    return batch, frames - int(flow), heads, tokens
 
 
 def attention_columns(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
@@ -266,13 +275,12 @@ def _walk(q: Tensor, k: Tensor, flow: bool) -> Iterator[tuple[slice, int, Tensor
 
 def _chunked(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
     """Column sums, `[B, T - 1 if flow else T, heads, N]`, in float32 (float64 for float64)."""
-    batch, frames, heads, tokens, _ = q.shape
-    columns = q.new_ones((batch, frames - flow, heads, tokens), dtype=_sum_dtype(q.dtype))
+    columns = q.new_ones(_columns_shape(q, flow), dtype=_sum_dtype(q.dtype))
     with _without_autocast(q.device):
         for b, group in _head_groups(q):
             sums = columns[b, :, group].unbind()
             for _, t, probs, _ in _walk(_working_copy(q, b, group, scale), _working_copy(k, b, group), flow):
-                sums[t].add_(probs.sub_(1 / tokens).sum(1))
+                sums[t].add_(probs.sub_(1 / q.shape[3]).sum(1))
     return columns
 
 
@@ -317,8 +325,7 @@ def _group_gradients(grad: Tensor, q: Tensor, k: Tensor, flow: bool) -> tuple[Te
 
 
 def _chunked_fake(q: Tensor, k: Tensor, scale: float, flow: bool) -> Tensor:
-    batch, frames, heads, tokens, _ = q.shape
-    return q.new_empty((batch, frames - flow, heads, tokens), dtype=_sum_dtype(q.dtype))
+    return q.new_empty(_columns_shape(q, flow), dtype=_sum_dtype(q.dtype))
 
 
 def _gradients_fake(grad: Tensor, q: Tensor, k: Tensor, *_) -> tuple[Tensor, Tensor]:
@@ -351,8 +358,7 @@ def _triton_backward(
 
 
 def _triton_fake(q: Tensor, k: Tensor, scale: float, flow: bool) -> tuple[Tensor, Tensor]:
-    batch, frames, heads, tokens, _ = q.shape
-    shape = (batch, frames - flow, heads, tokens)
+    shape = _columns_shape(q, flow)
     return q.new_empty(shape, dtype=torch.float32), q.new_empty((2, *shape), dtype=torch.float32)
 
 
