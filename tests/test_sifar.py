@@ -163,7 +163,7 @@ def test_missing_frame_embedding(caplog):
     args = GOLDEN['c_4x4_16f']
     with caplog.at_level(logging.WARNING):
         model = load(state_dict, args, ape=True)
-    assert 'no position embedding of frames' in caplog.text
+    assert 'position embedding of frames (APE), these weights have none' in caplog.text
     assert (model.get_parameter(FRAME_EMBED) == 0).all()
     torch.testing.assert_close(model(as_clip(tensors)), tensors['logits'], rtol=0, atol=1e-5)
 
