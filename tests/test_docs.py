@@ -41,11 +41,8 @@ def test_the_code_runs(page, tmp_path):
 
 def test_how_a_page_is_read():
     page = '''
-<!-- test: setup
-a = 1
--->
 ```python
-a += 1
+a = 1
 ```
 <!-- test: parse, it needs
 two GPUs -->
@@ -54,12 +51,12 @@ two GPUs -->
       -m flatzoo y && z  # a word
   ```
 '''
-    first, second, third = blocks(page)
-    assert first == Block('setup', '\na = 1\n', 2)
-    assert (second.language, second.code, second.marker) == ('python', 'a += 1\n', '')
-    assert (third.marker, third.reason) == ('parse', 'it needs\ntwo GPUs')
-    assert commands(third.code) == ['torchrun x -m flatzoo y', 'z']
-    for wrong in ('```\nx\n```', '```python3\nx\n```', '<!-- test: skip -->', '<!-- test: ignore, so -->'):
+    first, second = blocks(page)
+    assert first == Block('python', 'a = 1\n', 2)
+    assert (second.marker, second.reason) == ('parse', 'it needs\ntwo GPUs')
+    assert commands(second.code) == ['torchrun x -m flatzoo y', 'z']
+    hidden = '<!-- test: setup\nclip = 1\n-->'  # nothing is set up out of sight
+    for wrong in ('```\nx\n```', '```python3\nx\n```', '<!-- test: skip -->', '<!-- test: ignore, so -->', hidden):
         with pytest.raises(ValueError, match='line 1: a'):
             blocks(wrong)
 
