@@ -24,7 +24,7 @@ WITH_CODE = [page for page in PAGES if any(block.language in ('python', 'sh') fo
 @pytest.mark.parametrize('page', WITH_CODE, ids=_name)
 def test_the_code_runs(page, tmp_path):
     code = ''.join(block.code for block in blocks(page.read_text()) if not block.marker)
-    needs = {'transformers': 'transformers', '--format onnx': 'onnx', 'flatzoo show': 'pytorch_grad_cam'}
+    needs = {'transformers': 'transformers', 'fastapi': 'fastapi', '--format onnx': 'onnx', 'flatzoo show': 'pytorch_grad_cam'}
     for text, module in needs.items():
         if text in code:
             pytest.importorskip(module)
