@@ -6,10 +6,13 @@ from flatzoo import __version__
 project = 'flatzoo'
 copyright = 'the flatzoo authors, Apache-2.0'
 release = __version__
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode']
+extensions = [
+    'myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode',
+]
 html_theme = 'furo'
 html_title = f'flatzoo {release}'
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', '_templates']
+templates_path = ['_templates']  # a module or a public name is a page, which autosummary writes
 
 myst_enable_extensions = ['colon_fence']
 myst_heading_anchors = 3
