@@ -43,6 +43,14 @@ def test_the_code_runs(page, tmp_path):
     assert re.search(r'[1-9]\d* blocks ran', process.stdout)
 
 
+@pytest.mark.parametrize('page', ['README.md', 'docs/index.md'])
+def test_the_first_block_prints_what_it_says(page, monkeypatch, capsys):
+    first = next(block for block in blocks((ROOT / page).read_text()) if block.language == 'python')
+    monkeypatch.chdir(ROOT)
+    exec(first.code, {})  # offline, as conftest.py says
+    assert capsys.readouterr().out.strip() == re.search(r'# (.+)$', first.code.strip())[1]
+
+
 def test_how_a_page_is_read():
     page = '''
 ```python
