@@ -30,9 +30,12 @@ napoleon_use_ivar = True
 
 
 def _from_markdown(app, what, name, obj, options, lines):
-    """Docstrings are written in Markdown, which is what people read in a terminal: code spans and tables become RST."""
+    """Docstrings are written in Markdown, which people read in a terminal: code spans, tables and code become RST."""
     out = []
     for line in lines:
+        text = next((before for before in reversed(out) if before.strip()), '')
+        if line.startswith('    ') and out and not out[-1].strip() and re.match(r'[^\s:.*-].*(?<!::)$', text):
+            out += ['::', '']  # an indented paragraph after one at the margin is code
         cells = [cell.strip() for cell in re.split(r'(?<!\\)\|', line.strip()[1:-1])]
         is_row = re.fullmatch(r'\|.*\|', line.strip()) and len(cells) > 1
         line = re.sub(r'(?<!`)`([^`]+)`(?!`)', r'``\1``', line) if '>>>' not in line else line
