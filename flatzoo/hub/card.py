@@ -186,7 +186,8 @@ def _describe(protocol: EvalProtocol) -> str:
     """An evaluation protocol in words."""
     stride = f' with a stride of {protocol.stride}' if protocol.stride else ''
     margin = ', cut from frames that are larger by 1 / 0.875' if protocol.scale_up else ''
-    return (f'{protocol.sampling} sampling{stride}, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s)'
+    rule = f' by the rule of {protocol.rule}' if protocol.rule else ''
+    return (f'{protocol.sampling} sampling{stride}{rule}, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s)'
             f'{margin}, logits averaged')
 
 

@@ -1,14 +1,13 @@
-"""Video models, registered with timm on import; one paper is one file."""
+"""Video models, registered with timm on import; one paper is one file, or one folder where it has parts."""
+import importlib
+import pkgutil
+
 from flatzoo.weights.download import HubError as HubError
 
-from . import (
-    amflow as amflow,
-    flatten as flatten,
-    sifar as sifar,
-    superimage as superimage,
-    time_layer as time_layer,
-    uniformer as uniformer,
-    videomae as videomae,
-)
+from .adapter_builder import model_from_adapters as model_from_adapters
 from .base import VideoModel as VideoModel
 from .builder import eval_protocol as eval_protocol, list_models as list_models
+
+# A paper's models register themselves when its file is imported. Every file here is, so a new one needs no line here.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f'{__name__}.{_module.name}')
