@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation: layouts with numbered frames, and what `flatzoo show` writes.
+"""Draws the pictures of the documentation: the idea, layouts with numbered frames, and what `flatzoo show` writes.
 
     python benchmarks/docs_pictures.py [--out docs/images]
 """
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import flatzoo
+import flatzoo.data.decode
 from flatzoo.cli import main as flatzoo_command
 
 matplotlib.use('agg')
@@ -60,6 +61,33 @@ def draw_layouts(path: Path, num_frames: int, layouts: list[str]) -> None:
     plt.close(figure)
 
 
+def draw_idea(path: Path) -> None:
+    """Writes the idea in one picture: frames of a real clip, the image that holds them, a backbone, an answer."""
+    clip = flatzoo.data.decode.VideoReader(Path(flatzoo.__file__).parent / 'data/assets/carphone.mp4')
+    frames = clip.get_frames(np.linspace(0, len(clip) - 1, 8).round().astype(int).tolist())
+    side = min(frames.shape[-2:])
+    top, left = (frames.shape[-2] - side) // 2, (frames.shape[-1] - side) // 2
+    frames = frames[..., top:top + side, left:left + side]  # uint8 [8, 3, side, side]
+    image = flatzoo.SuperImage(8, '3x3,pad=0.9', side).eval()((frames / 255).movedim(0, 1)[None])[0]
+    figure, axis = plt.subplots(figsize=(10, 3.1), layout='constrained')
+    axis.set(xlim=(0, 100), ylim=(0, 31), aspect='equal')
+    axis.axis('off')
+    for t, frame in enumerate(frames):  # one behind the other, the first one in front
+        x, y = 14 - 2 * t, 4 + 1.6 * t
+        axis.imshow(frame.movedim(0, -1), extent=(16 - x, 16 - x + 11, y, y + 11), zorder=9 - t)
+        axis.add_patch(plt.Rectangle((16 - x, y), 11, 11, fill=False, color='white', lw=1, zorder=9 - t))
+    axis.imshow(image.movedim(0, -1).clamp(0, 1), extent=(36, 61, 4, 29))
+    for x, text in ((15, 'eight frames'), (48.5, 'one image'), (74.5, 'a backbone'), (93, 'a name')):
+        axis.text(x, 0.8, text, ha='center', va='center', fontsize=12)
+    for x, width, text in ((67, 15, 'any image\nmodel of timm'), (87, 12, 'one of\nyour classes')):
+        axis.add_patch(plt.Rectangle((x, 10), width, 13, facecolor='#dfe8f2', edgecolor='#35506b'))
+        axis.text(x + width / 2, 16.5, text, ha='center', va='center', fontsize=11, color='#1b2b3a')
+    for begin, end in ((31, 35.3), (61.7, 66.3), (82.7, 86.3)):
+        axis.annotate('', (end, 16.5), (begin, 16.5), arrowprops=dict(arrowstyle='-|>', color='#35506b', lw=2))
+    figure.savefig(path, dpi=110, bbox_inches='tight', pad_inches=0.05, facecolor='white')
+    plt.close(figure)
+
+
 def main() -> None:
     """Draws everything into the folder that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,6 +95,7 @@ def main() -> None:
     parser.add_argument('--layouts-only', action='store_true', help='leave out the pictures of flatzoo show')
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    draw_idea(args.out / 'idea.png')
     for name, (num_frames, layouts) in PICTURES.items():
         draw_layouts(args.out / f'{name}.png', num_frames, layouts)
     if args.layouts_only:

@@ -6,10 +6,13 @@ from flatzoo import __version__
 project = 'flatzoo'
 copyright = 'the flatzoo authors, Apache-2.0'
 release = __version__
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode']
+extensions = [
+    'myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode',
+]
 html_theme = 'furo'
 html_title = f'flatzoo {release}'
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', '_templates']
+templates_path = ['_templates']  # a module or a public name is a page, which autosummary writes
 
 myst_enable_extensions = ['colon_fence']
 myst_heading_anchors = 3
@@ -27,9 +30,12 @@ napoleon_use_ivar = True
 
 
 def _from_markdown(app, what, name, obj, options, lines):
-    """Docstrings are written in Markdown, which is what people read in a terminal: code spans and tables become RST."""
+    """Docstrings are written in Markdown, which people read in a terminal: code spans, tables and code become RST."""
     out = []
     for line in lines:
+        text = next((before for before in reversed(out) if before.strip()), '')
+        if line.startswith('    ') and out and not out[-1].strip() and re.match(r'[^\s:.*-].*(?<!::)$', text):
+            out += ['::', '']  # an indented paragraph after one at the margin is code
         cells = [cell.strip() for cell in re.split(r'(?<!\\)\|', line.strip()[1:-1])]
         is_row = re.fullmatch(r'\|.*\|', line.strip()) and len(cells) > 1
         line = re.sub(r'(?<!`)`([^`]+)`(?!`)', r'``\1``', line) if '>>>' not in line else line

@@ -2,18 +2,17 @@
 
     python docs_runner.py PAGE
 
-in an empty folder, with the environment of a test Hub. Python blocks share one namespace. The lines of sh blocks run in
-the same process where they begin with `flatzoo`, else in bash. What a reader has and a test has not is written into the
-page, out of sight, in front of the block that it concerns:
+in a folder that is like a clone of the repository, with the environment of a test Hub. Nothing is set up out of the
+reader's sight: what a block needs is made by a block above it, or lies in the clone. Python blocks share one namespace,
+and a block whose first line is a path, as in `# tests/test_mine.py`, is that file. The lines of sh blocks run in the
+same process where they begin with `flatzoo`, else in bash. Blocks that cannot run in a test are marked:
 
-    <!-- test: setup
-    clip = torch.randn(1, 3, 8, 64, 64)
-    -->
     <!-- test: parse, it needs eight GPUs -->          the arguments are understood, and no more
     <!-- test: skip, it asks for a password -->        nothing at all
 
-There is a real video, clip.mp4, and a data set of two classes, videos/. Models that would download hundreds of
-megabytes are small ones here, whose image weights lie on the test Hub; a run of training ends after an epoch.
+To save time, what is large is small: models that would download hundreds of megabytes have small ones in their place,
+whose image weights lie on the test Hub; a data set is rendered with four small classes; training ends after an epoch;
+pytest compiles and exports nothing.
 """
 import contextlib
 import functools
@@ -25,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +41,17 @@ SMALL = {
 _BACKBONE = 'convnext_tiny'
 
 
+SHORTER = {  # what begins a command -> the options that make it short
+    ('flatzoo', 'train'): ['--epochs', '1', '--warmup-epochs', '0', '--workers', '0'],
+    ('flatzoo', 'validate'): ['--workers', '0'],
+    ('flatzoo', 'data', 'render'): ['--clips', '4', '--classes', '4', '--size', '64', '--frames', '8'],
+    ('python', '-m', 'pytest'): ['-p', 'no:cacheprovider', '-k', 'not compile and not export'],
+}
+
+
 @dataclass
 class Block:
-    """A piece of a page: `language` is that of the fence, or `setup`."""
+    """A piece of a page: `language` is that of the fence."""
     language: str
     code: str
     line: int
@@ -54,22 +60,22 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    """The code blocks of a page and what is said to tests, in their order.
+    """The code blocks of a page, in their order.
 
     Raises:
-        ValueError: For a fence without a known language, or a marker without a reason.
+        ValueError: For a fence without a known language, or a marker that is none or has no reason.
     """
     found, marker = [], ('', '')
-    pattern = r'^<!-- test: (\w+)(.*?)-->$|^( *)```([^\n]*)\n(.*?)^\3```$'
+    pattern = r'^<!-- test: *(\w+)(.*?)-->$|^( *)```([^\n]*)\n(.*?)^\3```$'
     for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
         word, rest, indent, language, code = match.groups()
         line = text.count('\n', 0, match.start()) + 1
-        if word == 'setup':
-            found.append(Block('setup', rest, line))
-        elif word:
+        if word:
             reason = rest.strip(' ,\n')
             if word not in ('parse', 'skip') or not reason:
-                raise ValueError(f'line {line}: a marker is "setup", "parse, REASON" or "skip, REASON"')
+                raise ValueError(
+                    f'line {line}: a marker is "parse, REASON" or "skip, REASON", not {word!r}. What a block needs '
+                    'stands in the text, where its reader sees it.')
             marker = (word, reason)
         elif language.startswith('{'):
             continue  # a directive of the page, such as a figure
@@ -88,25 +94,33 @@ def run_page(page: Path) -> int:
     Raises:
         Exception: Whatever the first block that fails raises, with its line.
     """
-    module = sys.modules['flatzoo.models._page'] = types.ModuleType('flatzoo.models._page')  # timm registers by module
-    namespace = module.__dict__
+    namespace = {'__name__': '__page__'}
     count = 0
     for block in blocks(page.read_text()):
-        if block.marker == 'skip' or block.language not in ('python', 'sh', 'setup'):
+        if block.marker == 'skip' or block.language not in ('python', 'sh'):
             continue
         try:
             if block.language == 'sh':
                 for line in commands(block.code):
                     run_command(line, only_parse=block.marker == 'parse')
             else:
-                code = compile('\n' * (block.line - (block.language == 'setup')) + block.code, page, 'exec')
-                if block.marker != 'parse':
-                    exec(code, namespace)
+                run_python(block, page, namespace)
         except BaseException as error:
             error.add_note(f'{page}, block at line {block.line}')
             raise
         count += 1
     return count
+
+
+def run_python(block: Block, page: Path, namespace: dict) -> None:
+    """Runs a python block, or writes the file that it is."""
+    code = compile('\n' * block.line + block.code, page, 'exec')
+    path = re.match(r'# (\S+\.py)\n', block.code)
+    if path:
+        Path(path[1]).write_text(block.code.partition('\n')[2])
+    elif block.marker != 'parse':
+        make_models_small()
+        exec(code, namespace)
 
 
 def commands(code: str) -> list[str]:
@@ -122,24 +136,31 @@ def run_command(line: str, only_parse: bool = False) -> None:
     Raises:
         RuntimeError: If it ends with another code than 0.
     """
-    from flatzoo import cli
-
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
     line, _, target = line.partition(' > ')
     words = shlex.split(line)
+    if words[:2] == ['git', 'clone'] or words == ['cd', 'flatzoo']:  # that is where we are
+        if words[0] == 'git' and words[2:] != [project['urls']['Repository']]:
+            raise RuntimeError(f'{line}: the repository is {project["urls"]["Repository"]}')
+        return
     if words[:2] == ['pip', 'install']:
-        extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
         asked = [name for word in words for name in re.findall(r'\[(.*)\]', word) for name in name.split(',')]
-        if unknown := set(asked) - set(extras):
+        if unknown := set(asked) - set(project['optional-dependencies']):
             raise RuntimeError(f'{line}: pyproject.toml has no extra {sorted(unknown)}')
         return
     if only_parse:
         words = words[words.index('flatzoo') + 1:] if 'flatzoo' in words else None
         if words is not None:
+            from flatzoo import cli
             cli._parser().parse_args(words)
         return
-    if words[:2] == ['flatzoo', 'train']:
-        words += ['--epochs', '1', '--warmup-epochs', '0']
+    for begin, options in SHORTER.items():
+        if tuple(words[:len(begin)]) == begin:
+            words += options
+            line = shlex.join(words)
     if words[0] == 'flatzoo':
+        make_models_small()
+        from flatzoo import cli
         with contextlib.ExitStack() as stack:
             if target:
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(target.strip(), 'w'))))
@@ -150,12 +171,15 @@ def run_command(line: str, only_parse: bool = False) -> None:
         raise RuntimeError(f'{line}: ended with {code}')
 
 
+@functools.cache
 def make_models_small() -> None:
     """Puts a small model behind the names of `SMALL`, and its image weights on the Hub that the environment names."""
     import safetensors.torch
     import timm
     from huggingface_hub import HfApi
     from timm.models import _registry
+
+    import flatzoo  # noqa: F401 - registers the models
 
     api = HfApi()
 
@@ -188,19 +212,17 @@ def make_models_small() -> None:
 
 def main() -> None:
     """Runs the page that the command line names."""
-    page = Path(sys.argv[1]).resolve()
+    page, clone = Path(sys.argv[1]).resolve(), Path.cwd()
+    for name in ('flatzoo', 'examples'):
+        shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copytree(ROOT / 'tests', 'tests', ignore=shutil.ignore_patterns('__pycache__', 'data'))
+    sys.path[:0] = [str(clone), str(clone / 'tests')]  # in front of the repository that is tested
+    os.environ['PYTHONPATH'] = os.pathsep.join(sys.path[:2])
+    os.environ['PATH'] = os.pathsep.join((os.path.dirname(sys.executable), os.environ['PATH']))
     import torch
-
-    import flatzoo  # noqa: F401 - registers the models
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    from train_runs import write_clips
-
-    write_clips('videos')
-    shutil.copytree(ROOT / 'flatzoo/data/assets', 'flatzoo/data/assets')
-    shutil.copy('flatzoo/data/assets/carphone.mp4', 'clip.mp4')
-    make_models_small()
     print(run_page(page), 'blocks ran')
 
 

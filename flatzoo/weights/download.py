@@ -42,7 +42,7 @@ from flatzoo.version import __version__
 from .hub_session import PORTAL, HubError, HubUnwell, deadline, guard_session, within
 
 __all__ = [
-    'WEIGHT_FILES', 'HubError', 'check_file', 'deadline', 'explain', 'fetch', 'fetch_first', 'fetch_url',
+    'WEIGHT_FILES', 'check_file', 'deadline', 'explain', 'fetch', 'fetch_first', 'fetch_url',
     'fetch_weights', 'is_offline', 'split_name', 'within',
 ]
 

@@ -8,4 +8,5 @@ from .actions import (
     scene_labels as scene_labels,
     write_action as write_action,
     write_action_folder as write_action_folder,
+    write_action_splits as write_action_splits,
 )
