@@ -217,7 +217,7 @@ def _read_head(path: str) -> bytes:
 
 def _picture_source(path: str, head: bytes) -> 'PictureSource | None':  # noqa: F821
     """The source of a picture, None for a video."""
-    from .pictures import PictureSource, is_picture
+    from ..pictures import PictureSource, is_picture
     if head[4:8] == b'ftyp' and head[8:12] in _PICTURE_BRANDS:
         raise VideoError(f'{path}: is a HEIF picture, not a video. Convert it to JPEG or PNG first.')
     if not is_picture(head):
