@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decode import VideoError, _check_pixels
+from .decode.errors import VideoError, check_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +55,7 @@ def open_picture(source: str | BinaryIO, name: str) -> 'Image.Image':
                 f'{name}: is no picture that is accepted ({", ".join(PICTURE_FORMATS)}), whatever its name says. '
                 'Convert it, or get it again.') from None
         try:
-            _check_pixels(name, *image.size)
+            check_pixels(name, *image.size)
         except VideoError:
             image.close()
             raise
@@ -172,7 +172,7 @@ class PictureSource:
         with telling(self.path):
             self._image.seek(index)
             self._image.load()
-        _check_pixels(self.path, *self._image.size)
+        check_pixels(self.path, *self._image.size)
 
     def read(self, indices: list[int]) -> Tensor:
         """Frames with the given indices, uint8 `[N, H, W, C]`."""

@@ -29,17 +29,17 @@ class EvalProtocol:
 
     Attributes:
         sampling: `'uniform'` (`uniform_indices`) or `'dense'` (`dense_indices`).
-        num_clips: clips per video.
-        num_crops: crops per clip, 1 (centre) or 3 (`three_crop`).
-        stride: step between the frames of a dense clip; None for uniform sampling.
-        scale_up: whether crops are taken with a margin, from frames resized to `img_size / 0.875`.
+        num_clips: Clips per video.
+        num_crops: Crops per clip, 1 (centre) or 3 (`three_crop`).
+        stride: Step between the frames of a dense clip; None for uniform sampling.
+        scale_up: Whether crops are taken with a margin, from frames resized to `img_size / 0.875`.
 
-        rule: whose official code says where clips begin and what short videos repeat (`official_indices`); None for
+        rule: Whose official code says where clips begin and what short videos repeat (`official_indices`); None for
             flatzoo's own `uniform_indices` and `dense_indices`, which also stand in for clips that a rule does not know
             (several uniform ones of ST-Adapter and AIM).
 
     Raises:
-        ValueError: a value that is not accepted.
+        ValueError: A value that is not accepted.
     """
     sampling: str = 'uniform'
     num_clips: int = 1
@@ -79,7 +79,7 @@ class EvalProtocol:
         """The protocol that `to_dict` described; what is left out has its default.
 
         Raises:
-            ValueError: an unknown key or a value that is not accepted.
+            ValueError: An unknown key or a value that is not accepted.
         """
         known = [field.name for field in fields(cls)]
         unknown = [key for key in values if key not in known]
@@ -108,11 +108,11 @@ class EvalProtocol:
         """Decodes a video into all the views of the protocol, each needed frame once.
 
         Args:
-            path: the video file.
-            num_frames: frames per clip (T).
+            path: The video file.
+            num_frames: Frames per clip (T).
             img_size: `(height, width)` of a frame, or one number for a square.
-            backend: decoder, see `VideoReader`.
-            transform: replaces the crops of the protocol and `img_size`: from uint8 `[T, C, H, W]` to `[T, C, h, w]`,
+            backend: Decoder, see `VideoReader`.
+            transform: Replaces the crops of the protocol and `img_size`: from uint8 `[T, C, H, W]` to `[T, C, h, w]`,
                 or to several views `[V, T, C, h, w]`.
 
         Returns:
@@ -120,8 +120,8 @@ class EvalProtocol:
             first: `model(views).mean(0)` are the logits of the video.
 
         Raises:
-            VideoError: the file cannot be read, or its frames do not fit the crops.
-            ValueError: what the transform returns has another shape.
+            VideoError: The file cannot be read, or its frames do not fit the crops.
+            ValueError: What the transform returns has another shape.
         """
         with VideoReader(path, backend) as video:
             return self.read_views(video, os.fsdecode(path), (0, len(video)), num_frames, img_size, transform)
