@@ -2,10 +2,14 @@
 
 Indices are 0-based and of shape `[num_clips, num_frames]`, ready for `VideoReader.get_frames` row by row.
 """
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-__all__ = ['dense_indices', 'uniform_indices']
+__all__ = ['Sampling', 'dense_indices', 'uniform_indices']
+
+Sampling = Literal['uniform', 'dense']
 
 
 def uniform_indices(
@@ -14,7 +18,7 @@ def uniform_indices(
         num_clips: int = 1,
         *,
         training: bool = False,
-        short: str = 'even',
+        short: Literal['even', 'random'] = 'even',
         generator: torch.Generator | None = None,
 ) -> Tensor:
     """One frame from each of `num_frames` equal segments of the video (SIFAR, arXiv 2106.14104).

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flatzoo.console.text import printable
 from flatzoo.data.decode import VideoError, VideoReader
+from flatzoo.data.views import read_views
 from flatzoo.inference.classifier import top_classes
 from flatzoo.models import eval_protocol
 from flatzoo.models.base import VideoModel
@@ -116,7 +117,7 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
     protocol, name = eval_protocol(model), os.path.basename(path)
     try:
         with VideoReader(path) as video:
-            views = protocol.read_views(video, name, (0, len(video)), model.num_frames, model.img_size)
+            views = read_views(protocol, video, name, (0, len(video)), model.num_frames, model.img_size)
             times = video.timestamps[protocol.sample(len(video), model.num_frames)[0]] - video.timestamps[0]
     except VideoError as error:
         raise VideoError(str(error).replace(path, name)) from None

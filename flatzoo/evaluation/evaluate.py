@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -26,9 +26,10 @@ from flatzoo.data.protocol import EvalProtocol
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel
 
-__all__ = ['Evaluation', 'ORDERS', 'evaluate', 'match_classes']
+__all__ = ['Evaluation', 'ORDERS', 'Order', 'evaluate', 'match_classes']
 
-ORDERS = ('normal', 'reverse', 'shuffle')
+Order = Literal['normal', 'reverse', 'shuffle']
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def evaluate(
         *,
         batch_size: int = 8,
         workers: int = 0,
-        order: str = 'normal',
+        order: Order = 'normal',
         seed: int = 0,
         amp_dtype: torch.dtype | None = None,
         progress: bool = False,
@@ -219,7 +220,7 @@ def evaluate(
 class _Reordered(Dataset):
     """Evaluation items with their frames in another order; whatever goes wrong with a file is said in its item."""
 
-    def __init__(self, dataset: ClipDataset, order: str, seed: int):
+    def __init__(self, dataset: ClipDataset, order: Order, seed: int):
         self.dataset = dataset
         self.order = order
         self.seed = seed

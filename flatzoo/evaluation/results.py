@@ -12,7 +12,7 @@ from flatzoo.runtime.cost import count_forward
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel
 
-    from .evaluate import Evaluation
+    from .evaluate import Evaluation, Order
 
 __all__ = ['COLUMNS', 'read_results', 'result_row', 'result_setting', 'write_results']
 
@@ -32,7 +32,7 @@ def result_setting(
         model: 'VideoModel',
         videos: VideoList,
         protocol: EvalProtocol,
-        order: str = 'normal',
+        order: 'Order' = 'normal',
         checkpoint: str | None = None,
         root: str = '',
         model_kwargs: Mapping[str, Any] | None = None,

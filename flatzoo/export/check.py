@@ -4,12 +4,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.base import channel_stats
+
+from .formats import Format
 
 __all__ = ['ExportError', 'Report', 'check_clips', 'largest_difference', 'speed_ratio']
 
@@ -41,8 +44,8 @@ class Report:
         threads: CPU threads of both.
     """
     path: Path
-    format: str
-    input: str
+    format: Format
+    input: Literal['uint8', 'float']
     shape: tuple[int, int, int, int]
     num_classes: int
     size: int

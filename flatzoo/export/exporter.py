@@ -5,7 +5,7 @@ import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +14,7 @@ from flatzoo.models.base import channel_stats
 from flatzoo.weights.config import video_block
 
 from .check import ExportError, Report, check_clips, largest_difference, speed_ratio
-from .formats import FORMATS, load, write
+from .formats import FORMATS, Format, load, write
 
 __all__ = ['export']
 
@@ -26,8 +26,8 @@ DTYPES = {'uint8': torch.uint8, 'float': torch.float32}
 def export(
         model: VideoModel,
         path: str | Path,
-        format: str = 'torch-export',
-        input: str = 'uint8',
+        format: Format = 'torch-export',
+        input: Literal['uint8', 'float'] = 'uint8',
         tolerance: float = TOLERANCE,
 ) -> Report:
     """Writes a model into a file that needs no flatzoo: clips `[B, C, T, H, W]` in, logits `[B, num_classes]` out.

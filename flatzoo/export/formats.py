@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,13 @@ from torch.overrides import TorchFunctionMode
 
 from flatzoo.layers.attention_flow import attention_columns
 
-__all__ = ['FORMATS', 'Exported', 'load', 'write']
+__all__ = ['FORMATS', 'Exported', 'Format', 'load', 'write']
 
 METADATA = 'flatzoo'  # key of the JSON text
 METADATA_FILE = f'{METADATA}.json'  # where a format has files in place of keys
-FORMATS = {'torch-export': '.pt2', 'onnx': '.onnx', 'torchscript': '.pt', 'aoti': '.aoti.pt2'}  # with their suffixes
+Format = Literal['torch-export', 'onnx', 'torchscript', 'aoti']
+FORMATS: dict[Format, str] = {  # with their suffixes
+    'torch-export': '.pt2', 'onnx': '.onnx', 'torchscript': '.pt', 'aoti': '.aoti.pt2'}
 BATCH = {0: torch.export.Dim('batch', min=1)}
 
 
@@ -37,7 +39,7 @@ class Exported:
             them, `layout`, `num_frames`, `img_size`, `mean`, `std`, `protocol`, `architecture`, `flatzoo_version`.
         run: Clips `[B, C, T, H, W]` of that dtype on that device -> logits `[B, num_classes]`.
     """
-    format: str
+    format: Format
     metadata: dict[str, Any]
     run: Callable[[Tensor], Tensor]
 
@@ -91,7 +93,7 @@ class CheckedClip(nn.Module):
         return self.traced(clip)
 
 
-def write(model: nn.Module, clip: Tensor, path: Path, format: str, metadata: dict[str, Any]) -> None:
+def write(model: nn.Module, clip: Tensor, path: Path, format: Format, metadata: dict[str, Any]) -> None:
     """Writes a file.
 
     Args:

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -80,7 +80,7 @@ def convert(
         source: str | os.PathLike,
         target: str | os.PathLike,
         model: str,
-        to: str = 'flatzoo',
+        to: Literal['flatzoo', 'official'] = 'flatzoo',
         num_classes: int | None = None,
         use_ema: bool | None = None,
         **model_args: Any,
@@ -126,7 +126,7 @@ def convert(
 def convert_state_dict(
         checkpoint: dict[str, Any],
         model: str,
-        to: str = 'flatzoo',
+        to: Literal['flatzoo', 'official'] = 'flatzoo',
         num_classes: int | None = None,
         use_ema: bool | None = None,
         **model_args: Any,

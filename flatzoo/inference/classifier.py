@@ -12,6 +12,7 @@ from torch import Tensor
 from flatzoo.data.array_clip import ArrayClip
 from flatzoo.data.decode import VideoError
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.views import read_views
 from flatzoo.models import VideoModel, eval_protocol
 
 from .find import find_videos
@@ -125,7 +126,7 @@ class Classifier:
     def _clip(self, frames: Any) -> Answer:
         try:
             clip, model = ArrayClip(frames), self.model
-            views = self.protocol.read_views(clip, 'clip', (0, len(clip)), model.num_frames, model.img_size)
+            views = read_views(self.protocol, clip, 'clip', (0, len(clip)), model.num_frames, model.img_size)
         except VideoError as error:
             return _record(None, error)
         return _record(None, answer_views(model, views, self.topk, self.batch_size))

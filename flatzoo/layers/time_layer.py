@@ -1,5 +1,5 @@
 """The TIME layer: fewer frames, each a grid of evolving frames."""
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,13 @@ class TimeLayer(nn.Module):
         ValueError: If N is no whole number of at least 1, or arrangement or resize are unknown.
     """
 
-    def __init__(self, n: int = 2, arrangement: str = 'spatial', resize: str = 'cell', antialias: bool = True):
+    def __init__(
+            self,
+            n: int = 2,
+            arrangement: Literal['spatial', 'temporal'] = 'spatial',
+            resize: Literal['cell', 'composite'] = 'cell',
+            antialias: bool = True,
+    ):
         super().__init__()
         check_time_grid(n, arrangement)
         if resize not in ('cell', 'composite'):

@@ -1,6 +1,7 @@
 """Augmentations that do the same to every frame of a clip: timm's, made for images, on clips."""
 import random
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -71,7 +72,13 @@ class ClipErasing:
         device: Where the clips are.
     """
 
-    def __init__(self, probability: float, mode: str = 'pixel', max_count: int = 1, device='cpu'):
+    def __init__(
+            self,
+            probability: float,
+            mode: Literal['const', 'rand', 'pixel'] = 'pixel',
+            max_count: int = 1,
+            device: torch.device | str = 'cpu',
+    ):
         self.erase = RandomErasing(probability, mode=mode, max_count=max_count, device=device)
 
     def __call__(self, clips: Tensor) -> Tensor:

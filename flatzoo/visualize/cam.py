@@ -13,6 +13,7 @@ that `gradcam` is the default.
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,13 @@ from .rollout import attention_rollout
 
 __all__ = ['METHODS', 'class_activation_maps', 'default_method', 'frame_maps']
 
-METHODS = ('ablation', 'gradcam', 'rollout')
+Method = Literal['ablation', 'gradcam', 'rollout']
+METHODS: tuple[Method, ...] = get_args(Method)
 MAX_CHANNELS = 64  # where each one costs a forward of the model
 BATCH_VALUES = 2 ** 24  # of the maps that are ablated at a time: 64 MiB
 
 
-def default_method(model: VideoModel) -> str:
+def default_method(model: VideoModel) -> Method:
     """The method for a model: `ablation`, or `gradcam` where that is dear."""
     return 'gradcam' if _reads_tokens(model) else 'ablation'
 
@@ -39,7 +41,7 @@ def default_method(model: VideoModel) -> str:
 def class_activation_maps(
         model: VideoModel,
         clip: Tensor,
-        method: str | None = None,
+        method: Method | None = None,
         target: int | Sequence[int] | Tensor | None = None,
         max_channels: int | None = None,
 ) -> Tensor:
@@ -123,7 +125,7 @@ class _End(nn.Module):
         return self.tail(self.tap(maps)).float()
 
 
-def _maps(model: VideoModel, clip: Tensor, target: int, method: str, max_channels: int | None) -> Tensor:
+def _maps(model: VideoModel, clip: Tensor, target: int, method: Method, max_channels: int | None) -> Tensor:
     """Maps `[K, h, w]` of one clip `[1, C, T, H, W]`; of VideoMAE those of the tubelets."""
     try:
         from pytorch_grad_cam import GradCAM

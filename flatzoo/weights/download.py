@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import (
@@ -221,7 +221,12 @@ def check_file(path: Path, digest: str | None = None, what: str | None = None) -
         f'{found} ({size} bytes). It was removed from the cache ({path}); download it again.')
 
 
-def explain(error: BaseException, what: str, token: str | bool | None = None, action: str = 'pull') -> str:
+def explain(
+        error: BaseException,
+        what: str,
+        token: str | bool | None = None,
+        action: Literal['pull', 'push'] = 'pull',
+) -> str:
     """What an error of the Hub's client means, in one sentence or two.
 
     Args:
