@@ -360,7 +360,7 @@ def test_what_helps_against_a_loss_that_is_no_number_can_be_changed_on_the_way(r
     stopped(root, folder, 'the loss is nan.*Lower --lr', **options)
     monkeypatch.undo()
     _, lines = train(root, folder, resume='auto', **dict(options, lr=1e-5, min_lr=1e-5, clip_grad=1.0))
-    assert 'lr 1e-05 (was 0.001), clip_grad 1.0 (was None)' in next(line for line in lines if 'goes on with' in line)
+    assert 'lr 1e-05 (was 0.001), clip_grad 1.0 (was None)' in next(line for line in lines if 'continues with' in line)
     assert [float(row['lr']) for row in rows_of(folder)][1:] == pytest.approx([1e-5, 1e-5])
 
 

@@ -30,7 +30,7 @@ def model_config(
         protocol: How its accuracy is measured; the protocol of its weights if None.
 
     Raises:
-        TypeError: If it is no video model.
+        TypeError: `model` is not a video model.
         ValueError: If it cannot be rebuilt, or class names and number of classes do not match.
     """
     if not isinstance(model, VideoModel):

@@ -84,7 +84,7 @@ def save_pretrained(
         The folder.
 
     Raises:
-        TypeError: If it is no video model.
+        TypeError: `model` is not a video model.
         ValueError: If it cannot be rebuilt, or class names and number of classes do not match.
         OSError: If the folder cannot be written; what was in it is untouched then.
     """
