@@ -1,4 +1,4 @@
-"""What a data set is to the rest of flatzoo: a list of labelled clips, read as its publisher lays it out.
+"""A data set as a list of labelled clips, read from the folder as its publisher lays it out.
 
 `read_videos('ucf101', root, 'train')` is all that a user needs; each publisher has a file in `flatzoo.data.readers`.
 """
@@ -30,7 +30,7 @@ SPLIT_NAMES = {
 
 
 class DataError(ValueError):
-    """A data set that is not laid out as it should be; the message says what was looked for and what to do."""
+    """A data set is not laid out as expected. The message says what was expected and what to do."""
 
 
 class NotThere(DataError):
@@ -194,8 +194,8 @@ def read_videos(
         root: Folder of the data set. For the generic lists also the list itself.
         split: `'train'`, `'val'` or `'test'`. A data set with one evaluation split gives it under both names. Some
             layouts know `'all'`.
-        missing: What to do about listed files that are not there: `'error'`, or `'skip'` to leave them out; they are
-            then named in `VideoList.missing`, and a warning counts them.
+        missing: What to do about listed files that do not exist. `'error'` raises. `'skip'` leaves them out, names them
+            in `VideoList.missing` and warns.
         **options: Options of the layout, such as `fold`.
 
     Raises:

@@ -40,7 +40,7 @@ def open_picture(source: str | BinaryIO, name: str) -> 'Image.Image':
 
     Args:
         source: Path, or a file with the bytes.
-        name: What messages call it.
+        name: Its name in messages.
 
     Raises:
         VideoError: It is of no format of `PICTURE_FORMATS`, damaged, or larger than `MAX_PIXELS`.
@@ -64,7 +64,7 @@ def open_picture(source: str | BinaryIO, name: str) -> 'Image.Image':
 
 @contextlib.contextmanager
 def telling(name: str) -> Iterator[None]:
-    """Turns whatever a damaged file makes the parsers of Pillow raise into a `VideoError`."""
+    """Turns every exception that Pillow raises for a damaged file into a `VideoError`."""
     try:
         yield
     except VideoError:
@@ -126,7 +126,7 @@ def to_depth(image: 'Image.Image', depth: float, name: str) -> Tensor:
     Args:
         image: Deep pixels are readings, in the unit of `depth`; pixels of 8 bits are taken as they are.
         depth: The reading that becomes 255, as does what lies beyond. 0 stays "not measured", and nothing else is 0.
-        name: What messages call it.
+        name: Its name in messages.
 
     Raises:
         VideoError: It is damaged, or has colours.

@@ -52,7 +52,7 @@ def orientation(frame: 'av.VideoFrame') -> tuple[bool, list[int]]:  # noqa: F821
 
 
 class _UntrueTimes(Exception):
-    """Frames come out of the decoder in another order than their times tell."""
+    """The decoder returns frames in another order than the times of the packets say."""
 
 
 class PyAVSource:
@@ -179,7 +179,7 @@ class PyAVSource:
 
     @property
     def _doubtful(self) -> bool:
-        """Whether it is still open that times are those of decoding: a header may conceal that frames change places."""
+        """Whether the times may still be decoding times: a header may not say that frames are reordered."""
         return not (self._checked or self._reordered)
 
     def _seconds(self, times: list[int]) -> list[float]:

@@ -30,14 +30,14 @@ class VideoReader:
     have given is filled with the nearest earlier frame; of a truncated file the frames that are present are used. Where
     a decoder conceals damage within a frame, its pixels can depend on which frames are asked together.
 
-    `backend='auto'` is PyAV, also where torchcodec is installed: its packet list and key-frame seeks leave torchcodec
-    no lead on one thread, and PyAV also reads damaged files, raw streams and streams without whole key frames,
-    which torchcodec refuses or reads wrong. `backend='torchcodec'` (exact mode) remains for those who want it; frames
-    of 8-bit video are the same bit for bit, those of deeper video differ at sharp edges of colour. Pictures and WebP
-    are always read with Pillow, see `flatzoo.data.pictures`.
+    `backend='auto'` is PyAV, even if torchcodec is installed. With packet lists and key-frame seeks, PyAV is as fast as
+    torchcodec on one thread. PyAV also reads damaged files, raw streams and streams without whole key frames, which
+    torchcodec refuses or reads wrong. `backend='torchcodec'` uses its exact mode. Frames of 8-bit video are the same
+    bit for bit; those of deeper video differ at sharp edges of colour. Pictures and WebP are always read with Pillow,
+    see `flatzoo.data.pictures`.
 
-    Of several video streams the one is read that FFmpeg holds for the best (by default flag, number of frames and bit
-    rate); a warning names the first such file, and `stream` says which it is.
+    If a file has several video streams, the reader takes the one that FFmpeg ranks best (by default flag, number of
+    frames and bit rate). A warning names the first such file. `stream` is the index of the stream.
 
     A reader keeps its file open: use it in a `with` statement. It is not thread-safe.
 
@@ -212,5 +212,6 @@ def _warn_of_streams(path: str, source: FrameSource) -> None:
     if getattr(source, 'num_streams', 1) > 1 and not _warned_of_streams:
         _warned_of_streams = True
         warnings.warn(
-            f'{path}: has {source.num_streams} video streams; stream {source.stream_index} is read, which FFmpeg holds '
-            'for the best. Of further such files nothing is said; VideoReader.stream tells.', stacklevel=3)
+            f'{path}: has {source.num_streams} video streams; stream {source.stream_index} is read, which FFmpeg '
+            'ranks best. There is no warning for further such files; VideoReader.stream is the index of their stream.',
+            stacklevel=3)
