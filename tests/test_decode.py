@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from flatzoo.data import decode
-from flatzoo.data.decode import VideoError, VideoReader
+from flatzoo.data.decode import VideoError, VideoReader, reader
+from flatzoo.data.decode.pyav_source import PyAVSource
 
 HEIGHT, WIDTH = 48, 64
 
@@ -149,14 +149,14 @@ def test_frames_equal_plain_sequential_decoding(files):
 def decoded(monkeypatch):
     """Times of the frames that the PyAV reader decodes, in their order."""
     times = []
-    decode_all = decode._PyAVSource._decode
+    decode_all = PyAVSource._decode
 
     def count_frames(self, *args):
         for pts, frame in decode_all(self, *args):
             times.append(pts)
             yield pts, frame
 
-    monkeypatch.setattr(decode._PyAVSource, '_decode', count_frames)
+    monkeypatch.setattr(PyAVSource, '_decode', count_frames)
     return times
 
 
@@ -260,7 +260,7 @@ def test_good_times_without_b_frames_are_kept(tmp_path, decoded):
 
 def test_order_that_the_header_conceals_is_seen_on_the_way(tmp_path, monkeypatch):
     path = write_video(tmp_path / 'late.avi', gop=30, bf='2')
-    monkeypatch.setattr(decode._PyAVSource, '_may_be_decode_times', lambda self: False)
+    monkeypatch.setattr(PyAVSource, '_may_be_decode_times', lambda self: False)
     for indices in (range(30), [1], [22, 2]):
         with VideoReader(path) as video:
             assert read_codes(video.get_frames(indices)) == list(indices)
@@ -269,8 +269,8 @@ def test_order_that_the_header_conceals_is_seen_on_the_way(tmp_path, monkeypatch
 
 def test_key_frame_spacing_decides_about_seeking(tmp_path, monkeypatch):
     seeks = []
-    seek = decode._PyAVSource._start_at
-    monkeypatch.setattr(decode._PyAVSource, '_start_at', lambda self, key: (seeks.append(key), seek(self, key)))
+    seek = PyAVSource._start_at
+    monkeypatch.setattr(PyAVSource, '_start_at', lambda self, key: (seeks.append(key), seek(self, key)))
     with VideoReader(write_video(tmp_path / 'one_key.mp4', gop=250)) as video:
         assert read_codes(video.get_frames([5])) == [5]
         seeks.clear()  # one that brings it back from the end of the file is no harm
@@ -282,8 +282,8 @@ def test_key_frame_spacing_decides_about_seeking(tmp_path, monkeypatch):
 def test_mp4_files_are_opened_once(files, monkeypatch, name, times):
     """Opening looks into the file and decodes; in MP4 one can go back after the index."""
     opened = []
-    open_file = decode._PyAVSource._open
-    monkeypatch.setattr(decode._PyAVSource, '_open', lambda self: (opened.append(self), open_file(self)))
+    open_file = PyAVSource._open
+    monkeypatch.setattr(PyAVSource, '_open', lambda self: (opened.append(self), open_file(self)))
     with VideoReader(files[name]) as video:
         assert read_codes(video.get_frames([12, 0, 29])) == [12, 0, 29]
     assert len(opened) == times
@@ -355,7 +355,7 @@ def test_display_matrix(files, tmp_path, name):
 
 @pytest.mark.parametrize('suffix', ['mp4', 'mkv'])
 def test_the_best_of_two_streams_is_read_and_named(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(decode, '_warned_of_streams', False)
+    monkeypatch.setattr(reader, '_warned_of_streams', False)
     path = tmp_path / f'two.{suffix}'
     with av.open(str(path), 'w') as container:
         streams = [container.add_stream('libx264', rate=rate) for rate in (1, 10)]

@@ -198,7 +198,7 @@ def test_recipes_that_refer_to_themselves(end, tmp_path):
     with pytest.raises(RecipeError, match='lr takes float, got'):
         load_recipe(str(tmp_path / 'value.yaml'))
     (tmp_path / 'deep.yaml').write_text('[' * 10 ** 4)
-    with pytest.raises(RecipeError, match='too deeply nested|is no YAML file'):
+    with pytest.raises(RecipeError, match='too deeply nested|is not a YAML file'):
         read_config(str(tmp_path / 'deep.yaml'))
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from flatzoo.data import decode
 from flatzoo.data.decode import VideoError, VideoReader
+from flatzoo.data.decode.pyav_source import PyAVSource
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.sampling import dense_indices, uniform_indices
 from flatzoo.data.transforms import EvalTransform
@@ -64,9 +64,9 @@ def test_views_are_those_of_the_parts(video):
 
 def test_each_frame_is_decoded_once(video, monkeypatch):
     asked = []
-    read = decode._PyAVSource.read
+    read = PyAVSource.read
     monkeypatch.setattr(
-        decode._PyAVSource, 'read', lambda self, indices: (asked.append(indices), read(self, indices))[1])
+        PyAVSource, 'read', lambda self, indices: (asked.append(indices), read(self, indices))[1])
     protocol = EvalProtocol('dense', num_clips=10, num_crops=3, stride=2)
     protocol.load_views(video, 16, 32)
     assert sum(asked, []) == protocol.sample(40, 16).unique().tolist()

@@ -102,7 +102,7 @@ def test_values_that_make_no_sense_are_refused(options, message):
 
 @pytest.mark.parametrize(('text', 'message'), [
     ('learning_rate: 3', 'no option .learning_rate.'), ('mixups: 3', 'similar: mixup'), ('- a', 'OPTION: VALUE'),
-    ('a: [', 'no YAML'), ('a: !!python/object/apply:os.getcwd []', 'no YAML')])
+    ('a: [', 'not a YAML'), ('a: !!python/object/apply:os.getcwd []', 'not a YAML')])
 def test_files_that_are_no_recipes_are_refused(tmp_path, text, message):
     path = tmp_path / 'mine.yaml'
     path.write_text(text)

@@ -345,7 +345,7 @@ def test_a_disk_that_is_full_when_the_best_model_comes_keeps_the_former_one(root
 def test_a_run_is_not_overwritten_nor_continued_by_another(run, root):
     folder, _, _ = run
     before = (folder / 'last.pt').read_bytes()
-    with pytest.raises(ValueError, match='holds a run already'):
+    with pytest.raises(ValueError, match='already holds a run'):
         train(root, folder)
     with pytest.raises(ValueError, match=r'mixup 0.5 \(was 0.8\)'):
         train(root, folder, resume='auto', mixup=0.5, lr=0.5, seed=3, num_clips=2, num_crops=3)
@@ -360,7 +360,7 @@ def test_what_helps_against_a_loss_that_is_no_number_can_be_changed_on_the_way(r
     stopped(root, folder, 'the loss is nan.*Lower --lr', **options)
     monkeypatch.undo()
     _, lines = train(root, folder, resume='auto', **dict(options, lr=1e-5, min_lr=1e-5, clip_grad=1.0))
-    assert 'lr 1e-05 (was 0.001), clip_grad 1.0 (was None)' in next(line for line in lines if 'goes on with' in line)
+    assert 'lr 1e-05 (was 0.001), clip_grad 1.0 (was None)' in next(line for line in lines if 'continues with' in line)
     assert [float(row['lr']) for row in rows_of(folder)][1:] == pytest.approx([1e-5, 1e-5])
 
 
@@ -463,7 +463,7 @@ def test_another_list_of_as_many_clips_is_noticed_and_a_moved_one_is_the_same(ru
     train(moved, folder, **options)
     clip = sorted((moved / 'train').rglob('*.mp4'))[0]
     clip.rename(clip.with_name('other.mp4'))
-    with pytest.raises(ValueError, match=r'other options: the clips of train \(now other\)'):
+    with pytest.raises(ValueError, match=r'other options: the clips of train \(changed\)'):
         train(moved, folder, **options)
 
 

@@ -420,7 +420,7 @@ def test_trained_member_has_its_accuracy_on_files(tmp_path, capsys):
 
 
 def test_list_of_one_class_less(model, videos):
-    with pytest.raises(ValueError, match='15 classes, the model 16'):
+    with pytest.raises(ValueError, match='15 classes, but the model has 16'):
         evaluate(model, VideoList('x', videos.clips[:1], ACTIONS[:15]))
     with pytest.raises(ValueError, match='order must be'):
         evaluate(model, videos, order='backwards')

@@ -55,8 +55,8 @@ def same(a, b):
 class Recorder(loop.Trainer):
     """Keeps what was seen after each update."""
 
-    def _look(self):
-        meters = super()._look()
+    def _sum_meters(self):
+        meters = super()._sum_meters()
         self.__dict__.setdefault('curve', []).append(meters)
         return meters
 

@@ -4,7 +4,7 @@ A subcommand's file has a docstring, whose first line is its summary in `flatzoo
 `--help`; `add_arguments(parser)`; and `run(args) -> int`, which returns the exit code. Files import torch, timm and the
 other rooms inside of `run`, so that help and usage errors do not wait for them.
 
-What was asked for goes to standard output and nothing else does; errors, warnings and progress go to standard error.
+Results go to standard output. Errors, warnings and progress go to standard error.
 """
 import argparse
 import contextlib
@@ -26,7 +26,7 @@ _command = 'flatzoo'  # and the name of the subcommand
 
 
 class CommandError(Exception):
-    """A reason why a command cannot do what it was asked for; its text is all that the user sees."""
+    """A command cannot do its work. The user sees only the message."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def write_error(reason: object) -> None:
 
 
 def _show_warning(message: Warning | str, category: type, filename: str, lineno: int, *_: object) -> None:
-    """Warnings are for the person at the terminal, whom the line of our code does not help."""
+    """Shows a warning without the line of code, which does not help the user."""
     write(f'warning: {message}', sys.stderr)
 
 

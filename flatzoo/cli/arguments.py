@@ -39,7 +39,7 @@ class KeyValues(argparse.Action):
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """What makes a model another one than its name says; `load_model` takes them."""
+    """Adds the arguments that change a named model. `load_model` takes them."""
     parser.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
     add_ema_arguments(parser)
     parser.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')

@@ -1,1 +1,1 @@
-"""What a person at a terminal reads: text that cannot steer it, and progress."""
+"""Output for the terminal: safe text and progress."""

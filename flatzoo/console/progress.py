@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar on a terminal, and in a log now and then a line."""
+"""Progress of long work: a bar on a terminal, and an occasional line in a log."""
 import sys
 import time
 from collections.abc import Callable
@@ -12,13 +12,13 @@ SECONDS = 30.0  # between two lines in a log
 
 
 class LogLines:
-    """Lines about how far a piece of work is, with the time that has passed and that is left; not too many.
+    """Prints progress lines with the time passed and the time left, not too often.
 
     Args:
-        total: How much is to be done.
+        total: Total amount of work.
         seconds: Least time between two lines.
         report: Called with a line.
-        done: What was done before this began.
+        done: Amount that was done before the start.
     """
 
     def __init__(self, total: int, seconds: float, report: Callable[[str], None], done: int = 0):
@@ -26,7 +26,7 @@ class LogLines:
         self.start = self.last = time.monotonic()
 
     def say(self, done: int, what: str, more: str = '') -> None:
-        """Says it, unless the last line is too young: `{what} 120/3000: {more}, 0:02:10 passed, 0:50:00 left`."""
+        """Prints `{what} 120/3000: {more}, 0:02:10 passed, 0:50:00 left`, unless the last line is too recent."""
         now = time.monotonic()
         if now - self.last < self.seconds:
             return
@@ -38,13 +38,13 @@ class LogLines:
 
 
 class Progress:
-    """Counts pieces of work on standard error, as a bar of tqdm on a terminal and else by a line every half minute.
+    """Shows progress on standard error: a tqdm bar on a terminal, otherwise a line every half minute.
 
     Args:
-        total: How many there are.
-        unit: What one is called.
-        disable: Whether to say nothing.
-        description: What stands before the count.
+        total: Number of units.
+        unit: Name of one unit.
+        disable: Whether to show nothing.
+        description: Text before the count.
     """
 
     def __init__(self, total: int, unit: str, disable: bool = False, description: str = ''):
@@ -64,7 +64,7 @@ class Progress:
         self.bar.close()
 
     def update(self, count: int = 1, note: str = '') -> None:
-        """So many more are done; `note` is shown beside the count."""
+        """Adds finished units. `note` is shown beside the count."""
         self.done += count
         if self.log is not None:
             self.log.say(self.done, self.what, note)

@@ -1,4 +1,4 @@
-"""Text that came from outside, such as a class name of somebody's model, on its way to a terminal or into a message."""
+"""Makes foreign text, such as a class name of a downloaded model, safe for a terminal or a message."""
 import re
 import reprlib
 from typing import Any
@@ -16,11 +16,11 @@ _REPR.maxstring = _REPR.maxother = 80
 
 
 def printable(text: Any, length: int | None = None) -> str:
-    """A text in one line that a terminal shows and does not obey: control characters come out escaped.
+    """Returns a text in one line with its control characters escaped, so that it cannot control a terminal.
 
     Args:
-        text: What to show.
-        length: Characters after which it is cut.
+        text: The text.
+        length: Number of characters after which the text is cut.
     """
     text = str(text)
     if length is not None and len(text) > length:
@@ -29,12 +29,12 @@ def printable(text: Any, length: int | None = None) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """As `printable`, but line breaks and tabs stay."""
+    """Escapes control characters like `printable`, but keeps line breaks and tabs."""
     return _CONTROLS_BUT_LAYOUT.sub(_escape, text)
 
 
 def shortened(value: Any, length: int = 100) -> str:
-    """`repr` of a value that may be huge, deep or refer to itself; it is not built in full to be cut."""
+    """A short `repr` of a value that may be huge, deep or recursive. The full text is never built."""
     return printable(_REPR.repr(value), length)
 
 

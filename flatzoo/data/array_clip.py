@@ -1,4 +1,4 @@
-"""Frames that are in memory already, read as those of a `VideoReader` are."""
+"""Frames in memory, read through the interface of `VideoReader`."""
 from collections.abc import Sequence
 from typing import Any
 

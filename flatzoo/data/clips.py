@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .decode import VideoError, VideoReader
+from .decode import Backend, VideoError, VideoReader
 from .frame_folder import FrameFolder
 from .lists import Clip, VideoList
-from .protocol import EvalProtocol, read_frames
-from .sampling import dense_indices, uniform_indices
+from .protocol import EvalProtocol
+from .sampling import Sampling, dense_indices, uniform_indices
 from .transforms import Size, TrainTransform
+from .views import read_frames, read_views
 
 __all__ = ['ClipDataset', 'clip_span', 'collate_clips', 'open_clip']
 
@@ -63,13 +64,13 @@ class ClipDataset(Dataset):
             img_size: Size,
             train: bool = True,
             transform: Callable[[Tensor], Tensor] | None = None,
-            sampling: str = 'uniform',
+            sampling: Sampling = 'uniform',
             stride: int | None = None,
             protocol: EvalProtocol | None = None,
             seed: int = 0,
             *,
             crop: Callable[[Tensor], Tensor] | None = None,
-            backend: str = 'auto',
+            backend: Backend = 'auto',
     ):
         EvalProtocol(sampling=sampling, stride=stride)  # checks them
         if not isinstance(num_frames, int) or num_frames < 1:
@@ -140,10 +141,11 @@ class ClipDataset(Dataset):
             return read_frames(reader, clip.name, needed + first, crop)[places]
 
     def _views(self, clip: Clip) -> Tensor:
-        """The views that `EvalProtocol.load_views` takes of a whole video file, here of any clip."""
+        """The views that `load_views` takes of a whole video file, here of any clip."""
         with open_clip(clip, self.videos.depth, self.backend) as reader:
             span = clip_span(clip, reader)
-            return self.protocol.read_views(reader, clip.name, span, self.num_frames, self.img_size).contiguous()
+            return read_views(
+                self.protocol, reader, clip.name, span, self.num_frames, self.img_size).contiguous()
 
 
 def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_clip(clip: Clip, depth: int | None = None, backend: str = 'auto') -> Iterator[VideoReader | FrameFolder]:
+def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -> Iterator[VideoReader | FrameFolder]:
     """Opens the file, the folder of frames or the member of a shard that a clip is in.
 
     Args:

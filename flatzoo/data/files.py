@@ -1,4 +1,4 @@
-"""What readers share: finding files, and reading lists with errors that name the place."""
+"""Helpers for all readers: finding files, and reading lists with errors that name file and line."""
 import csv
 import json
 import os

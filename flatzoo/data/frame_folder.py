@@ -27,7 +27,7 @@ class FrameFolder:
         path: The folder, or an uncompressed ZIP file of its images.
         depth: None for RGB. Else the images are depth maps of 16 bits, and this reading becomes 255; what lies beyond
             it becomes 255, too, and 0 stays "not measured". Images of 8 bits are taken as they are.
-        name: What messages call it; the path if None.
+        name: Its name in messages. None takes the path.
 
     Raises:
         VideoError: There is no such folder or no image in it, or several series of frames, such as optical flow beside

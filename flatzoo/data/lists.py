@@ -1,4 +1,4 @@
-"""What a data set is to the rest of flatzoo: a list of labelled clips, read as its publisher lays it out.
+"""A data set as a list of labelled clips, read from the folder as its publisher lays it out.
 
 `read_videos('ucf101', root, 'train')` is all that a user needs; each publisher has a file in `flatzoo.data.readers`.
 """
@@ -11,13 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 __all__ = ['Clip', 'DataError', 'NotThere', 'VideoList', 'class_key', 'parse_spec', 'read_videos', 'sided_classes']
 
-UNITS = ('frames', 'seconds')
-METRICS = ('top1', 'mean_class')
-MISSING = ('error', 'skip')
+Unit = Literal['frames', 'seconds']
+UNITS: tuple[Unit, ...] = get_args(Unit)
+Metric = Literal['top1', 'mean_class']
+METRICS: tuple[Metric, ...] = get_args(Metric)
+Missing = Literal['error', 'skip']
+MISSING: tuple[Missing, ...] = get_args(Missing)
 SPLIT_NAMES = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validate', 'validation', 'eval'),
@@ -27,7 +30,7 @@ SPLIT_NAMES = {
 
 
 class DataError(ValueError):
-    """A data set that is not laid out as it should be; the message says what was looked for and what to do."""
+    """A data set is not laid out as expected. The message says what was expected and what to do."""
 
 
 class NotThere(DataError):
@@ -52,7 +55,7 @@ class Clip:
     label: int
     start: float = 0
     end: float | None = None
-    unit: str = 'frames'
+    unit: Unit = 'frames'
     id: str = ''
     member: tuple[str, int, int] | None = None
 
@@ -94,7 +97,7 @@ class VideoList:
     classes: tuple[str, ...]
     split: str = ''
     flip: bool = True
-    metric: str = 'top1'
+    metric: Metric = 'top1'
     depth: int | None = None
     note: str = ''
     missing: tuple[str, ...] = field(default=(), repr=False)
@@ -171,7 +174,14 @@ class VideoList:
         return self.classes != unnamed(len(self.classes))
 
 
-def read_videos(spec: str, root: str | os.PathLike, split: str, *, missing: str = 'error', **options: Any) -> VideoList:
+def read_videos(
+        spec: str,
+        root: str | os.PathLike,
+        split: str,
+        *,
+        missing: Missing = 'error',
+        **options: Any,
+) -> VideoList:
     """Reads the list of clips of a data set from the folder as its publisher lays it out; opens no video.
 
         read_videos('folder', 'videos/', 'train')
@@ -184,8 +194,8 @@ def read_videos(spec: str, root: str | os.PathLike, split: str, *, missing: str 
         root: Folder of the data set. For the generic lists also the list itself.
         split: `'train'`, `'val'` or `'test'`. A data set with one evaluation split gives it under both names. Some
             layouts know `'all'`.
-        missing: What to do about listed files that are not there: `'error'`, or `'skip'` to leave them out; they are
-            then named in `VideoList.missing`, and a warning counts them.
+        missing: What to do about listed files that do not exist. `'error'` raises. `'skip'` leaves them out, names them
+            in `VideoList.missing` and warns.
         **options: Options of the layout, such as `fold`.
 
     Raises:
@@ -341,7 +351,7 @@ def _recognise(root: str) -> str:
         'own, or write a CSV file with the columns path and label.')
 
 
-def _without_missing(videos: VideoList, missing: str) -> VideoList:
+def _without_missing(videos: VideoList, missing: Missing) -> VideoList:
     """Finds what is not there by one listing per folder; a question per file would take minutes on a network.
 
     A file is also there where its name has another form of the same accents (macOS), or the backslashes of Windows.

@@ -3,16 +3,19 @@
 They differ from flatzoo's own rules and from each other in where clips begin and in what short videos repeat, which
 may move an accuracy a little. All are of shape `[num_clips, num_frames]`, 0-based.
 """
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-__all__ = ['RULES', 'official_indices']
+__all__ = ['RULES', 'Rule', 'official_indices']
 
-RULES = ('st_adapter', 'aim', 'zeroi2v')
+Rule = Literal['st_adapter', 'aim', 'zeroi2v']
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 def official_indices(
-        rule: str,
+        rule: Rule,
         length: int,
         num_frames: int,
         stride: int | None = None,

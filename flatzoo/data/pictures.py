@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decode import VideoError, _check_pixels
+from .decode.errors import VideoError, check_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,7 +40,7 @@ def open_picture(source: str | BinaryIO, name: str) -> 'Image.Image':
 
     Args:
         source: Path, or a file with the bytes.
-        name: What messages call it.
+        name: Its name in messages.
 
     Raises:
         VideoError: It is of no format of `PICTURE_FORMATS`, damaged, or larger than `MAX_PIXELS`.
@@ -55,7 +55,7 @@ def open_picture(source: str | BinaryIO, name: str) -> 'Image.Image':
                 f'{name}: is no picture that is accepted ({", ".join(PICTURE_FORMATS)}), whatever its name says. '
                 'Convert it, or get it again.') from None
         try:
-            _check_pixels(name, *image.size)
+            check_pixels(name, *image.size)
         except VideoError:
             image.close()
             raise
@@ -64,7 +64,7 @@ def open_picture(source: str | BinaryIO, name: str) -> 'Image.Image':
 
 @contextlib.contextmanager
 def telling(name: str) -> Iterator[None]:
-    """Turns whatever a damaged file makes the parsers of Pillow raise into a `VideoError`."""
+    """Turns every exception that Pillow raises for a damaged file into a `VideoError`."""
     try:
         yield
     except VideoError:
@@ -126,7 +126,7 @@ def to_depth(image: 'Image.Image', depth: float, name: str) -> Tensor:
     Args:
         image: Deep pixels are readings, in the unit of `depth`; pixels of 8 bits are taken as they are.
         depth: The reading that becomes 255, as does what lies beyond. 0 stays "not measured", and nothing else is 0.
-        name: What messages call it.
+        name: Its name in messages.
 
     Raises:
         VideoError: It is damaged, or has colours.
@@ -172,7 +172,7 @@ class PictureSource:
         with telling(self.path):
             self._image.seek(index)
             self._image.load()
-        _check_pixels(self.path, *self._image.size)
+        check_pixels(self.path, *self._image.size)
 
     def read(self, indices: list[int]) -> Tensor:
         """Frames with the given indices, uint8 `[N, H, W, C]`."""

@@ -1,23 +1,21 @@
 """How the accuracy of a model is measured: which clips and crops of a video it sees.
 
-An accuracy means little without this, so each set of weights keeps its protocol beside it, as torchvision's weights do.
+An accuracy means little without this. Each set of weights therefore keeps its protocol, as torchvision's weights do.
+`flatzoo.data.views` reads the clips and crops that a protocol describes.
 """
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .decode import VideoError, VideoReader
-from .official_sampling import RULES, official_indices
-from .sampling import dense_indices, uniform_indices
-from .transforms import EvalTransform, Size, resize
+from .decode import Backend
+from .official_sampling import RULES, Rule, official_indices
+from .sampling import Sampling, dense_indices, uniform_indices
+from .transforms import Size
 
-__all__ = ['EvalProtocol', 'read_frames']
-
-AT_ONCE = 4  # frames that are held in full size
+__all__ = ['EvalProtocol']
 
 
 @dataclass(frozen=True)
@@ -29,24 +27,23 @@ class EvalProtocol:
 
     Attributes:
         sampling: `'uniform'` (`uniform_indices`) or `'dense'` (`dense_indices`).
-        num_clips: clips per video.
-        num_crops: crops per clip, 1 (centre) or 3 (`three_crop`).
-        stride: step between the frames of a dense clip; None for uniform sampling.
-        scale_up: whether crops are taken with a margin, from frames resized to `img_size / 0.875`.
-
-        rule: whose official code says where clips begin and what short videos repeat (`official_indices`); None for
-            flatzoo's own `uniform_indices` and `dense_indices`, which also stand in for clips that a rule does not know
-            (several uniform ones of ST-Adapter and AIM).
+        num_clips: Clips per video.
+        num_crops: Crops per clip, 1 (centre) or 3 (`three_crop`).
+        stride: Step between the frames of a dense clip; None for uniform sampling.
+        scale_up: Whether crops are taken with a margin, from frames resized to `img_size / 0.875`.
+        rule: The method whose official code decides where clips begin and which frames of short videos are repeated,
+            see `official_indices`. None uses flatzoo's own `uniform_indices` and `dense_indices`. These are also used
+            for clips that a rule does not define (several uniform clips of ST-Adapter and AIM).
 
     Raises:
-        ValueError: a value that is not accepted.
+        ValueError: A value that is not accepted.
     """
-    sampling: str = 'uniform'
+    sampling: Sampling = 'uniform'
     num_clips: int = 1
     num_crops: int = 1
     stride: int | None = None
     scale_up: bool = False
-    rule: str | None = None
+    rule: Rule | None = None
 
     def __post_init__(self):
         if self.sampling not in ('uniform', 'dense'):
@@ -76,10 +73,10 @@ class EvalProtocol:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'EvalProtocol':
-        """The protocol that `to_dict` described; what is left out has its default.
+        """The protocol that `to_dict` described. Missing keys get their defaults.
 
         Raises:
-            ValueError: an unknown key or a value that is not accepted.
+            ValueError: An unknown key or a value that is not accepted.
         """
         known = [field.name for field in fields(cls)]
         unknown = [key for key in values if key not in known]
@@ -102,87 +99,13 @@ class EvalProtocol:
             path: str | os.PathLike,
             num_frames: int,
             img_size: Size,
-            backend: str = 'auto',
+            backend: Backend = 'auto',
             transform: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Decodes a video into all the views of the protocol, each needed frame once.
+        """`flatzoo.data.views.load_views` with this protocol."""
+        from .views import load_views
 
-        Args:
-            path: the video file.
-            num_frames: frames per clip (T).
-            img_size: `(height, width)` of a frame, or one number for a square.
-            backend: decoder, see `VideoReader`.
-            transform: replaces the crops of the protocol and `img_size`: from uint8 `[T, C, H, W]` to `[T, C, h, w]`,
-                or to several views `[V, T, C, h, w]`.
-
-        Returns:
-            Views `[views, C, T, height, width]`, uint8 unless the transform changes that, the clips of the first crop
-            first: `model(views).mean(0)` are the logits of the video.
-
-        Raises:
-            VideoError: the file cannot be read, or its frames do not fit the crops.
-            ValueError: what the transform returns has another shape.
-        """
-        with VideoReader(path, backend) as video:
-            return self.read_views(video, os.fsdecode(path), (0, len(video)), num_frames, img_size, transform)
-
-    def read_views(
-            self,
-            reader: Any,
-            name: str,
-            span: tuple[int, int],
-            num_frames: int,
-            img_size: Size,
-            transform: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """`load_views` of a part of what is open already.
-
-        Args:
-            reader: What has `get_frames(indices)`, such as a `VideoReader` or a `FrameFolder`.
-            name: What messages call it.
-            span: The first frame of the part, and the one behind its last.
-            num_frames: See `load_views`, as for all that follows.
-            img_size: Size of a frame.
-            transform: In place of the crops.
-        """
-        crops = transform or EvalTransform(img_size, self.num_crops, self.scale_up)
-        needed, rows = self.sample(span[1] - span[0], num_frames).unique(return_inverse=True)  # rows: [num_clips, T]
-        if transform is None:
-            frames = read_frames(reader, name, needed + span[0], crops.resize)
-        else:
-            frames = reader.get_frames(needed + span[0])  # [N, C, H, W]
-        clips = []
-        for clip_rows in rows:
-            clip = crops(frames[clip_rows])
-            if not isinstance(clip, Tensor) or clip.ndim not in (4, 5) or clip.shape[-4] != num_frames:
-                got = list(clip.shape) if isinstance(clip, Tensor) else type(clip).__name__
-                raise ValueError(
-                    f'a transform must return [T, C, h, w] or [V, T, C, h, w] with T = {num_frames}, got {got}')
-            clips.append(clip[None] if clip.ndim == 4 else clip)  # [V, T, C, h, w]
-        views = torch.stack(clips, dim=1).flatten(0, 1)  # [V * num_clips, T, C, h, w]
-        return views.transpose(1, 2)
-
-
-def read_frames(reader: Any, name: str, indices: Tensor, shrink: Callable[[Tensor], Tensor]) -> Tensor:
-    """Frames `[N, C, h, w]` that `shrink` makes of those of a reader; only a few are held in full size.
-
-    Args:
-        reader: What has `get_frames(indices)`.
-        name: What messages call it.
-        indices: N frame indices.
-        shrink: From uint8 `[n, C, H, W]` to `[n, C, h, w]`.
-
-    Raises:
-        VideoError: The frames cannot be read, or `shrink` raised `ValueError` as they fit no crop.
-    """
-    parts = []
-    for part in indices.split(AT_ONCE):
-        frames = reader.get_frames(part)
-        try:
-            parts.append(shrink(frames))
-        except ValueError as error:
-            raise VideoError(f'{name}: {error}') from None
-    return torch.cat([resize(part, parts[0].shape[-2:]) for part in parts])  # a stream may change its size on the way
+        return load_views(self, path, num_frames, img_size, backend, transform)
 
 
 def _is_count(value: Any) -> bool:

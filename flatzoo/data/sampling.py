@@ -2,10 +2,14 @@
 
 Indices are 0-based and of shape `[num_clips, num_frames]`, ready for `VideoReader.get_frames` row by row.
 """
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-__all__ = ['dense_indices', 'uniform_indices']
+__all__ = ['Sampling', 'dense_indices', 'uniform_indices']
+
+Sampling = Literal['uniform', 'dense']
 
 
 def uniform_indices(
@@ -14,7 +18,7 @@ def uniform_indices(
         num_clips: int = 1,
         *,
         training: bool = False,
-        short: str = 'even',
+        short: Literal['even', 'random'] = 'even',
         generator: torch.Generator | None = None,
 ) -> Tensor:
     """One frame from each of `num_frames` equal segments of the video (SIFAR, arXiv 2106.14104).
@@ -29,18 +33,18 @@ def uniform_indices(
     frame is repeated about equally often, and a video of just `num_frames` frames gives each frame once.
 
     Args:
-        length: number of frames in the video.
-        num_frames: frames per clip.
-        num_clips: clips per video; in training each has its own draw.
-        training: draw at random instead of taking centres.
+        length: Number of frames in the video.
+        num_frames: Frames per clip.
+        num_clips: Clips per video; in training each has its own draw.
+        training: Draw at random instead of taking centres.
         short: `'even'` or `'random'`, see above.
-        generator: source of the training draws; None is torch's default one.
+        generator: Source of the training draws; None is torch's default one.
 
     Returns:
         Frame indices in [0, length), ascending in each row, int64 `[num_clips, num_frames]`.
 
     Raises:
-        ValueError: a number below 1 or an unknown `short`.
+        ValueError: A number below 1 or an unknown `short`.
     """
     _check_counts(length=length, num_frames=num_frames, num_clips=num_clips)
     if short not in ('even', 'random'):
@@ -82,18 +86,18 @@ def dense_indices(
     at random.
 
     Args:
-        length: number of frames in the video.
-        num_frames: frames per clip.
-        stride: step between frames, in frames.
-        num_clips: clips per video.
-        training: draw the starts at random.
-        generator: source of the training draws; None is torch's default one.
+        length: Number of frames in the video.
+        num_frames: Frames per clip.
+        stride: Step between frames, in frames.
+        num_clips: Clips per video.
+        training: Draw the starts at random.
+        generator: Source of the training draws; None is torch's default one.
 
     Returns:
         Frame indices in [0, length), int64 `[num_clips, num_frames]`.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: A number below 1.
     """
     _check_counts(length=length, num_frames=num_frames, stride=stride, num_clips=num_clips)
     last_start = max(length - stride * num_frames, 0)

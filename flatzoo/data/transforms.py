@@ -59,7 +59,7 @@ def resize_short_side(frames: Tensor, size: Size) -> Tensor:
         Frames `[..., C, h, w]` with h >= height, w >= width and one of them equal.
 
     Raises:
-        ValueError: frames more than 32 times as long as wide.
+        ValueError: Frames more than 32 times as long as wide.
     """
     height, width = _pair(size)
     _check_frames(frames)
@@ -116,9 +116,9 @@ def multi_scale_crop(
     Args:
         frames: `[..., C, H, W]`; all get the same crop.
         size: `(height, width)` of the result, or one number for a square.
-        scales: relative side lengths, in descending order, each in (0, 1].
-        max_distort: how many steps of `scales` height and width may lie apart; 0 crops squares.
-        generator: source of the draws; None is torch's default one.
+        scales: Relative side lengths, in descending order, each in (0, 1].
+        max_distort: How many steps of `scales` height and width may lie apart; 0 crops squares.
+        generator: Source of the draws; None is torch's default one.
 
     Returns:
         Frames `[..., C, height, width]`.
@@ -152,7 +152,7 @@ class EvalTransform:
     Args:
         img_size: `(height, width)` of a crop, or one number for a square.
         num_crops: 1 (centre) or 3 (`three_crop`).
-        scale_up: resize to `img_size / 0.875` first, so that the crops leave a margin. The published commands don't
+        scale_up: Resize to `img_size / 0.875` first, so that the crops leave a margin. The published commands don't
             (`--disable_scaleup`).
     """
 
@@ -190,8 +190,8 @@ class TrainTransform:
 
     Args:
         img_size: `(height, width)`, or one number for a square.
-        flip: mirror half of the clips.
-        scales: side lengths of the crop relative to the short side of the frames.
+        flip: Mirror half of the clips.
+        scales: Side lengths of the crop relative to the short side of the frames.
     """
 
     def __init__(self, img_size: Size, flip: bool = True, scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)):

@@ -1,1 +1,4 @@
-"""A local page that shows what a model sees of a video (needs `flatzoo[demo]`): `answer.py` looks, `page.py` shows."""
+"""A local page that shows what a model sees of a video (needs `flatzoo[demo]`).
+
+`answer.py` computes the answer, `page.py` shows it.
+"""

@@ -1,6 +1,6 @@
 """What the page says about one video: the most probable classes, and pictures of why.
 
-A video comes from whoever opens the page, so its size and length are looked at before a frame is decoded.
+Anyone who opens the page can give a video. Its size and length are therefore checked before a frame is decoded.
 """
 import io
 import math
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flatzoo.console.text import printable
 from flatzoo.data.decode import VideoError, VideoReader
+from flatzoo.data.views import read_views
 from flatzoo.inference.classifier import top_classes
 from flatzoo.models import eval_protocol
 from flatzoo.models.base import VideoModel
@@ -43,15 +44,15 @@ class Limits(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is shown of a video.
+    """The results that the page shows for a video.
 
     Attributes:
         probabilities: The five most probable classes, the most probable one first, as probabilities 0...1.
         super_image: The image that the backbone gets of the first clip.
         maps: Evidence for the most probable class, over that image; None where the model has no such maps.
-        animation: The same over the frames of the clip, a looping GIF; None as above.
+        animation: The same maps over the frames of the clip, as a looping GIF. None where the model has no such maps.
         importance: What each frame adds to the probability; None for clips of one frame.
-        notes: Why something is None, a sentence each.
+        notes: For each part that is None, a sentence that says why.
     """
 
     probabilities: dict[str, float]
@@ -81,10 +82,10 @@ ORDERS: dict[str, Callable[[int], Tensor]] = {
 
 
 def check_video(path: str, limits: Limits) -> None:
-    """Refuses a file that is too large or too long, or no video. The times of frames are listed, not one is decoded.
+    """Refuses a file that is too large, too long or not a video. It lists the times of frames without decoding any.
 
     Raises:
-        VideoError: With what is wrong and what to do, for the person in front of the page.
+        VideoError: The file is refused. The message is for the visitor of the page.
     """
     name = os.path.basename(path)
     megabytes = os.path.getsize(path) / 2 ** 20
@@ -107,7 +108,7 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
 
     Args:
         model: A video model in eval mode, with a trained head.
-        path: A file that `check_video` has let through.
+        path: A file that `check_video` accepted.
         order: One of `ORDERS`.
 
     Raises:
@@ -116,7 +117,7 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
     protocol, name = eval_protocol(model), os.path.basename(path)
     try:
         with VideoReader(path) as video:
-            views = protocol.read_views(video, name, (0, len(video)), model.num_frames, model.img_size)
+            views = read_views(protocol, video, name, (0, len(video)), model.num_frames, model.img_size)
             times = video.timestamps[protocol.sample(len(video), model.num_frames)[0]] - video.timestamps[0]
     except VideoError as error:
         raise VideoError(str(error).replace(path, name)) from None

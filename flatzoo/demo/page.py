@@ -1,8 +1,9 @@
-"""The page: its parts, what happens when one of them changes, and how long an upload lives.
+"""The page: its parts, its reactions to changes, and the lifetime of uploads.
 
-An upload lies in a folder of the running server. It is deleted when its video is removed or replaced, when the page is
-closed or loaded anew, when it is refused, after `KEPT_MINUTES`, and with the folder when the server ends. Pictures go
-into the page itself and never lie in a file. Nothing is fetched from other hosts, which the browser is told to enforce.
+An upload is stored in a folder of the running server. It is deleted when its video is removed or replaced, when the
+page is closed or reloaded, when it is refused, and after `KEPT_MINUTES`. The whole folder is deleted when the server
+ends. Pictures are part of the page and never stored in a file. Nothing is fetched from other hosts; a header makes the
+browser enforce this.
 """
 import base64
 import contextlib
@@ -59,10 +60,10 @@ button[aria-label='Trim video to selection'] { display: none; }
 
 
 class Uploads:
-    """Which session shows which upload, so that it goes when it is no longer shown.
+    """Records which session shows which upload. An upload is deleted when it is no longer shown.
 
     Args:
-        folder: Where uploads lie. Files outside of it, such as the examples, are left alone.
+        folder: Folder of the uploads. Files outside of it, such as the examples, are never deleted.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -70,7 +71,7 @@ class Uploads:
         self.shown: dict[str, str] = {}
 
     def show(self, session: str, path: str | None) -> None:
-        """Notes what a session shows now, and deletes what it showed before."""
+        """Records the upload that a session shows now, and deletes its former one."""
         before = self.shown.pop(session, None)
         if path is not None:
             self.shown[session] = path
@@ -87,14 +88,14 @@ class Uploads:
 
 
 def build_page(load: Callable[..., VideoModel], models: Sequence[str], limits: Limits, uploads: Uploads) -> Any:
-    """The page, not yet served.
+    """Builds the page without serving it.
 
     Args:
-        load: From the name of a model, and a layout or nothing, to the model, ready to answer. It raises ValueError
-            with a message for the visitor.
-        models: Names to choose from, the first one chosen.
-        limits: What is accepted.
-        uploads: Where uploads lie.
+        load: Takes the name of a model and a layout or None, and returns the model, ready to answer. It raises
+            ValueError with a message for the visitor.
+        models: Names to choose from. The first one is selected.
+        limits: Largest accepted video.
+        uploads: The record of uploads.
 
     Returns:
         `gradio.Blocks`.
@@ -171,7 +172,7 @@ def serve(
         host: str = '127.0.0.1',
         port: int = 7860,
 ) -> Iterator[str]:
-    """Serves the page while the context lasts; everything uploaded is gone when it ends.
+    """Serves the page while the context is open. All uploads are deleted at its end.
 
     Args:
         load: As for `build_page`.
@@ -216,8 +217,8 @@ def serve(
 class _OwnAddress:
     """Answers only to the names of this machine.
 
-    Without this, a page of some other site could give its own name the address of this machine and then read what is
-    shown here, videos of the visitor included (DNS rebinding): the browser takes both for one site.
+    This prevents DNS rebinding: another site could give its own name the address of this machine. The browser would
+    then treat both as one site, and that site could read this page and the visitor's videos.
     """
 
     def __init__(self, app: Callable, host: str):
@@ -227,7 +228,7 @@ class _OwnAddress:
         self.is_local = is_loopback(host)
 
     def accepts(self, header: str) -> bool:
-        """Whether a Host header, `name` or `name:port`, is one of this machine; an address in figures is no name."""
+        """Whether a Host header, `name` or `name:port`, names this machine. A numeric address is not a name."""
         match = re.fullmatch(r'\[([0-9a-f:.]+)\](?::\d+)?|([^:\[\]]+)(?::\d+)?', header.strip().lower())
         if match is None:
             return False
@@ -253,7 +254,7 @@ class _OwnAddress:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether an address is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name
@@ -276,7 +277,7 @@ class _LocalOnly:
 
 
 def _pictures(answer: Answer | None) -> list[str]:
-    """HTML of the four pictures, or of the places where they will be."""
+    """HTML of the four pictures, or of placeholders for them."""
     if answer is None:
         data, why = [None] * 4, 'Drop a video, use the camera or choose an example.'
     else:

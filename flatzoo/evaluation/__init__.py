@@ -1,1 +1,1 @@
-"""How good the answers are: accuracy by the evaluation protocol, and tables of results."""
+"""Measures how good the answers are: accuracy by the evaluation protocol, and tables of results."""

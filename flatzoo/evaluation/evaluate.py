@@ -1,8 +1,8 @@
-"""How good a video model is on a list of labelled clips: counted exactly, on one process or on many.
+"""Measures the accuracy of a video model on a list of labelled clips, exactly, with one process or many.
 
 The logits of a clip are averaged over the views of the evaluation protocol, as the papers do. Every process takes its
-own share of the clips and the counts are added, so that none counts twice and none is left out. A clip that cannot be
-answered is named and counts as wrong: accuracy is a share of the clips of the list, not of those that happened to work.
+own share of the clips. The counts are added, so each clip counts exactly once. A clip that cannot be answered is named
+and counts as wrong: accuracy is a share of all clips of the list.
 """
 import hashlib
 import itertools
@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -26,22 +26,23 @@ from flatzoo.data.protocol import EvalProtocol
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel
 
-__all__ = ['Evaluation', 'ORDERS', 'evaluate', 'match_classes']
+__all__ = ['Evaluation', 'ORDERS', 'Order', 'evaluate', 'match_classes']
 
-ORDERS = ('normal', 'reverse', 'shuffle')
+Order = Literal['normal', 'reverse', 'shuffle']
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model answered, counted.
+    """The counted answers of a model.
 
     Attributes:
         classes: Names of the K classes.
-        confusion: Clips by true and by answered class, int64 `[K, K]`.
-        top5_hits: Clips of each class that is among the five most probable answers, int64 `[K]`.
-        unanswered: Clips of each class without an answer, int64 `[K]`; they count as wrong.
-        broken: Index and reason of each of these, by index.
-        seconds: How long it took.
+        confusion: Number of clips by true class (rows) and answered class (columns), int64 `[K, K]`.
+        top5_hits: Number of clips of each class whose five most probable answers contain the class, int64 `[K]`.
+        unanswered: Number of clips of each class without an answer, int64 `[K]`. They count as wrong.
+        broken: Index of each clip without an answer and the reason, sorted by index.
+        seconds: Duration of the evaluation.
     """
 
     classes: tuple[str, ...]
@@ -58,17 +59,17 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
-        """Clips whose most probable class is right, in per cent."""
+        """Share of clips whose most probable class is right, in per cent."""
         return 100 * int(self.confusion.trace()) / max(self.clips, 1)
 
     @property
     def top5(self) -> float:
-        """Clips whose class is among the five most probable, in per cent."""
+        """Share of clips whose class is among the five most probable, in per cent."""
         return 100 * int(self.top5_hits.sum()) / max(self.clips, 1)
 
     @property
     def mean_class(self) -> float:
-        """Mean over the classes that have clips of their top-1 accuracy, in per cent."""
+        """Mean top-1 accuracy of the classes that have clips, in per cent."""
         counted = self._of_class > 0
         if not counted.any():
             return 0.0
@@ -78,8 +79,8 @@ class Evaluation:
         """A row for each class that has clips.
 
         Returns:
-            Dictionaries of `class`, `clips`, `top1` and `top5` (per cent), `broken`, and of the wrong answer that was
-            given most often, None if there was none, `taken_for` and how often, `times`.
+            Dictionaries with `class`, `clips`, `top1` and `top5` (per cent) and `broken`. `taken_for` is the most
+            frequent wrong answer (None without one), and `times` counts it.
         """
         rows = []
         for label, total in enumerate(self._of_class.tolist()):
@@ -105,15 +106,15 @@ class Evaluation:
 
 
 def match_classes(videos: VideoList, num_classes: int, names: Iterable[str] | None) -> VideoList:
-    """The list with its labels counted as a model counts its classes.
+    """Renumbers the labels of a list to the class order of a model.
 
     Args:
         videos: The list.
         num_classes: Classes of the model.
-        names: Their names, if known.
+        names: Names of the classes, if known.
 
     Raises:
-        DataError: If the model's classes are others.
+        DataError: The model has other classes.
     """
     names = None if names is None else tuple(names)
     if names is not None and len(names) == num_classes:
@@ -133,31 +134,32 @@ def evaluate(
         *,
         batch_size: int = 8,
         workers: int = 0,
-        order: str = 'normal',
+        order: Order = 'normal',
         seed: int = 0,
         amp_dtype: torch.dtype | None = None,
         progress: bool = False,
 ) -> Evaluation:
-    """Asks a model about every clip of a list.
+    """Runs a model on every clip of a list and counts its answers.
 
     Where `torch.distributed` is initialised, all processes call this with the same list and get the same counts. They
-    meet at the end alone, so the model must not wait for others in its forward pass: give the bare module, not one that
-    is sharded over processes.
+    synchronise only at the end, so the model must not wait for other processes in its forward pass. Give the bare
+    module, not one that is sharded over processes.
 
     Args:
-        model: A video model; it is put into eval mode.
-        videos: The list, with the classes of the model (`match_classes`).
-        protocol: Views over which the logits of a clip are averaged; those of the model's weights if None.
+        model: A video model. It is put into eval mode.
+        videos: The list. Its classes are those of the model, see `match_classes`.
+        protocol: The views over which the logits of a clip are averaged. None takes the protocol of the model's
+            weights.
         batch_size: Views that the model sees at a time.
-        workers: Processes that decode; 0 decodes in this one.
-        order: Of the frames of each view: `'normal'`, `'reverse'`, or `'shuffle'`, by a permutation for each clip (the
-            same for its views), as in SIFAR's Table 9.
-        seed: Of the permutations, which follow from it and the place of the clip in the list.
-        amp_dtype: Compute in this type where autocast allows; None for that of the weights.
-        progress: Whether to show on standard error (of the first process) how far it is.
+        workers: Number of decoding processes. 0 decodes in this process.
+        order: Order of the frames of each view, as in SIFAR's Table 9: `'normal'`, `'reverse'` or `'shuffle'`.
+            Shuffling uses one permutation per clip, the same for all its views.
+        seed: Seed of the permutations. Each follows from it and the position of the clip in the list.
+        amp_dtype: Type to compute in where autocast allows it. None keeps the type of the weights.
+        progress: Whether to show the progress on standard error of the first process.
 
     Raises:
-        ValueError: If the classes do not fit, the order is unknown or the processes have different lists.
+        ValueError: The classes do not fit, the order is unknown, or the processes have different lists.
     """
     from flatzoo.models import eval_protocol
 
@@ -166,7 +168,7 @@ def evaluate(
         raise ValueError(f'order must be one of {", ".join(ORDERS)}, got {order!r}')
     num_classes = model.num_classes
     if num_classes != len(videos.classes):
-        raise ValueError(f'{videos.name} has {len(videos.classes)} classes, the model {num_classes}')
+        raise ValueError(f'{videos.name} has {len(videos.classes)} classes, but the model has {num_classes}')
     start = time.monotonic()
     rank, world = _processes()
     if world > 1:
@@ -217,9 +219,9 @@ def evaluate(
 
 
 class _Reordered(Dataset):
-    """Evaluation items with their frames in another order; whatever goes wrong with a file is said in its item."""
+    """Evaluation items with their frames in another order. Any error with a file is stored in its item."""
 
-    def __init__(self, dataset: ClipDataset, order: str, seed: int):
+    def __init__(self, dataset: ClipDataset, order: Order, seed: int):
         self.dataset = dataset
         self.order = order
         self.seed = seed
@@ -260,7 +262,7 @@ def _processes() -> tuple[int, int]:
 
 
 def _check_same_list(videos: VideoList) -> None:
-    """Processes with lists of their own would count clips twice, and others not at all."""
+    """Raises if the processes have different lists: some clips would then count twice, and others not at all."""
     digest = hashlib.sha256()
     for clip in videos.clips:
         digest.update(f'{clip.id or os.path.basename(clip.name)}\0{clip.label}\n'.encode(errors='surrogateescape'))

@@ -1,4 +1,4 @@
-"""The table of results of `flatzoo validate`: a row for every measurement, what it is about, and what it cost."""
+"""The table of results of `flatzoo validate`. Each row holds a measurement, its settings and its cost."""
 import csv
 import os
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from flatzoo.runtime.cost import count_forward
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel
 
-    from .evaluate import Evaluation
+    from .evaluate import Evaluation, Order
 
 __all__ = ['COLUMNS', 'read_results', 'result_row', 'result_setting', 'write_results']
 
@@ -32,12 +32,12 @@ def result_setting(
         model: 'VideoModel',
         videos: VideoList,
         protocol: EvalProtocol,
-        order: str = 'normal',
+        order: 'Order' = 'normal',
         checkpoint: str | None = None,
         root: str = '',
         model_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """What a row of results is about, as text; two rows that agree in it are the same measurement."""
+    """The settings of a row of results, as text. Two rows with equal settings are the same measurement."""
     height, width = model.img_size
     values = {
         'model': name,
@@ -64,13 +64,13 @@ def result_row(
         videos: VideoList,
         evaluation: 'Evaluation',
 ) -> dict[str, Any]:
-    """A row of the results; its columns are `COLUMNS`.
+    """A row of the results, with the columns `COLUMNS`.
 
     Args:
-        setting: What was measured, `result_setting`.
+        setting: The settings, from `result_setting`.
         model: The model.
         videos: The list.
-        evaluation: What `evaluate` counted.
+        evaluation: The result of `evaluate`.
     """
     gmacs = count_forward(model).macs / 1e9
     views = int(setting['num_clips']) * int(setting['num_crops'])
@@ -95,10 +95,10 @@ def result_row(
 
 
 def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of a file that `write_results` wrote, as text; none if it does not exist.
+    """Reads the rows of a file that `write_results` wrote, as text. A missing file has no rows.
 
     Raises:
-        ValueError: If it has other columns.
+        ValueError: The file has other columns.
     """
     try:
         with open(path, encoding='utf-8', newline='') as file:
@@ -107,15 +107,15 @@ def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
     except FileNotFoundError:
         return []
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f'{os.fsdecode(path)}: is no CSV file ({error}).') from error
+        raise ValueError(f'{os.fsdecode(path)}: is not a CSV file ({error}).') from error
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise ValueError(
-            f"{os.fsdecode(path)}: has not the columns of 'flatzoo validate'. Give another file for the results.")
+            f"{os.fsdecode(path)}: does not have the columns of 'flatzoo validate'. Give another file for the results.")
     return rows
 
 
 def write_results(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS) -> None:
-    """Writes a CSV file under a temporary name, then renames it: no reader sees half of it."""
+    """Writes a CSV file under a temporary name, then renames it. No reader sees an incomplete file."""
     path = Path(path)
     partial = path.with_name(f'{path.name}.partial')
     try:

@@ -1,15 +1,18 @@
-"""Whether an exported file answers as the model does, and how fast; what `flatzoo export` reports."""
+"""Checks whether an exported file gives the answers of the model, and how fast. `flatzoo export` reports the result."""
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.base import channel_stats
+
+from .formats import Format
 
 __all__ = ['ExportError', 'Report', 'check_clips', 'largest_difference', 'speed_ratio']
 
@@ -18,7 +21,7 @@ ROUNDS = 5
 
 
 class ExportError(RuntimeError):
-    """A model that a format cannot hold, or a file that does not answer as the model does."""
+    """A format cannot hold the model, or the exported file gives other answers than the model."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,20 @@ class Report:
         format: One of `FORMATS`.
         input: `'uint8'` or `'float'`.
         shape: `(C, T, H, W)` of a clip.
-        num_classes: Logits per clip; 0 of models without a classifier, which give their features.
+        num_classes: Logits per clip. 0 for models without a classifier, which return their features.
         size: Bytes of the file.
-        difference: The largest difference of a logit to the model's, over the largest logit of the batch.
-        tolerance: What it may be.
-        batches: What was compared, such as `'2 real clips'`, each in one batch.
-        speed: Clips per second of the file over those of the model, in turns, one clip at a time. On one CPU thread
-            (`torch.set_num_threads(1)`) of the time of the process, else of the clock's.
-        device: Where both ran.
-        threads: CPU threads of both.
+        difference: The largest difference between a logit of the file and of the model, relative to the largest logit
+            of the batch.
+        tolerance: The largest accepted difference.
+        batches: The batches that were compared, such as `'2 real clips'`.
+        speed: Clips per second of the file divided by those of the model, measured in turns with one clip at a time. On
+            one CPU thread (`torch.set_num_threads(1)`) the time of the process is measured, otherwise wall-clock time.
+        device: Device of both measurements.
+        threads: CPU threads of both measurements.
     """
     path: Path
-    format: str
-    input: str
+    format: Format
+    input: Literal['uint8', 'float']
     shape: tuple[int, int, int, int]
     num_classes: int
     size: int
@@ -66,7 +70,7 @@ class Report:
 
 
 def check_clips(model: VideoModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Batches of 3, 1 and 2 clips `[B, C, T, H, W]` for a model, with what they are: noise and real videos."""
+    """Batches of 3, 1 and 2 clips `[B, C, T, H, W]` for a model, each with a name: noise or real videos."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(
         0, 256, (4, model.in_chans, model.num_frames, *model.img_size), generator=generator, dtype=torch.uint8)
@@ -83,10 +87,10 @@ def check_clips(model: VideoModel, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def largest_difference(
         model: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], batches: dict[str, Tensor]) -> float:
-    """The largest difference of a logit over the largest logit of its batch; NaN if an answer has NaN.
+    """The largest difference of a logit, relative to the largest logit of its batch. NaN if an answer has NaN.
 
     Raises:
-        ExportError: If the file does not answer, or with another shape.
+        ExportError: The file fails, or its answer has another shape.
     """
     differences = []
     for name, clips in batches.items():
@@ -104,7 +108,7 @@ def largest_difference(
 
 def speed_ratio(
         model: Callable[[Tensor], Tensor], exported: Callable[[Tensor], Tensor], clip: Tensor) -> float:
-    """Median time of the model over that of the file for a clip `[1, C, T, H, W]`, in turns."""
+    """Median time of the model divided by that of the file for a clip `[1, C, T, H, W]`, measured in turns."""
     # what other programs do hardly moves the time of a process, but threads that wait for each other spend it, too
     clock = time.process_time if torch.get_num_threads() == 1 and not clip.is_cuda else time.perf_counter
 

@@ -1,11 +1,11 @@
-"""From a video model to a file that was compared with it."""
+"""Exports a video model to a file, and compares the file with the model."""
 import copy
 import errno
 import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +14,7 @@ from flatzoo.models.base import channel_stats
 from flatzoo.weights.config import video_block
 
 from .check import ExportError, Report, check_clips, largest_difference, speed_ratio
-from .formats import FORMATS, load, write
+from .formats import FORMATS, Format, load, write
 
 __all__ = ['export']
 
@@ -26,35 +26,35 @@ DTYPES = {'uint8': torch.uint8, 'float': torch.float32}
 def export(
         model: VideoModel,
         path: str | Path,
-        format: str = 'torch-export',
-        input: str = 'uint8',
+        format: Format = 'torch-export',
+        input: Literal['uint8', 'float'] = 'uint8',
         tolerance: float = TOLERANCE,
 ) -> Report:
-    """Writes a model into a file that needs no flatzoo: clips `[B, C, T, H, W]` in, logits `[B, num_classes]` out.
+    """Writes a model into a file that runs without flatzoo: clips `[B, C, T, H, W]` in, logits `[B, num_classes]` out.
 
         report = flatzoo.export.export(model, 'model.onnx', format='onnx')
         logits = flatzoo.export.load('model.onnx')(clip)
 
     Layout and, for uint8 clips, normalisation are part of the file, as are class names, evaluation protocol, mean,
-    standard deviation and layout as JSON (`load(path).metadata`). The batch size is free, the size of frames is not.
-    The file appears under its name only after its logits were compared with the model's, on noise and on the two real
-    videos of the package, in batches of 1, 2 and 3.
+    standard deviation and layout as JSON (`load(path).metadata`). The batch size is free; the frame size is fixed.
+    Before the file gets its name, its logits are compared with the model's on noise and on the two real videos of the
+    package, in batches of 1, 2 and 3.
 
     Args:
-        model: A video model in float32. It is not changed; eval mode is exported whatever mode it is in.
-        path: The file. One that is there already is replaced.
+        model: A video model in float32. It is not changed. The export always uses eval mode.
+        path: The file. An existing file is replaced.
         format: `torch-export` (`torch.export.load`), `onnx` (any ONNX runtime; needs `pip install 'flatzoo[onnx]'`),
             `torchscript` (`torch.jit.load`, C++) or `aoti` (AOTInductor: machine code for this kind of processor; needs
             a C++ compiler). All but ONNX keep the device of the model.
         input: `uint8` clips (0...255), normalised inside, or `float` clips, normalised outside.
-        tolerance: How far a logit may be from the model's, as part of the largest logit of the batch.
+        tolerance: Accepted difference of a logit from the model's, relative to the largest logit of the batch.
 
     Raises:
-        TypeError: If it is no video model.
-        ValueError: For a format, input, dtype or layout that cannot be exported.
+        TypeError: `model` is not a video model.
+        ValueError: The format, input, dtype or layout cannot be exported.
         ModuleNotFoundError: If the packages of the extra `onnx` are missing.
         OSError: If the file cannot be written.
-        ExportError: If the model cannot be written in this format, or the file does not answer as the model does.
+        ExportError: The model cannot be written in this format, or the file gives other answers than the model.
     """
     _check_arguments(model, format, input)
     path = Path(path)
@@ -90,7 +90,7 @@ def export(
 
 def _check_arguments(model: Any, format: str, input: str) -> None:
     if not isinstance(model, VideoModel):
-        raise TypeError(f'Video models of flatzoo are exported, got {type(model).__name__}.')
+        raise TypeError(f'Only video models of flatzoo can be exported, got {type(model).__name__}.')
     if format not in FORMATS:
         raise ValueError(f'format={format!r} is none of {", ".join(FORMATS)}.')
     if input not in DTYPES:
@@ -100,7 +100,8 @@ def _check_arguments(model: Any, format: str, input: str) -> None:
         raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}: pip install 'flatzoo[onnx]'.")
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if dtypes != {torch.float32}:
-        raise ValueError(f'Models in float32 are exported, this one has {", ".join(map(str, dtypes))}: use float().')
+        raise ValueError(
+            f'Only float32 models can be exported. This one has {", ".join(map(str, dtypes))}: use float().')
     if model.super_image.shuffles_in_eval:
         raise ValueError(
             f'Layout {str(model.layout)!r} draws a new order for every clip, so no two answers are the same. Export '
@@ -108,7 +109,7 @@ def _check_arguments(model: Any, format: str, input: str) -> None:
 
 
 def _metadata(model: VideoModel, example: torch.Tensor, input: str) -> dict[str, Any]:
-    """What the file says of itself."""
+    """The metadata that the file stores."""
     mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
     cfg = model.pretrained_cfg
     return {
@@ -129,7 +130,9 @@ def _metadata(model: VideoModel, example: torch.Tensor, input: str) -> dict[str,
 
 
 def _partial(path: Path, format: str) -> Path:
-    """The name under which a file is written, where it is sure that one can be: exporters say so late and unclearly."""
+    """The temporary name of a file. Also checks that it can be written, because exporters report that late and
+    unclearly.
+    """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, 'is a folder', str(path))
     if not path.parent.is_dir():
@@ -141,7 +144,8 @@ def _partial(path: Path, format: str) -> Path:
 
 
 def _reason(error: BaseException) -> str:
-    """What an exporter says, in one line. That of ONNX says how to report a bug, and the reason in the first cause."""
+    """The error of an exporter in one line. ONNX's own text says how to report a bug; its reason is in the first cause.
+    """
     while isinstance(error, torch.onnx.errors.OnnxExporterError) and error.__cause__ is not None:
         error = error.__cause__
     text = re.sub(r'\x1b\[[\d;]*m', '', str(error))  # colours of a terminal

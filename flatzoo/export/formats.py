@@ -1,8 +1,8 @@
-"""The files that a model can be exported to: how each is written, and how it is read back and called.
+"""The export formats: how each file is written, read back and called.
 
-Every file takes clips `[B, C, T, H, W]` of any batch size B and of one dtype, gives logits `[B, num_classes]`, and
-holds the layout, the normalisation of uint8 clips and a JSON text that says what clips it expects and what its classes
-are. None of them needs flatzoo: operators of ours are written out in torch's.
+Every file takes clips `[B, C, T, H, W]` of any batch size B and of one dtype, and returns logits `[B, num_classes]`. It
+holds the layout, the normalisation of uint8 clips, and a JSON text with the expected clips and the classes. No file
+needs flatzoo: flatzoo's own operators are replaced by torch's.
 """
 import json
 import warnings
@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,25 +19,27 @@ from torch.overrides import TorchFunctionMode
 
 from flatzoo.layers.attention_flow import attention_columns
 
-__all__ = ['FORMATS', 'Exported', 'load', 'write']
+__all__ = ['FORMATS', 'Exported', 'Format', 'load', 'write']
 
 METADATA = 'flatzoo'  # key of the JSON text
 METADATA_FILE = f'{METADATA}.json'  # where a format has files in place of keys
-FORMATS = {'torch-export': '.pt2', 'onnx': '.onnx', 'torchscript': '.pt', 'aoti': '.aoti.pt2'}  # with their suffixes
+Format = Literal['torch-export', 'onnx', 'torchscript', 'aoti']
+FORMATS: dict[Format, str] = {  # with their suffixes
+    'torch-export': '.pt2', 'onnx': '.onnx', 'torchscript': '.pt', 'aoti': '.aoti.pt2'}
 BATCH = {0: torch.export.Dim('batch', min=1)}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that was read from an exported file; calling it with a clip gives its logits.
+    """A model that was read from an exported file. Calling it with a clip returns the logits.
 
     Attributes:
         format: One of `FORMATS`.
-        metadata: What the file says of itself: `input` (`dtype`, `shape`, `range`, `device`), `label_names` if it knows
+        metadata: The metadata of the file: `input` (`dtype`, `shape`, `range`, `device`), `label_names` if it knows
             them, `layout`, `num_frames`, `img_size`, `mean`, `std`, `protocol`, `architecture`, `flatzoo_version`.
         run: Clips `[B, C, T, H, W]` of that dtype on that device -> logits `[B, num_classes]`.
     """
-    format: str
+    format: Format
     metadata: dict[str, Any]
     run: Callable[[Tensor], Tensor]
 
@@ -45,7 +47,7 @@ class Exported:
         """Clips `[B, C, T, H, W]` -> logits `[B, num_classes]`.
 
         Raises:
-            ValueError: If the clips have another shape or dtype, which some formats would take without a word.
+            ValueError: The clips have another shape or dtype. Some formats would accept them silently.
         """
         wanted = self.metadata['input']
         if list(clip.shape[1:]) != wanted['shape'][1:] or clip.dtype != getattr(torch, wanted['dtype']):
@@ -56,10 +58,10 @@ class Exported:
 
 
 class PlainOperators(TorchFunctionMode):
-    """Writes AM Flow's operators out as in its equations while a model is recorded, and attention in four dimensions.
+    """Replaces AM Flow's operators by their equations while a model is recorded, and attention by its 4-D form.
 
-    The former holds whole attention maps of a clip, so files of AM Flow models take more memory than the models. The
-    latter is what ONNX has; Hiera's windows are a fifth dimension.
+    The equations hold whole attention maps of a clip, so the files of AM Flow models need more memory than the models.
+    ONNX has attention in four dimensions only; Hiera's windows are a fifth.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -76,7 +78,8 @@ class PlainOperators(TorchFunctionMode):
 
 
 class CheckedClip(nn.Module):
-    """Refuses clips of another shape or dtype than a trace was made with, which it would take without a word."""
+    """Refuses clips of another shape or dtype than the trace was made with. The trace alone would accept them silently.
+    """
 
     def __init__(self, traced: torch.jit.ScriptModule, clip: Tensor):
         super().__init__()
@@ -91,15 +94,15 @@ class CheckedClip(nn.Module):
         return self.traced(clip)
 
 
-def write(model: nn.Module, clip: Tensor, path: Path, format: str, metadata: dict[str, Any]) -> None:
+def write(model: nn.Module, clip: Tensor, path: Path, format: Format, metadata: dict[str, Any]) -> None:
     """Writes a file.
 
     Args:
         model: A model in eval mode, whose parameters need no gradients.
-        clip: An example, of at least two clips: of one, some exporters take the batch size for a constant.
-        path: Where to; its suffix is that of the format.
+        clip: An example batch of at least two clips. With one clip, some exporters would fix the batch size.
+        path: The file to write, with the suffix of the format.
         format: One of `FORMATS`.
-        metadata: What JSON can hold.
+        metadata: Values that JSON can hold.
     """
     text = json.dumps(metadata, ensure_ascii=False)
     with PlainOperators(), torch.no_grad(), warnings.catch_warnings():
@@ -124,20 +127,20 @@ def write(model: nn.Module, clip: Tensor, path: Path, format: str, metadata: dic
 
 
 def load(path: str | Path) -> Exported:
-    """Reads an exported file, of any format; the format is seen from its content.
+    """Reads an exported file of any format. The format is recognised from its content.
 
-    These files are programs, and those of AOTInductor machine code: load what you trust.
+    These files are programs. Those of AOTInductor are machine code. Load only files that you trust.
 
     Args:
         path: A file that `flatzoo.export.export` wrote.
 
     Returns:
-        The model, to be called with clips on the device that `metadata['input']['device']` names. ONNX runs on the CPU
-        in onnxruntime, with as many threads as torch has.
+        The model. Call it with clips on the device that `metadata['input']['device']` names. ONNX runs on the CPU in
+        onnxruntime, with the thread count of torch.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is none of these files, or flatzoo did not write it.
+        ValueError: The file has another format, or flatzoo did not write it.
         ModuleNotFoundError: If onnxruntime is missing.
     """
     path = Path(path)
@@ -163,7 +166,8 @@ def load(path: str | Path) -> Exported:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # noqa: BLE001 - each runtime has exceptions of its own
-        raise ValueError(f'{path}: is no file of `flatzoo export`, or damaged ({error}). Export it again.') from error
+        raise ValueError(
+            f'{path}: is not a file of `flatzoo export`, or is damaged ({error}). Export it again.') from error
     return Exported(format, metadata, run)
 
 

@@ -1,4 +1,4 @@
-"""The `config.json` of a video model that is saved: timm's, completed and checked before anything is written.
+"""The `config.json` of a saved video model: timm's file, completed and checked before it is written.
 
 What is added to timm's file, the block `video`, is described in `flatzoo/weights/config.py`, which also reads it.
 """
@@ -30,8 +30,8 @@ def model_config(
         protocol: How its accuracy is measured; the protocol of its weights if None.
 
     Raises:
-        TypeError: If it is no video model.
-        ValueError: If it cannot be rebuilt, or class names and number of classes do not match.
+        TypeError: `model` is not a video model.
+        ValueError: The model cannot be rebuilt, or class names and number of classes do not match.
     """
     if not isinstance(model, VideoModel):
         raise TypeError(

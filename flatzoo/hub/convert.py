@@ -1,4 +1,4 @@
-"""Official weight files into ours, and back, with every key accounted for.
+"""Converts official weight files into flatzoo's and back, and accounts for every key.
 
 `convert` reads what the models' own filters read: SIFAR release files, UniFormer image weights, VideoMAE (names of
 transformers and of the official code), weights of the image backbones, and checkpoints of flatzoo. It writes a
@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -80,7 +80,7 @@ def convert(
         source: str | os.PathLike,
         target: str | os.PathLike,
         model: str,
-        to: str = 'flatzoo',
+        to: Literal['flatzoo', 'official'] = 'flatzoo',
         num_classes: int | None = None,
         use_ema: bool | None = None,
         **model_args: Any,
@@ -94,8 +94,8 @@ def convert(
         model: Name of the model that the weights are for, with or without a tag.
         to: `'flatzoo'`, or `'official'` for the names of the official code.
         num_classes: Number of classes of the file's classifier, 0 to leave it out; that of the model if None.
-        use_ema: Of a checkpoint with a moving average of the weights beside them: whether to take that or the others;
-            None takes the average and says so.
+        use_ema: For a checkpoint with raw weights and their moving average: whether to take the average. None takes the
+            average and warns.
         **model_args: Further arguments of the model.
 
     Returns:
@@ -126,7 +126,7 @@ def convert(
 def convert_state_dict(
         checkpoint: dict[str, Any],
         model: str,
-        to: str = 'flatzoo',
+        to: Literal['flatzoo', 'official'] = 'flatzoo',
         num_classes: int | None = None,
         use_ema: bool | None = None,
         **model_args: Any,

@@ -1,4 +1,4 @@
-"""Models on their way in: from a repository of the Hub into the cache, checked, and into a folder or a model.
+"""Gets models from the Hub: into the cache, checked, and then into a folder or a model.
 
 `timm.create_model('hf-hub:org/name', pretrained=True)` goes the same way but for one thing: there timm asks for
 `config.json` before any code of ours runs, with the silent retries of `huggingface_hub` if there is no network.
@@ -45,13 +45,13 @@ def pull(
         cache_dir: str | os.PathLike | None = None,
         **kwargs: Any,
 ) -> VideoModel:
-    """Brings back a model that was pushed: weights, layout, windows, class names and evaluation protocol.
+    """Loads a model from the Hub: weights, layout, windows, class names and evaluation protocol.
 
         model = flatzoo.pull('org/name@v1')
 
     Args:
         name: `org/name`, or `org/name@revision` with a branch, tag or commit.
-        verify: Whether to check files that are in the cache already, too; new ones always are.
+        verify: Whether to also check files that are already in the cache. New files are always checked.
         token: Access token; by default that of `hf auth login` or `HF_TOKEN`.
         cache_dir: Folder of the cache; that of `huggingface_hub` if None.
         **kwargs: Arguments for `timm.create_model`, such as `num_classes`.
@@ -60,9 +60,9 @@ def pull(
         The model, in training mode as timm's are.
 
     Raises:
-        HubError: If it cannot be had, or a file is damaged.
-        ValueError: If it cannot be built: it came from a newer flatzoo, has an unknown architecture, or its parts do
-            not match.
+        HubError: The model cannot be downloaded, or a file is damaged.
+        ValueError: The model cannot be built. It comes from a newer flatzoo, has an unknown architecture, or its parts
+            do not match.
     """
     folder = download(name, verify=verify, token=token, cache_dir=cache_dir)
     return timm.create_model(f'local-dir:{folder}', pretrained=True, **kwargs)

@@ -1,4 +1,4 @@
-"""Models on their way out: into a folder, or in one commit into a repository of the Hub.
+"""Saves models: into a folder, or in one commit into a repository of the Hub.
 
 Both get the same files: `model.safetensors`, `config.json` (see `config.py`), `video_preprocessor_config.json` for
 transformers and `README.md`, the model's card. Nothing is written as a pickle. Files come into a folder complete or not
@@ -45,7 +45,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Push:
-    """What went to the Hub, or would go.
+    """The files of a push, or of a dry run.
 
     Attributes:
         repo_id: `org/name`.
@@ -84,9 +84,9 @@ def save_pretrained(
         The folder.
 
     Raises:
-        TypeError: If it is no video model.
-        ValueError: If it cannot be rebuilt, or class names and number of classes do not match.
-        OSError: If the folder cannot be written; what was in it is untouched then.
+        TypeError: `model` is not a video model.
+        ValueError: The model cannot be rebuilt, or class names and number of classes do not match.
+        OSError: The folder cannot be written. Its content stays unchanged.
     """
     config = model_config(model, label_names, protocol)
     folder = Path(folder)
@@ -130,7 +130,7 @@ def push_to_hub(
         revision: Branch, made from the main branch if it is not there; the main branch if None.
         tag: Tag for the commit.
         commit_message: Message of the commit.
-        dry_run: Whether to only say what would go. The Hub is not asked.
+        dry_run: Whether to only report the files of the push. The Hub is not contacted.
         label_names: Names of the classes in the order of the logits; those of the model's weights if None.
         protocol: How the accuracy is measured; the protocol of the model's weights if None.
         card: Text of `README.md`. If None, that of the repository stays, and a repository without one gets a short one.
@@ -278,7 +278,7 @@ def _send(push: Push, folder: str, private: bool, message: str, keep_card: bool,
 
 
 class _Told(HubError):
-    """An error that says itself what is visible."""
+    """An error whose text already says what is visible."""
 
 
 def _prepare(push: Push, api: HfApi, watch: Watch, private: bool, visible: str) -> str:
@@ -391,7 +391,7 @@ def _one_line(text: Any) -> str:
 
 
 def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str:
-    """A short card: what the model is and how to use it. What only its trainer knows is asked for, not invented."""
+    """A short card: what the model is and how to use it. Facts that only its trainer knows are not invented."""
     cfg = model.pretrained_cfg
     data = ModelCardData(
         license=cfg.get('license'), library_name='flatzoo', pipeline_tag='video-classification',

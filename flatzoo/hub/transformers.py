@@ -226,7 +226,7 @@ class FlatzooVideoProcessor(BaseVideoProcessor):
                     f'A video of {len(video)} frames is not made of clips of num_frames={num_frames}. Let the '
                     'processor choose the frames (do_sample_frames=True), or give it that many.')
             clips = [crops(clip) for clip in video.split(num_frames)]  # [V, T, C, h, w] each
-            views = torch.stack(clips, dim=1).flatten(0, 1)  # the order of EvalProtocol.load_views
+            views = torch.stack(clips, dim=1).flatten(0, 1)  # the order of load_views
             views = self.rescale_and_normalize(
                 views, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
             batch.append(views if len(views) > 1 else views[0])

@@ -1,1 +1,1 @@
-"""A file becomes an answer: which action a video shows, for one file or for very many."""
+"""Names the action in a video: for one file, for many files, or for frames in memory."""

@@ -1,4 +1,7 @@
-"""Names the action in videos: one file, many files, or frames in memory. The command line and the page call it, too."""
+"""Names the action in videos: one file, many files, or frames in memory.
+
+The command line and the demo page call the same functions.
+"""
 import collections
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +15,7 @@ from torch import Tensor
 from flatzoo.data.array_clip import ArrayClip
 from flatzoo.data.decode import VideoError
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.views import read_views
 from flatzoo.models import VideoModel, eval_protocol
 
 from .find import find_videos
@@ -26,10 +30,10 @@ Source = Any  # a path, a clip in memory, or several of them
 
 
 class Prediction(NamedTuple):
-    """One class and how probable it is.
+    """One class and its probability.
 
     Attributes:
-        label: Name of the class, `class 17` where the weights come without names.
+        label: Name of the class, such as `class 17` where the weights have no class names.
         index: Its index in the logits.
         probability: Its softmax probability, 0...1.
     """
@@ -41,12 +45,12 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one file or clip.
+    """The answer of a model for one file or clip.
 
     Attributes:
         path: The file; None for a clip in memory.
-        top: The most probable classes, the most probable one first; empty if there is an error.
-        error: Why there is no answer, in one line; None if there is one.
+        top: The most probable classes, the most probable one first. Empty after an error.
+        error: Why there is no answer, in one line. None if there is an answer.
     """
 
     path: str | None
@@ -65,10 +69,10 @@ class Classifier:
         model: A name (`architecture`, `architecture.tag`, `hf-hub:org/name`, `local-dir:folder` or a folder), or a
             video model, which is put into eval mode.
         topk: Classes per answer, at most all.
-        protocol: Clips and crops over which logits are averaged; those of the model's weights if None.
-        device: `'auto'` (CUDA if there is one) or a torch device. A model that is given stays where it is.
+        protocol: The clips and crops over which logits are averaged. None takes the protocol of the model's weights.
+        device: `'auto'` (CUDA if available) or a torch device. A model object stays on its device.
         batch_size: Views that the model sees at a time.
-        workers: Files that are decoded at the same time; None for one per core, eight at most.
+        workers: Number of files that are decoded at the same time. None means one per core, at most eight.
         **kwargs: As for `load_model`: `checkpoint`, `num_classes`, ...
 
     Attributes:
@@ -76,7 +80,7 @@ class Classifier:
         protocol: Its clips and crops.
 
     Raises:
-        ValueError: If there is no such model or device, or the model has no trained head.
+        ValueError: There is no such model or device, or the model has no trained head.
     """
 
     def __init__(
@@ -102,8 +106,8 @@ class Classifier:
                 of paths or of clips; or a folder, which is searched for videos at any depth.
 
         Returns:
-            One `Answer` for a file or a clip, a list for a list, a generator for a folder. What cannot be read has an
-            `error` in place of classes.
+            One `Answer` for a file or a clip, a list for a list, a generator for a folder. A file that cannot be read
+            has an `error` instead of classes.
         """
         if isinstance(source, (str, os.PathLike)):
             if os.path.isdir(source):
@@ -125,7 +129,7 @@ class Classifier:
     def _clip(self, frames: Any) -> Answer:
         try:
             clip, model = ArrayClip(frames), self.model
-            views = self.protocol.read_views(clip, 'clip', (0, len(clip)), model.num_frames, model.img_size)
+            views = read_views(self.protocol, clip, 'clip', (0, len(clip)), model.num_frames, model.img_size)
         except VideoError as error:
             return _record(None, error)
         return _record(None, answer_views(model, views, self.topk, self.batch_size))
@@ -149,7 +153,7 @@ def predict(source: Source, model: str | VideoModel = DEFAULT_MODEL, topk: int =
         See `Classifier.__call__`.
 
     Raises:
-        ValueError: If there is no such model or device, or the model has no trained head.
+        ValueError: There is no such model or device, or the model has no trained head.
     """
     return Classifier(model, topk, **kwargs)(source)
 
@@ -161,7 +165,7 @@ def classify_file(
         topk: int = 5,
         batch_size: int = 8,
 ) -> list[Prediction]:
-    """`classify_files` of one file, which raises what went wrong.
+    """Names the action in one file, see `classify_files`. It raises errors instead of returning them.
 
     Raises:
         VideoError: If the file cannot be read as a video.
@@ -180,18 +184,19 @@ def classify_files(
         batch_size: int = 8,
         workers: int = 1,
 ) -> Iterator[tuple[str | os.PathLike, list[Prediction] | Exception]]:
-    """Names the actions in many video files, decoding the next ones while the model is busy.
+    """Names the actions in many video files. The next files are decoded while the model computes.
 
     Args:
-        model: A video model; it is put into eval mode.
+        model: A video model. It is put into eval mode.
         paths: The video files.
-        protocol: Clips and crops over which the logits of a file are averaged; those of the model's weights if None.
+        protocol: The clips and crops over which the logits of a file are averaged. None takes the protocol of the
+            model's weights.
         topk: Number of classes per file, at most all.
         batch_size: Views that the model sees at a time, of one file or several.
         workers: Files that are decoded at the same time.
 
     Yields:
-        In the order of `paths`, the path and its predictions or, for a file that cannot be answered, the exception.
+        In the order of `paths`: the path, and its predictions or the exception.
     """
     model.eval()
     protocol = protocol or eval_protocol(model)
@@ -230,7 +235,7 @@ def top_classes(model: VideoModel, logits: Tensor, topk: int) -> list[Prediction
     """Names the most probable classes.
 
     Args:
-        model: The model, whose weights name the classes.
+        model: The model. Its weights name the classes.
         logits: `[num_classes]`.
         topk: Number of classes, at most all.
     """
@@ -267,7 +272,7 @@ def _answer_batch(
 
 
 def _ahead(load: Callable, paths: Iterable, workers: int) -> Iterator[tuple]:
-    """Yields (path, load(path)) in order, working ahead in threads by a few files."""
+    """Yields (path, load(path)) in order. Threads load a few files ahead."""
     pool = ThreadPoolExecutor(workers)
     waiting = collections.deque()
     try:
@@ -284,7 +289,7 @@ def _ahead(load: Callable, paths: Iterable, workers: int) -> Iterator[tuple]:
 
 
 def reason_of(path: str | None, error: Exception) -> str:
-    """One line that says why a file has no answer; those of `VideoError` name the file themselves."""
+    """One line that says why a file has no answer. The text of a `VideoError` already names the file."""
     text = ' '.join(str(error).splitlines())
     if path is None or isinstance(error, VideoError) or path in text:
         return text

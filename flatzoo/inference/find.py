@@ -1,4 +1,4 @@
-"""Which video files a user means: files, folders at any depth, patterns."""
+"""Finds the video files that the user names: files, folders at any depth, patterns."""
 import glob
 import os
 import re
@@ -10,14 +10,14 @@ __all__ = ['find_videos']
 
 
 def find_videos(paths: Iterable[str]) -> list[tuple[str, str | None]]:
-    """Finds the files that files, folders and patterns mean.
+    """Finds the files that paths, folders and patterns stand for.
 
     Args:
-        paths: Files, whatever their names; folders, in which files with a video's suffix are looked for at any
-            depth, hidden ones left out; patterns (`*`, `?`, `[...]`, `**`) that the shell did not expand.
+        paths: Files with any name; folders, which are searched at any depth for files with the suffix of a video,
+            except hidden ones; or patterns (`*`, `?`, `[...]`, `**`) that the shell did not expand.
 
     Returns:
-        Each file once, with None, or a path where there is nothing to find, with the reason.
+        Pairs of a path and None for each file, without repetition. A path that leads to no file comes with the reason.
     """
     found: dict[str, tuple[str, str | None]] = {}
     for path in paths:
@@ -34,7 +34,7 @@ def find_videos(paths: Iterable[str]) -> list[tuple[str, str | None]]:
 
 
 def _not_there(path: str) -> str:
-    """Why there is nothing at a path, and what to do."""
+    """Says why there is no file at a path, and what to do."""
     scheme = re.match('([a-z][a-z0-9+.-]+)://', path, re.IGNORECASE)
     if scheme and scheme[1].lower() in ('http', 'https'):
         return (

@@ -1,4 +1,4 @@
-"""The model that answers: from a name to a model, ready, or to one clear refusal."""
+"""Loads the model for inference from its name. An error is one clear message."""
 import difflib
 import os
 import re
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class ModelError(ValueError):
-    """A reason why a model cannot be had, or cannot answer; its text is all that a user needs to see."""
+    """A model cannot be loaded or cannot answer. The message is complete for the user."""
 
 
 def load_model(
@@ -35,24 +35,24 @@ def load_model(
         use_ema: bool | None = None,
         **kwargs: Any,
 ) -> 'VideoModel':
-    """A video model in eval mode that is ready to answer.
+    """Loads a video model in eval mode that is ready to answer.
 
     Args:
         name: A registered name with or without a tag, a folder, `hf-hub:org/name` or `local-dir:folder`.
-        checkpoint: Weight file in place of the weights of the name. As a file does not name its classes, they are taken
-            from the tag only where `name` says the tag.
-        num_classes: Number of classes where it is not that of the name.
+        checkpoint: Weight file to load instead of the weights of the name. A file does not name its classes. They are
+            taken from the tag only if `name` contains the tag.
+        num_classes: Number of classes, if it differs from that of the name.
         allow_untrained: Whether a model whose head was never trained is accepted. Nothing is downloaded for it.
-        device: `'auto'` (CUDA if there is one) or a torch device.
-        in_chans: Channels of the frames that there are: 3 in video files, 1 of depth maps.
-        needs_head: Whether the answer is the head's. Where it is not, the weights that there are will do, such as those
-            of an image backbone.
-        use_ema: Whether to take the moving average of the weights or the raw ones of a checkpoint that has both; None
-            takes the average and says so.
+        device: `'auto'` (CUDA if available) or a torch device.
+        in_chans: Channels of the given frames: 3 for video files, 1 for depth maps.
+        needs_head: Whether the trained head is needed. If not, other weights are accepted, such as those of an image
+            backbone.
+        use_ema: For a checkpoint with raw weights and their moving average: whether to take the average. None takes the
+            average and warns.
         **kwargs: Further arguments of the model.
 
     Raises:
-        ModelError: If there is no such model, file or device, or the head of the model was never trained.
+        ModelError: There is no such model, file or device, or the head of the model was never trained.
     """
     import timm
     from timm.models import parse_model_name
@@ -108,10 +108,10 @@ def load_model(
 
 
 def model_name(name: str) -> str:
-    """The name of a model as timm takes it: a folder that exists is `local-dir:folder`, unless a model has that name.
+    """Converts a name to timm's form. An existing folder becomes `local-dir:folder`, unless a model has that name.
 
     Raises:
-        ModelError: A folder that holds no model.
+        ModelError: The folder holds no model.
     """
     if name.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')) or not os.path.isdir(name):
         return name
@@ -130,12 +130,12 @@ def model_name(name: str) -> str:
 
 
 def check_registered(name: str) -> None:
-    """Refuses a name that is no registered video model, with similar ones."""
+    """Refuses a name that is not a registered video model, and suggests similar names."""
     _registered_cfg(name)
 
 
 def weights_name_classes(cfg: Any) -> bool:
-    """Whether registered weights have a trained head: those of a video model name its classes, a backbone's do not."""
+    """Whether registered weights have a trained head. Weights with a trained head name their classes; others do not."""
     return cfg.has_weights and cfg.label_names is not None
 
 
@@ -186,7 +186,7 @@ def _untrained(name: str, cfg: Any) -> str:
 
 
 def _unavailable(name: str, error: Exception) -> str:
-    """Why a model or its weights could not be had."""
+    """Says why a model or its weights could not be loaded."""
     from flatzoo.weights.download import HubError
 
     if isinstance(error, HubError):
@@ -204,11 +204,11 @@ def _unavailable(name: str, error: Exception) -> str:
 
 
 def on_the_shell(error: Exception, option: str) -> str:
-    """An error of a download in one line, with the options of the command in place of the arguments of Python.
+    """A download error in one line. It names command-line options instead of Python arguments.
 
     Args:
         error: The error.
-        option: The option that takes a weight file, empty if none does here.
+        option: The option that takes a weight file, empty if there is none.
     """
     text = ' '.join(str(error).split())
     text = re.sub(r", or [^.]*? pretrained_cfg_overlay=dict\(file='\.\.\.'\)", '', text)

@@ -1,8 +1,8 @@
-"""Answers for very many video files: Ray Data spreads them over processes and machines, Parquet files keep them.
+"""Answers for very many video files, with Ray Data on many processes and machines, stored as Parquet files.
 
-Every process has a model of its own and takes small blocks of files. The answers come back to the process that asked,
-which writes them as one Parquet file after the other, each complete or not there at all. A run that was cut off is
-started again with the same arguments: files that have an answer are not read a second time.
+Every process has a model of its own and takes small blocks of files. The answers return to the main process, which
+writes Parquet files one after the other. A Parquet file is complete or absent. To continue an interrupted run, start it
+again with the same arguments: files with an answer are not read again.
 """
 import contextlib
 import json
@@ -28,15 +28,15 @@ Answers = Callable[[Any, list[str]], Iterable[tuple[str, Any]]]
 
 
 def open_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path:
-    """A folder for answers: made, or found with the answers of a run with the same settings.
+    """Creates a folder for answers, or opens one with the answers of a run with the same settings.
 
     Args:
         folder: The folder.
-        settings: What the answers depend on (model, views, ...), as JSON can hold it.
+        settings: Everything that changes the answers (model, views, ...), in values that JSON can hold.
 
     Raises:
-        ValueError: If it holds the answers of other settings, or things that are no answers.
-        OSError: If it cannot be written.
+        ValueError: The folder holds answers of other settings, or other files.
+        OSError: The folder cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def open_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path:
 
 
 def answered_files(folder: str | os.PathLike) -> dict[str, str | None]:
-    """The files that have an answer in a folder, by the column `path`, each with its error or None."""
+    """The files that have an answer in a folder, by their column `path`, with the error or None."""
     import pyarrow.parquet
 
     files: dict[str, str | None] = {}
@@ -67,7 +67,7 @@ def answered_files(folder: str | os.PathLike) -> dict[str, str | None]:
 
 
 def file_key(path: str | os.PathLike) -> str:
-    """How a file stands in the column `path`: absolute; bytes that are no UTF-8 are escaped."""
+    """The value of the column `path` for a file: absolute, with bytes escaped that are not UTF-8."""
     return _text(os.fsencode(os.path.abspath(path)))
 
 
@@ -87,13 +87,13 @@ def run_batches(
     Args:
         paths: Video files, without those that the folder has answers for.
         folder: Where the Parquet files go, `open_folder`.
-        load: Makes a model, once in every process. Ray sends it there, so it must be a function of a module, or a
-            partial of one.
+        load: Builds a model, once in every process. Ray sends it to the processes, so it must be a module-level
+            function or a partial of one.
         answer: Gets the model and some files and gives for each the file and a list of (label, index, probability), or
             an exception. Sent like `load`.
         processes: Processes that answer, over all machines of the Ray cluster: the one that `RAY_ADDRESS` names, or
             else one that is started on this machine and ends with the run.
-        gpus: Of each process.
+        gpus: Number of GPUs of each process.
 
     Yields:
         Each file as its `file_key`, in the order in which the answers come, and its error or None. What was
@@ -101,7 +101,7 @@ def run_batches(
 
     Raises:
         ImportError: If Ray is not installed.
-        RuntimeError: If the processes fail; what a file does to them is an error of that file.
+        RuntimeError: The processes fail. An error with a single file is stored for that file instead.
     """
     import pyarrow
 
@@ -146,7 +146,7 @@ def run_batches(
 
 
 class _Answerer:
-    """What runs in the processes of Ray."""
+    """The part that runs in the processes of Ray."""
 
     def __init__(self, load: Callable[[], Any], answer: Answers):
         self.model = load()
@@ -199,7 +199,7 @@ def _import_ray() -> Any:
 
 @contextlib.contextmanager
 def _cluster(ray: Any, processes: int) -> Iterator[None]:
-    """Connects to a Ray cluster and ends what it started."""
+    """Connects to a Ray cluster. A cluster that it started is stopped at the end."""
     if ray.is_initialized():
         yield
         return

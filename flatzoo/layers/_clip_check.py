@@ -1,4 +1,4 @@
-"""What is wrong with a clip that is none, and the line of code that mends it; all outside graphs."""
+"""Error messages for invalid clips, with the line of code that repairs them. All of it runs outside of graphs."""
 import warnings
 from typing import Any
 
@@ -11,7 +11,7 @@ _NORMALISED = 16.0  # no mean and standard deviation bring a pixel of 0...1 this
 
 
 def no_tensor(clip: Any, num_frames: int, chans: int | None) -> TypeError:
-    """The error of a clip that is an array or a list."""
+    """The error for a clip that is an array or a list."""
     kind, shape, line = type(clip).__name__, _shape(clip) or [], ''
     if isinstance(clip, (list, tuple)) and clip:
         kind = f'{kind} of {len(clip)} {type(clip[0]).__name__}'
@@ -30,7 +30,7 @@ def no_tensor(clip: Any, num_frames: int, chans: int | None) -> TypeError:
 
 
 def refusal(clip: Tensor, num_frames: int, chans: int | None) -> ValueError:
-    """The error of a clip of another shape."""
+    """The error for a clip of another shape."""
     shape = list(clip.shape)
     expected = f'Expected a clip of shape (B, C, T={num_frames}, H, W), got {shape}. '
     if mend := _mend(shape, num_frames, chans):

@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ __all__ = ['attention_columns', 'attention_map_flow', 'attention_received']
 
 _logger = logging.getLogger(__name__)
 
-IMPLEMENTATIONS = ('reference', 'chunked', 'triton')
+Implementation = Literal['reference', 'chunked', 'triton']
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 # Elements of a chunk of a map: on CPUs what stays in the cache of a core (128 rows at N = 1024), elsewhere what fills a
 # device.
 CHUNK_ELEMENTS = {'cpu': 2 ** 17, 'other': 2 ** 21}
@@ -44,8 +46,8 @@ def attention_map_flow(
         q: Tensor,
         k: Tensor,
         scale: float | None = None,
-        last: str = 'repeat',
-        implementation: str | None = None,
+        last: Literal['repeat', 'ones'] = 'repeat',
+        implementation: Implementation | None = None,
 ) -> Tensor:
     """AM flow, equation 3: column sums of softmax(|A_t - A_{t+1}|) for every pair of consecutive frames.
 
@@ -87,7 +89,7 @@ def attention_received(
         q: Tensor,
         k: Tensor,
         scale: float | None = None,
-        implementation: str | None = None,
+        implementation: Implementation | None = None,
 ) -> Tensor:
     """Attention that each token receives: column sums of softmax(A_t), the input of the aligning encoder (equation 4).
 

@@ -28,7 +28,7 @@ import math
 import operator
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -70,8 +70,8 @@ class Layout(str):
     Raises:
         ValueError: If the spec cannot be read; the message lists the accepted forms.
     """
-    kind: str
-    scale: str
+    kind: Literal['grid', 'nested', 'random', 'time', 'tall', 'dualpath', 'index']
+    scale: Literal['none', 'cell', 'composite']
     pad: float | str | None
     antialias: bool
 

@@ -278,7 +278,7 @@ class SuperImage(nn.Module):
 
     @torch.jit.unused  # whoever scripts the module gives tensors
     def _taken(self, clip: Any) -> Tensor:
-        """A clip as it may come, or the error that says how to make it one."""
+        """Returns a valid clip, or raises an error that says how to make one."""
         if not isinstance(clip, Tensor):
             raise no_tensor(clip, self.num_frames, self._chans())
         if not self.normalizes:

@@ -1,5 +1,5 @@
 """The TIME layer: fewer frames, each a grid of evolving frames."""
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class TimeLayer(nn.Module):
     - `spatial`: the clip is cut into N^2 blocks of T / N^2 consecutive frames, and cell j of the grid plays block j, so
       that each new frame spans the whole clip (the paper's spatial block arrangement).
     - `temporal`: new frame i holds the N^2 consecutive frames i * N^2, i * N^2 + 1, ... The paper's second arrangement
-      is known to us only by contrast to the first; this definition is inferred.
+      is described only in contrast to the first; this definition is inferred.
 
     It has no parameters, takes any multiple of N^2 frames and can stand in front of any video model.
     `flatzoo.layers.SuperImage` with the layout `time:N:ARRANGEMENT` makes the same pictures for image models, of clips
@@ -48,7 +48,13 @@ class TimeLayer(nn.Module):
         ValueError: If N is no whole number of at least 1, or arrangement or resize are unknown.
     """
 
-    def __init__(self, n: int = 2, arrangement: str = 'spatial', resize: str = 'cell', antialias: bool = True):
+    def __init__(
+            self,
+            n: int = 2,
+            arrangement: Literal['spatial', 'temporal'] = 'spatial',
+            resize: Literal['cell', 'composite'] = 'cell',
+            antialias: bool = True,
+    ):
         super().__init__()
         check_time_grid(n, arrangement)
         if resize not in ('cell', 'composite'):

@@ -1,4 +1,4 @@
-"""What a forward pass costs, counted on the meta device: nothing is computed and no memory is taken."""
+"""Counts the cost of a forward pass on the meta device, without computing anything or using memory."""
 import itertools
 import re
 import warnings
@@ -100,8 +100,8 @@ def _may_multiply(name: str) -> bool:
 class MultiplyAdds(TorchDispatchMode):
     """Counts the multiply-adds of a forward pass by formulas that hold for all releases of torch and all its kernels.
 
-    Operators made of others are counted as those. What else multiplies matrices or is not of torch is noted, so that
-    no count is too low without a word.
+    Composite operators are counted by their parts. Other operators that multiply matrices or do not come from torch are
+    recorded by name, so a count that is too low is always reported.
 
     Attributes:
         macs: Multiply-adds so far.

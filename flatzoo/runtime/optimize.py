@@ -26,16 +26,16 @@ def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     On a CPU linear layers get packed weights, MLPs run in chunks with GELU fused into their first layer, and stages of
     a Swin Transformer keep their tokens in window order. On CUDA these stages do so, too, with PyTorch's fused
     attention; under `torch.compile`, which joins copies with their neighbours by itself, only attention is exchanged,
-    with a mask of one image in place of the batch. This is decided module by module, by exact type, in any model of
-    timm or flatzoo; what is not known stays as it is, convolutions among it. The given model is left alone.
+    with a mask of one image in place of the batch. Each module is chosen by its exact type, in any model of timm or
+    flatzoo. All other modules, such as convolutions, stay as they are. The given model is not changed.
 
-    The prepared model has the names and tensors of the given one: its state dict is the same, and the tensors are
-    shared, so that what is loaded into one, or learnt by the given one, is answered by both; packed weights follow by
-    themselves, but for writing through `parameter.data`, and to models made under `torch.inference_mode`, which torch
-    does not tell. With a `dtype` that the model does not have it gets tensors of its own. Its parameters need no
-    gradients. In fp32 logits differ by rounding, 1e-6 of their scale.
+    The prepared model shares its tensors with the given one, and has the same state dict. Loading weights into either
+        model changes both, and so does training the given model. Packed weights are updated automatically. There are
+        two exceptions that torch does not report: writing through `parameter.data`, and writing to models made under
+        `torch.inference_mode`. With a `dtype` that the given model does not have, the prepared model has its own
+        tensors. Its parameters need no gradients. In fp32 the logits differ by rounding, 1e-6 of their scale.
 
-    Where the fast way does not apply, modules run their plain forward: in training mode (also of a part, such as
+    Modules run their plain forward where the fast way does not apply: in training mode (also of a part, such as
     dropout), where the input needs gradients, under autocast and tracing, under `torch.compile` on a CPU, on other
     devices and in other dtypes (fp32 and bf16; on CUDA fp16, too), without oneDNN, and where hooks wait for parts that
     would be skipped. Swin's attention on CUDA is exchanged under autocast and with gradients, too. For
@@ -45,14 +45,14 @@ def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     Neither pickles nor copies hold them.
 
     Args:
-        model: A model; prepared ones are taken, too.
+        model: A model. A prepared model is accepted, too.
         dtype: `torch.bfloat16` or another dtype to cast to, None to keep the model's.
 
     Returns:
         The prepared model, in eval mode.
 
     Raises:
-        TypeError: If what is given is no model.
+        TypeError: `model` is not a model.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f'optimize takes a model, got {model!r}: build it first, with timm.create_model(name).')

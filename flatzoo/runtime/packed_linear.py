@@ -4,8 +4,8 @@ torch stores a weight row by row, and its matrix product brings it into blocks a
 library that does not suit the processor. Here the weight is packed once, by the operators with which torch.compile
 freezes models, and GELU or a residual sum is computed while the product is still in registers.
 
-Modules are prepared by changing their class to a subclass: parameters, names and attributes are those of the plain
-module, and its forward is what runs where the fast one cannot.
+Modules are prepared by changing their class to a subclass. Parameters, names and attributes stay those of the plain
+module. The plain forward runs where the fast one cannot.
 """
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ _DTYPES = {'cpu': (torch.float32, torch.bfloat16), 'cuda': (torch.float32, torch
 
 
 def runs_fast(x: Tensor, module: nn.Module, devices: tuple[str, ...] = ('cpu',)) -> bool:
-    """Whether a module may leave the ways of autograd, autocast and tracing: inference on one of these devices."""
+    """Whether a module may bypass autograd, autocast and tracing: only in inference on one of these devices."""
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
@@ -40,9 +40,10 @@ def runs_fast(x: Tensor, module: nn.Module, devices: tuple[str, ...] = ('cpu',))
 class Prepared:
     """Mixin of prepared modules: keeps what is derived from a parameter until that parameter changes.
 
-    Loading weights, moving or casting the module and training of the model it shares its weights with are all noticed.
-    What torch does not count is not: writing through `parameter.data`, and to tensors made under `inference_mode`.
-    Derived tensors are neither copied nor pickled with the module; they come back in the next forward.
+    Changes are noticed when weights are loaded, when the module is moved or cast, and when a model with shared weights
+    is trained. Changes that torch does not count are not noticed: writing through `parameter.data`, and writing to
+    tensors made under `inference_mode`. Derived tensors are neither copied nor pickled with the module. The next
+    forward computes them again.
     """
 
     @classmethod

@@ -1,1 +1,1 @@
-"""Fine-tuning and evaluation: recipes, what clips need beside timm, the training loop, and measuring accuracy."""
+"""Fine-tuning: recipes, augmentation of clips, the training loop and its checkpoints."""

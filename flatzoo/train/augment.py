@@ -1,6 +1,7 @@
-"""Augmentations that do the same to every frame of a clip: timm's, made for images, on clips."""
+"""Augmentations that change every frame of a clip alike: timm's image augmentations, applied to clips."""
 import random
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,13 +19,13 @@ __all__ = ['AutoAugment', 'ClipErasing', 'train_crop']
 class AutoAugment:
     """An augmentation policy of timm on clips: RandAugment, AutoAugment, AugMix or 3-Augment.
 
-    A policy changes one image and draws as it goes, from the default generators of Python and numpy. It gets each frame
-    from the same state of both, so that all frames have the same operations with the same strengths.
+    A policy changes one image. It draws random numbers from the default generators of Python and numpy. Each frame is
+    changed with the same state of both generators, so all frames get the same operations with the same strengths.
 
     Args:
         policy: timm's description, such as `'rand-m7-n4-mstd0.5-inc1'`.
-        img_size: Frame size in pixels; the range of shifts follows from it.
-        mean: Mean per channel, 0...1; fills what a shift uncovers.
+        img_size: Frame size in pixels. It sets the range of shifts.
+        mean: Mean per channel, 0...1. It fills the area that a shift uncovers.
 
     Raises:
         ValueError: A policy that timm does not know.
@@ -44,7 +45,7 @@ class AutoAugment:
         self.policy = policy
 
     def __call__(self, clip: Tensor) -> Tensor:
-        """Uint8 clip `[T, 3, H, W]` to the same, changed."""
+        """Changes a uint8 clip `[T, 3, H, W]`. The result has the same shape and type."""
         if clip.ndim != 4 or clip.shape[1] != 3 or clip.dtype != torch.uint8:
             raise ValueError(
                 f'{self.policy} changes colours: it takes uint8 clips [T, 3, H, W], got {clip.dtype} '
@@ -67,15 +68,21 @@ class ClipErasing:
     Args:
         probability: Share of clips that are erased.
         mode: Filling, of normalised values: 0 (`'const'`), a random colour (`'rand'`) or noise (`'pixel'`).
-        max_count: Most rectangles per clip.
-        device: Where the clips are.
+        max_count: Largest number of rectangles per clip.
+        device: Device of the clips.
     """
 
-    def __init__(self, probability: float, mode: str = 'pixel', max_count: int = 1, device='cpu'):
+    def __init__(
+            self,
+            probability: float,
+            mode: Literal['const', 'rand', 'pixel'] = 'pixel',
+            max_count: int = 1,
+            device: torch.device | str = 'cpu',
+    ):
         self.erase = RandomErasing(probability, mode=mode, max_count=max_count, device=device)
 
     def __call__(self, clips: Tensor) -> Tensor:
-        """Normalised clips `[B, C, T, H, W]` to the same, erased; a new tensor."""
+        """Erases rectangles of normalised clips `[B, C, T, H, W]`. The result is a new tensor of the same shape."""
         # timm erases images of nothing; what it has written is the filling, of every frame
         nothing = clips.new_full((*clips.shape[:2], *clips.shape[3:]), torch.nan)  # [B, C, H, W]
         filling = self.erase(nothing)[:, :, None]
@@ -89,14 +96,14 @@ def train_crop(
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         no_aug: bool = False,
 ) -> Callable[[Tensor], Tensor]:
-    """The crop of training clips, for uint8 frames `[n, C, H, W]`; draws from torch's default generator.
+    """The crop of training clips, for uint8 frames `[n, C, H, W]`. It draws from torch's default generator.
 
     Args:
         img_size: Frame size in pixels.
         flip: Share of mirrored clips.
         scale: Area of a random resized crop; None for the multi-scale crop of SIFAR.
         ratio: Aspect ratio of a random resized crop.
-        no_aug: The centre, not mirrored.
+        no_aug: Whether to take the centre, without mirroring.
     """
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if no_aug:

@@ -1,4 +1,4 @@
-"""From a recipe to what the loop needs: lists of clips, model, task, optimizer and schedule; mostly timm's."""
+"""Builds the parts of the loop from a recipe: lists of clips, model, task, optimizer and schedule. Most are timm's."""
 import dataclasses
 import functools
 import hashlib
@@ -34,11 +34,11 @@ __all__ = [
 
 
 def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
-    """The clips to train on and those to evaluate on, if any, with the same classes.
+    """Reads the clips to train on and the clips to evaluate on (if any), with the same classes.
 
     Raises:
-        DataError: A data set that is not laid out as the recipe says, or clips to evaluate on of classes that there
-            are no clips to train on of.
+        DataError: The data set is not laid out as the recipe says, or an evaluation clip has a class without training
+            clips.
     """
     train = read_videos(recipe.spec, recipe.root, recipe.train_split)
     if recipe.val_split == 'none':
@@ -55,7 +55,7 @@ def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
 
 
 def list_digests(recipe: Recipe, train: VideoList, val: VideoList | None) -> dict[str, str]:
-    """A digest of the clips, their labels and their order in each list; the same where the data set was moved."""
+    """A digest of each list: clips, labels and order. It stays the same when the data set is moved."""
     root = recipe.root if '://' in recipe.root else os.path.abspath(recipe.root)
     digests = {}
     for split, videos in ((recipe.train_split, train), (recipe.val_split, val)):
@@ -72,15 +72,15 @@ def list_digests(recipe: Recipe, train: VideoList, val: VideoList | None) -> dic
 
 
 def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = None) -> VideoModel:
-    """The video model of a recipe, with a classifier for the classes of a list.
+    """Builds the video model of a recipe, with a classifier for the classes of a list.
 
     Args:
         recipe: The recipe.
         videos: The list.
-        pretrained: False for random weights, whatever the recipe says.
+        pretrained: False gives random weights, even if the recipe asks for pretrained ones.
 
     Raises:
-        ValueError: If there is no such model, or it does not take the arguments.
+        ValueError: There is no such model, or it does not accept the arguments.
     """
     if not recipe.model:
         raise ValueError("name the model, with --model or a --config that does; 'flatzoo list' shows all")
@@ -111,26 +111,26 @@ def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = Non
 
 
 def freeze(model: VideoModel) -> None:
-    """Leaves to be trained what is not the backbone: the classifier, and adapters if the model has some.
+    """Freezes the backbone. The classifier is trained, and adapters if the model has some.
 
     Raises:
-        ValueError: A model without a classifier.
+        ValueError: The model has no classifier.
     """
     if isinstance(model, AdapterModel):
         model.freeze_backbone()
         return
     trained = model.classifier_keys()
     if not trained:
-        raise ValueError('freeze_backbone would leave nothing to train: the model has no classifier of its own')
+        raise ValueError('freeze_backbone leaves nothing to train: this model has no classifier of its own')
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
 
 
 def set_recomputing(model: VideoModel, recipe: Recipe) -> None:
-    """Recomputes activations as the recipe says.
+    """Switches on the recomputation of activations that the recipe asks for.
 
     Raises:
-        ValueError: A model that cannot, or two ways at once.
+        ValueError: The model cannot recompute, or the recipe asks for two ways at once.
     """
     if recipe.grad_checkpointing and recipe.selective_checkpointing:
         raise ValueError('grad_checkpointing and selective_checkpointing are two ways: choose one')
@@ -141,7 +141,7 @@ def set_recomputing(model: VideoModel, recipe: Recipe) -> None:
 
 
 def protocol_of(recipe: Recipe, model: VideoModel) -> EvalProtocol:
-    """How the accuracy of the trained model is to be measured: as its weights say, but for what the recipe says."""
+    """The protocol for the trained model: that of its weights, changed where the recipe says so."""
     own = eval_protocol(model)
     changes = {'num_clips': recipe.num_clips, 'num_crops': recipe.num_crops}
     shown = validation_protocol(recipe)
@@ -158,7 +158,7 @@ def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel) -> ClipDat
     """The data set to train on.
 
     Raises:
-        ValueError: An augmentation that is unknown or does not fit.
+        ValueError: An augmentation is unknown or does not fit the data.
     """
     flip = recipe.hflip if recipe.hflip is not None else 0.5 if videos.flip else 0.0
     transform = None
@@ -175,7 +175,7 @@ def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel) -> ClipDat
 
 
 def normalised(model: VideoModel, clips: Tensor) -> Tensor:
-    """Uint8 clips `[B, C, T, H, W]` as the model itself would normalise them, for what must be done behind that."""
+    """Normalises uint8 clips `[B, C, T, H, W]` as the model does, for augmentations that need normalised clips."""
     images = model.super_image
     if clips.dtype != torch.uint8 or not images.normalizes:
         return clips.float() if clips.dtype == torch.uint8 else clips
@@ -183,7 +183,7 @@ def normalised(model: VideoModel, clips: Tensor) -> Tensor:
 
 
 def mixing_of(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[ClipMixup | None, ClipErasing | None]:
-    """What is done to normalised batches: mixing and erasing, each None if it is off."""
+    """The augmentations of normalised batches: mixing and erasing. Each is None if it is off."""
     mixup = erasing = None
     if recipe.mixes:
         mixup = ClipMixup(
@@ -196,7 +196,7 @@ def mixing_of(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[C
 
 
 class _ClipTeacher(DistillationTeacher):
-    """timm's teacher for clips: its statistics of the channels go along the first dimensions of `[B, C, T, H, W]`."""
+    """timm's teacher for clips: its channel statistics apply to dimension C of `[B, C, T, H, W]`."""
 
     def __init__(self, teacher: VideoModel, student: VideoModel):
         super().__init__(teacher)
@@ -206,7 +206,7 @@ class _ClipTeacher(DistillationTeacher):
             self.register_buffer(f'{name}_std', std, persistent=False)
 
     def normalize_input(self, input: Tensor, *_: Tensor) -> Tensor:
-        """Clips that are normalised for the student, normalised for the teacher; which takes uint8 as they are."""
+        """Converts clips from the student's normalisation to the teacher's. Uint8 clips stay as they are."""
         if input.dtype == torch.uint8:
             return input
         return (input * self.student_std + self.student_mean - self.own_mean) / self.own_std
@@ -217,10 +217,10 @@ def _stats(model: VideoModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def build_task(recipe: Recipe, model: VideoModel, videos: VideoList, device: torch.device) -> TrainingTask:
-    """What timm calls a task: model and loss, with a teacher if the recipe has one.
+    """Builds what timm calls a task: model and loss, and a teacher if the recipe names one.
 
     Raises:
-        ValueError: A teacher that does not fit.
+        ValueError: The teacher does not fit the model or the data.
     """
     criterion = dict(smoothing=recipe.smoothing, soft_targets=recipe.mixes)
     if not recipe.kd_model_name:
@@ -257,10 +257,10 @@ def _teacher(recipe: Recipe, model: VideoModel, videos: VideoList) -> Distillati
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer for all that is not frozen.
+    """Builds timm's optimizer for all parameters that are not frozen.
 
     Raises:
-        ValueError: An optimizer that timm does not know.
+        ValueError: timm does not know the optimizer.
     """
     options: dict[str, Any] = {}
     if recipe.opt_eps is not None:
@@ -274,7 +274,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 
 def build_schedule(
         recipe: Recipe, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Callable[[int, int], None]:
-    """A function of (epoch, update) that sets the learning rate for an update; it has no state to be kept."""
+    """A function of (epoch, update) that sets the learning rate of an update. It has no state."""
     schedule, _ = create_scheduler_v2(
         optimizer, sched=recipe.sched, num_epochs=recipe.epochs, warmup_epochs=recipe.warmup,
         warmup_lr=recipe.warmup_lr, min_lr=recipe.min_lr, decay_epochs=recipe.decay_epochs,

@@ -1,11 +1,11 @@
-"""The files of a run, each of which is there complete or in its former version, whatever kills the run.
+"""The files of a run. If the run is killed, each file is either complete or still its former version.
 
     args.yaml             the recipe
     summary.csv           a row per epoch
-    last.pt               all that is needed to go on
+    last.pt               the full state for resuming
     last.pt.sha256        its digest, as sha256sum writes it
     model.safetensors     the best model so far
-    config.json           what it is; makes the folder one for `local-dir:` and `flatzoo push`
+    config.json           its configuration; with it, `local-dir:` and `flatzoo push` take the folder
     adapters.safetensors  the trained part of it, of a model with adapters on a frozen backbone
     broken.txt            clips that could not be read, with the reasons
 """
@@ -38,14 +38,14 @@ REMEDY = 'Restore it from a copy, or begin anew with another --output.'
 
 
 def write_file(path: str | os.PathLike, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file under a temporary name, brings it to the disk and gives it its name.
+    """Writes a file under a temporary name, syncs it to the disk and renames it.
 
     Args:
         path: The file.
         write: Called with the open file.
 
     Raises:
-        OSError: It cannot be written; what was there is untouched.
+        OSError: The file cannot be written. An existing file stays unchanged.
     """
     path = Path(path)
     partial = path.with_name(f'.{path.name}.partial')
@@ -61,7 +61,7 @@ def write_file(path: str | os.PathLike, write: Callable[[IO[bytes]], Any]) -> No
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows with the same keys; None is left empty."""
+    """Writes rows with the same keys. None becomes an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator='\n')
     writer.writeheader()
@@ -70,10 +70,11 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> Non
 
 
 def save_last(path: str | os.PathLike, state: dict[str, Any]) -> None:
-    """Saves all that is needed to go on: tensors, numbers, strings, and lists and dictionaries of them.
+    """Saves the state for resuming: tensors, numbers, strings, and lists and dictionaries of them.
 
-    Its digest goes into a file beside it. While the new one replaces the former, that file names both, the new one
-    first: whenever the process is killed, the digest of what is there is in it.
+    The digest goes into a second file. While the new checkpoint replaces the former one, the second file holds both
+    digests, the new one first. The digest of the present checkpoint is therefore always in it, even if the process is
+    killed.
     """
     path = Path(path)
     digest = digest_file(path)
@@ -93,14 +94,14 @@ def save_last(path: str | os.PathLike, state: dict[str, Any]) -> None:
 
 
 def load_last(path: str | os.PathLike) -> dict[str, Any]:
-    """Loads what `save_last` saved, on the CPU; no code of the file is run.
+    """Loads what `save_last` saved, on the CPU. No code of the file is run.
 
-    It is compared with the digest beside it. One of an older flatzoo, which wrote none, is compared with the checksums
+    The file is compared with its digest. An older flatzoo wrote no digest; its files are compared with the checksums
     that torch puts into the file.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is damaged, foreign or newer than this flatzoo.
+        ValueError: The file is damaged, comes from other software or from a newer flatzoo.
     """
     path = Path(path)
     known = _digests(digest_file(path))
@@ -117,7 +118,7 @@ def load_last(path: str | os.PathLike) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - torch, pickle and zipfile raise anything
         raise damaged(path, type(error).__name__) from error
     if not isinstance(state, dict) or 'format' not in state:
-        raise ValueError(f'{path}: is no checkpoint of a run of flatzoo. {REMEDY}')
+        raise ValueError(f'{path}: is not a checkpoint of a flatzoo run. {REMEDY}')
     if isinstance(state['format'], int) and state['format'] > FORMAT:
         raise ValueError(
             f'{path}: came from a newer flatzoo ({state.get("flatzoo_version")}); this is {__version__}. Update it.')
@@ -128,7 +129,7 @@ def load_last(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def damaged(path: str | os.PathLike, why: str) -> ValueError:
-    """The error for a checkpoint of which something is wrong."""
+    """The error for a checkpoint that cannot be used."""
     return ValueError(f'{path}: is damaged or no checkpoint of this run ({why}). {REMEDY}')
 
 
@@ -138,7 +139,7 @@ def digest_file(path: Path) -> Path:
 
 
 def _digests(path: Path) -> list[str]:
-    """The digests in such a file; none if there is no file, or it is no such file."""
+    """The digests in a digest file. The list is empty if the file is missing or has another content."""
     try:
         lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
     except FileNotFoundError:
@@ -152,7 +153,7 @@ def _sha256(path: Path) -> str:
 
 
 class _Hashing:
-    """A file that is written, and its digest."""
+    """Writes to a file and computes its digest."""
 
     def __init__(self, file: IO[bytes]):
         self.file, self.sha256 = file, hashlib.sha256()
@@ -201,10 +202,10 @@ _PARTS: dict[str, Callable[[Any], bool]] = {
 
 
 def save_model(model: VideoModel, folder: str | os.PathLike, classes: Sequence[str], protocol: EvalProtocol) -> None:
-    """Saves a model into the folder of a run, as `flatzoo.save_pretrained` does, and its adapters if it has some.
+    """Saves a model into the folder of a run, as `flatzoo.save_pretrained` does. Also saves its adapters, if any.
 
     Raises:
-        OSError: It cannot be written; what was there is untouched.
+        OSError: The file cannot be written. An existing file stays unchanged.
     """
     folder = Path(folder)
     with staging_folder(folder, '.best-') as staging:
@@ -221,7 +222,7 @@ def save_model(model: VideoModel, folder: str | os.PathLike, classes: Sequence[s
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Removes what a run that was killed had begun to write."""
+    """Removes the unfinished files of a killed run."""
     remove_staging(folder)
     for path in Path(folder).glob('.*.partial'):
         path.unlink(missing_ok=True)
@@ -234,7 +235,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk, where the system can."""
+    """Syncs the names in a folder to the disk, where the system can."""
     if not hasattr(os, 'O_DIRECTORY'):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-"""The processes of a run: one, or those that torchrun started; data-parallel copies (DDP) or shards (FSDP2)."""
+"""The processes of a run: one, or those of torchrun. They train data-parallel copies (DDP) or shards (FSDP2)."""
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ __all__ = ['GlobalBatches', 'Processes', 'load_state', 'parallelise', 'seed_all'
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, seen from one of them.
 
     Attributes:
         rank: Number of this process.
@@ -37,10 +37,10 @@ class Processes:
 
     @classmethod
     def start(cls, device: str = 'auto') -> 'Processes':
-        """Joins the processes that torchrun started, if it did, with nccl on CUDA and gloo on CPUs.
+        """Joins the processes of torchrun, if it started any, with nccl on CUDA and gloo on CPUs.
 
         Raises:
-            ValueError: A device that is not there.
+            ValueError: The device does not exist here.
         """
         if device == 'auto':
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -62,18 +62,18 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes; the values are left as they are."""
+        """The sum over all processes. The given values are not changed."""
         values = values.clone()
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gives."""
+        """The values of all processes."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -81,10 +81,10 @@ class Processes:
         return values
 
     def check_same(self, value: Any, what: str) -> None:
-        """Makes sure that all processes have the same.
+        """Checks that all processes have the same value.
 
         Raises:
-            ValueError: They have not, as machines with files of their own may.
+            ValueError: The values differ, for example because machines have different files.
         """
         others = [rank for rank, other in enumerate(self.gather(value)) if other != value]
         if others:
@@ -99,11 +99,12 @@ class Processes:
 
 
 class GlobalBatches(Sampler[list[int]]):
-    """The batches of one process, out of an order that all processes share.
+    """The batches of one process. All processes share one order of the clips.
 
-    An epoch is a permutation of the clips that follows from (seed, epoch); it is cut into updates, these into steps,
-    and these into one batch per process. So n processes see in an update what one process with n times the batch
-    size sees. Clips that do not fill the last update are left out; another epoch leaves out others.
+    An epoch is a permutation of the clips that follows from (seed, epoch). It is cut into updates, each update into
+    steps, and each step into one batch per process. In one update, n processes therefore see the same clips as one
+    process with n times the batch size. Clips that do not fill the last update are left out. Each epoch leaves out
+    other clips.
 
     Args:
         num_clips: Clips of the data set.
@@ -113,7 +114,7 @@ class GlobalBatches(Sampler[list[int]]):
         seed: Seed of the order.
 
     Raises:
-        ValueError: Fewer clips than an update takes.
+        ValueError: There are fewer clips than one update needs.
     """
 
     def __init__(self, num_clips: int, batch_size: int, steps: int, processes: Processes, seed: int):
@@ -128,7 +129,7 @@ class GlobalBatches(Sampler[list[int]]):
                 f'{processes.size} process(es)), and there are {num_clips}. Choose a smaller batch size.')
 
     def set_epoch(self, epoch: int, first_update: int = 0) -> None:
-        """Chooses the epoch, and the update of it to begin with."""
+        """Chooses the epoch and the first update in it."""
         self.epoch, self.first_update = epoch, first_update
 
     def __len__(self) -> int:
@@ -152,16 +153,16 @@ def seed_all(*key: int) -> None:
 
 
 def parallelise(task: TrainingTask, model: nn.Module, processes: Processes, fsdp: bool) -> None:
-    """Lets the processes train together; to be called before the optimizer is made.
+    """Makes the processes train together. Call it before the optimizer is built.
 
     Args:
-        task: The task, its model on the device.
+        task: The task. Its model is on the device.
         model: The video model in it.
         processes: The processes.
-        fsdp: FSDP2 in place of DDP.
+        fsdp: Whether to use FSDP2 instead of DDP.
 
     Raises:
-        ValueError: FSDP2 on one process, or of a model that it cannot shard.
+        ValueError: FSDP2 has only one process, or cannot shard the model.
     """
     if not fsdp:
         if processes.size > 1:
@@ -185,7 +186,7 @@ def parallelise(task: TrainingTask, model: nn.Module, processes: Processes, fsdp
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The innermost rows of modules of one kind, which is what a backbone repeats."""
+    """The innermost lists of modules of one class: the blocks that a backbone repeats."""
     for module in model.modules():
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1:
             kinds = {type(child) for child in module}
@@ -197,7 +198,10 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer, fsdp: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State of model and optimizer; of shards put together, on the CPU of the first process (empty on the others)."""
+    """The state of model and optimizer.
+
+    The first process gets shards joined on its CPU. The other processes get empty states then.
+    """
     if not fsdp:
         return model.state_dict(), optimizer.state_dict()
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -205,7 +209,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer, fsdp: bool) -> 
 
 
 def whole_state(model: nn.Module) -> dict[str, Any]:
-    """State of a sharded model, put together on every process."""
+    """The state of a sharded model, joined on every process."""
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
 
 
@@ -216,7 +220,7 @@ def load_state(
         optimizer_state: dict[str, Any],
         fsdp: bool,
 ) -> None:
-    """Brings back what `state_of` gave."""
+    """Restores the state that `state_of` returned."""
     if not fsdp:
         model.load_state_dict(model_state)
         optimizer.load_state_dict(optimizer_state)

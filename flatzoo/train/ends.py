@@ -1,4 +1,4 @@
-"""How a run ends before its time: with one error that says why, what to do, and what is left of it."""
+"""How a run ends early: with one error that says why, what to do, and what was saved."""
 import contextlib
 import os
 import signal
@@ -16,14 +16,14 @@ __all__ = ['Interruption', 'TrainingInterrupted', 'TrainingStopped', 'clear_ends
 
 
 class TrainingStopped(RuntimeError):
-    """Why a run could not go on, and what is left of it."""
+    """A run could not continue. The message says why and what was saved."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A run was ended by Ctrl-C or SIGTERM; the text says where, and where it will go on.
+    """Ctrl-C or SIGTERM ended a run. The message says at which update, and where it will resume.
 
     Attributes:
-        exit_code: What a program that ends so returns, 128 and the number of the signal.
+        exit_code: Exit code of a program that a signal ends: 128 plus the number of the signal.
     """
 
     def __init__(self, text: str = '', number: int = signal.SIGINT):
@@ -34,12 +34,12 @@ class TrainingInterrupted(KeyboardInterrupt):
 class Interruption:
     """Ctrl-C and SIGTERM during a run.
 
-    A run of one process ends behind the update that it is at, with a checkpoint of it; a second signal ends it at once.
-    Of several processes each may be at another update, so they end at once, and go on from the last checkpoint.
+    A run of one process finishes its update, saves a checkpoint and ends. A second signal ends it at once. Several
+    processes may be at different updates, so they end at once and resume from the last checkpoint.
 
     Attributes:
-        number: The signal that came, None if none did.
-        can_wait: Whether the run is at an update, behind which it looks here.
+        number: The signal that came, None without a signal.
+        can_wait: Whether the run is inside an update. It checks for signals after the update.
     """
 
     def __init__(self, alone: bool):
@@ -49,7 +49,10 @@ class Interruption:
 
     @contextlib.contextmanager
     def noticed(self) -> Iterator[None]:
-        """Takes the signals that would end the process; not in threads, nor what somebody else handles or ignores."""
+        """Handles the signals that would end the process.
+
+        It does nothing in threads, and leaves signals that other code handles or ignores.
+        """
         former = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,13 +71,13 @@ class Interruption:
 
 
 def leave_interrupts(worker: int) -> None:
-    """Lets a process that decodes go on after Ctrl-C, which reaches it too, until the one that trains has ended."""
+    """Makes a decoding process ignore Ctrl-C. It continues until the training process has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def clear_ends(trainer: 'Trainer') -> Iterator[None]:
-    """Turns what ends a run before its time into `TrainingStopped`, and signals into `TrainingInterrupted`."""
+    """Turns errors that end a run early into `TrainingStopped`, and signals into `TrainingInterrupted`."""
     process = os.getpid()
     try:
         with trainer.interruption.noticed():
@@ -102,7 +105,7 @@ def clear_ends(trainer: 'Trainer') -> Iterator[None]:
 
 
 def _interrupted(trainer: 'Trainer') -> str:
-    """What to say after a signal; only one of several processes speaks."""
+    """The message after a signal. Only the first process prints it."""
     if not trainer.processes.first:
         return ''
     text = f'interrupted at update {trainer.update}, --resume auto goes on'

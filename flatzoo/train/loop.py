@@ -1,9 +1,9 @@
-"""The training loop, on one device or in many processes; killed at any moment, it goes on as if it had not been.
+"""The training loop, on one device or in many processes. A run can be killed at any moment and resumed without a trace.
 
-Nothing random in it has a state that lives from step to step: the order of the clips follows from (seed, epoch), a clip
-from (seed, epoch, index), and before each step all generators are set from (seed, step, process). A checkpoint thus
-holds weights, the optimizer's moments and a count of updates, and with the same versions on the same device a run that
-was resumed from it ends with the same bits as one that was not interrupted.
+No random state is carried from step to step. The order of the clips follows from (seed, epoch). The content of a clip
+follows from (seed, epoch, index). Before each step all generators are set from (seed, step, process). A checkpoint
+therefore holds only weights, the optimizer's moments and a count of updates. With the same versions on the same device
+a resumed run ends with the same bits as an uninterrupted run.
 """
 import contextlib
 import importlib.util
@@ -35,21 +35,22 @@ __all__ = ['Trainer', 'TrainingInterrupted', 'TrainingStopped', 'train']
 
 
 def train(recipe: Recipe, report: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """Trains a model from a recipe; its folder then holds the files that `checkpoint.py` describes.
+    """Trains a model from a recipe.
 
-    Under torchrun every process calls this.
+    The folder of the run then holds the files that `checkpoint.py` describes. Under torchrun every process calls this.
 
     Args:
-        recipe: What to do.
-        report: Called with lines for the user; they go to standard error if None.
+        recipe: The options of the run.
+        report: Called with each line for the user. None prints the lines on standard error.
 
     Returns:
         The last row of `summary.csv`.
 
     Raises:
-        TrainingStopped: If memory or a disk ran out, the loss became NaN, or too many clips could not be read.
-        TrainingInterrupted: After Ctrl-C or SIGTERM; a second one does not wait for the update to be finished.
-        ValueError: If the recipe does not fit the data, the model or the folder.
+        TrainingStopped: Memory or a disk ran out, the loss became NaN, or too many clips could not be read.
+        TrainingInterrupted: The user pressed Ctrl-C, or SIGTERM came. The run first finishes its update. After a second
+            signal it does not.
+        ValueError: The recipe does not fit the data, the model or the folder.
     """
     processes = Processes.start(recipe.device)
     try:
@@ -59,15 +60,15 @@ def train(recipe: Recipe, report: Callable[[str], None] | None = None) -> dict[s
 
 
 class Trainer:
-    """One run; `train` makes it and calls `fit`.
+    """One training run. `train` creates it and calls `fit`.
 
     Attributes:
         model: The video model.
         history: A row per epoch, as in `summary.csv`.
-        broken: Reasons by index of the training clips that could not be read.
-        update: Updates that were made.
-        kept: Updates in the last checkpoint, None if there is none.
-        interruption: What signals came.
+        broken: For each training clip that could not be read: its index and the reason.
+        update: Number of updates so far.
+        kept: Number of updates in the last checkpoint, None without a checkpoint.
+        interruption: The signal that came, if any.
     """
 
     def __init__(self, recipe: Recipe, processes: Processes, report: Callable[[str], None] | None = None):
@@ -75,12 +76,12 @@ class Trainer:
         self.report = report or (lambda line: tqdm.write(line, file=sys.stderr))
         self.history: list[dict[str, Any]] = []
         self.broken: dict[int, str] = {}
-        self.named = 0  # of them
+        self.reported_broken = 0  # how many of them the user has been told about
         self.log: LogLines | None = None  # in place of a bar
         self.update = 0
         self.kept: int | None = None
         self.interruption = Interruption(alone=processes.size == 1)
-        saved = self._saved()
+        saved = self._load_checkpoint()
 
         self.train_list, self.val_list = build.read_lists(recipe)
         self.lists = build.list_digests(recipe, self.train_list, self.val_list)
@@ -95,9 +96,9 @@ class Trainer:
         self.model.to(device)
         self.mixup, self.erasing = build.mixing_of(recipe, len(self.train_list.classes), device)
         self.task = build.build_task(recipe, self.model, self.train_list, device)
-        self.twin = None  # of a sharded model, a whole one to be evaluated and saved
+        self.whole_copy = None  # the unsharded model for evaluation and saving, if the trained model is sharded
         if recipe.fsdp:
-            self.twin = build.build_model(recipe, self.train_list, pretrained=False).to(device)
+            self.whole_copy = build.build_model(recipe, self.train_list, pretrained=False).to(device)
         self.module = self.task.get_trainable_module()  # the model, and what distillation adds; never a wrapper
         if recipe.model_ema:
             self.task.setup_ema(recipe.model_ema_decay, use_warmup=recipe.model_ema_warmup)
@@ -117,7 +118,7 @@ class Trainer:
         self.meters = torch.zeros(3, dtype=torch.float64, device=device)  # of the epoch: loss, right, clips
         self.best: float | None = None
         if saved is not None:
-            self._go_on_from(saved)
+            self._resume_from(saved)
 
     # The run
 
@@ -129,8 +130,8 @@ class Trainer:
         with clear_ends(self):
             if self.processes.first:
                 files.write_file(self.folder / files.ARGS, lambda file: file.write(self.recipe.to_yaml().encode()))
-            self._introduce()
-            self._complete()
+            self._report_start()
+            self._write_missing_files()
             with self._board() as board, tqdm(
                     total=self._total, initial=self.update, unit='update', dynamic_ncols=True, leave=False,
                     disable=None if self.processes.first else True) as bar:
@@ -144,66 +145,67 @@ class Trainer:
         return self.history[-1]
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
-        """Trains what is left of an epoch, and returns how fast that was."""
+        """Trains the rest of an epoch, and returns the speed."""
         recipe, updates = self.recipe, self.batches.updates
         bar.set_description(f'epoch {epoch + 1}/{recipe.epochs}')
-        first = self.update - epoch * updates
-        self.batches.set_epoch(epoch, first)
+        first_update = self.update - epoch * updates
+        self.batches.set_epoch(epoch, first_update)
         self.loader.dataset.set_epoch(epoch)
         if self.mixup is not None and recipe.mixup_off_epoch:
             self.mixup.mixup_enabled = epoch < recipe.mixup_off_epoch
         self.task.train()
         if recipe.freeze_backbone:
-            self.model.backbone.eval()  # else batch norms would go on changing
-        seen = begun = self.processes.sum(self.meters).tolist()
-        start = shown = time.monotonic()
-        waited = 0.0
+            self.model.backbone.eval()  # otherwise batch norms would continue to change
+        meters_at_start = meters_at_log = self.processes.sum(self.meters).tolist()
+        start_time = log_time = time.monotonic()
+        waiting_seconds = 0.0
         batches = iter(self.loader)
-        for number in range(first, updates):
+        for update_in_epoch in range(first_update, updates):
             self.interruption.can_wait = True
             self.set_rate(epoch, self.update)
             for step in range(recipe.grad_accum_steps):
-                asked = time.monotonic()
+                wait_start = time.monotonic()
                 batch = next(batches)
-                waited += time.monotonic() - asked
+                waiting_seconds += time.monotonic() - wait_start
                 for index, reason in batch['broken']:
                     self.broken[index] = reason
                 seed_all(recipe.seed, self.update, step, self.processes.rank)
-                last = step == recipe.grad_accum_steps - 1
-                with contextlib.nullcontext() if last else self.task.no_sync():
+                is_last_step = step == recipe.grad_accum_steps - 1
+                with contextlib.nullcontext() if is_last_step else self.task.no_sync():
                     self._step(batch)
             self._optimize()
             self.update += 1
             if recipe.model_ema:
                 self.task.update_ema(step=self.update)
-            end = number == updates - 1
+            end = update_in_epoch == updates - 1
             recover = bool(recipe.recovery_interval) and self.update % recipe.recovery_interval == 0 and not end
             if end or recover or self.update % recipe.log_interval == 0:
-                now, time_now = self._look(), time.monotonic()
-                loss, right, clips = (b - a for a, b in zip(seen, now))
-                seen_now = (
+                meters_now, time_now = self._sum_meters(), time.monotonic()
+                loss, right, clips = (now - before for before, now in zip(meters_at_log, meters_now))
+                progress = (
                     f'loss {loss / max(clips, 1):.3f}, acc {100 * right / max(clips, 1):.1f}, '
-                    f'{clips / (time_now - shown):.1f} clips/s')
-                bar.set_postfix_str(seen_now, refresh=False)
-                if self.log is not None and not end:  # at its end the epoch has a line of its own
-                    self.log.say(self.update, f'epoch {epoch + 1}/{recipe.epochs}, update', seen_now)
-                seen, shown = now, time_now
+                    f'{clips / (time_now - log_time):.1f} clips/s')
+                bar.set_postfix_str(progress, refresh=False)
+                if self.log is not None and not end:  # the end of the epoch has its own line
+                    self.log.say(self.update, f'epoch {epoch + 1}/{recipe.epochs}, update', progress)
+                meters_at_log, log_time = meters_now, time_now
             if end or recover:
                 self._check_weights()
             bar.update()
             self.interruption.can_wait = False
-            stop = self.interruption.number is not None and not end  # at its end the epoch is evaluated and saved
+            stop = self.interruption.number is not None and not end  # the end of the epoch saves anyway
             if recover or stop:
                 self._save_last()
             if stop:
                 raise TrainingInterrupted
-        spent = time.monotonic() - start
-        return {'clips_per_second': (seen[2] - begun[2]) / spent, 'waiting': waited / spent}
+        epoch_seconds = time.monotonic() - start_time
+        trained_clips = meters_at_log[2] - meters_at_start[2]
+        return {'clips_per_second': trained_clips / epoch_seconds, 'waiting': waiting_seconds / epoch_seconds}
 
     def _step(self, batch: dict[str, Any]) -> None:
         """Forward and backward of one batch."""
         clips, labels, count = batch['clip'], batch['label'], len(batch['label'])
-        if clips is None:  # none could be read; other processes wait for gradients all the same, which will be 0
+        if clips is None:  # no clip could be read, but other processes wait for gradients; these are 0
             clips, labels = self._no_clip(), torch.zeros(1, dtype=torch.int64)
         device = self.processes.device
         clips, labels = clips.to(device, non_blocking=True), labels.to(device, non_blocking=True)
@@ -219,8 +221,8 @@ class Trainer:
         # each clip has the same weight, however many of its batch could be read
         share = count / (self.recipe.batch_size * self.recipe.grad_accum_steps)
         self.scaler.scale(result['loss'] * share).backward()
-        wanted = labels if target.ndim == 1 else target.argmax(1)
-        right = (result['output'].detach().argmax(1) == wanted).sum()
+        expected = labels if target.ndim == 1 else target.argmax(1)
+        right = (result['output'].detach().argmax(1) == expected).sum()
         values = torch.stack([result['loss'].detach() * count, right, right.new_tensor(count)])
         self.meters += values.double() if count else 0
 
@@ -233,8 +235,8 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad()
 
-    def _look(self) -> list[float]:
-        """What all processes have seen in this epoch; stops the run if it cannot go on."""
+    def _sum_meters(self) -> list[float]:
+        """Sums loss, right answers and clips of the epoch over all processes. Stops the run if it cannot continue."""
         meters = self.processes.sum(self.meters).tolist()
         if not math.isfinite(meters[0]):
             raise TrainingStopped(
@@ -243,24 +245,24 @@ class Trainer:
                 'with --clip-grad 1, or leave out --amp.')
         for other in self.processes.gather(self.broken):
             self.broken |= other
-        if len(self.broken) > self.named:
+        if len(self.broken) > self.reported_broken:
             self._name_broken()
         return meters
 
     def _check_weights(self) -> None:
-        """Stops the run before weights are saved that are no numbers, which the loss shows only at the next update."""
+        """Stops the run before it saves weights that are not finite. The loss would show them one update later."""
         local = (p.to_local() if hasattr(p, 'to_local') else p for p in self.module.parameters())  # FSDP2 has shards
         wrong = torch.stack([~p.detach().isfinite().all() for p in local]).sum()
         if self.processes.sum(wrong) > 0:
             raise TrainingStopped(
-                f'update {self.update} made weights that are not finite, out of a loss that was. Clip gradients with '
-                '--clip-grad 1, lower --lr, or leave out --amp.')
+                f'update {self.update} made weights that are not finite, although the loss was finite. Clip gradients '
+                'with --clip-grad 1, lower --lr, or leave out --amp.')
 
     def _name_broken(self) -> None:
-        """Says which clips could not be read, and stops the run if there are too many."""
+        """Reports the clips that could not be read, and stops the run if there are too many."""
         reasons = [self.broken[index] for index in sorted(self.broken)]
         share = len(reasons) / len(self.train_list)
-        self.named = len(reasons)
+        self.reported_broken = len(reasons)
         if self.processes.first:
             files.write_file(
                 self.folder / files.BROKEN, lambda file: file.write(''.join(f'{r}\n' for r in reasons).encode()))
@@ -274,7 +276,7 @@ class Trainer:
                 "all; 'flatzoo data check' looks at the rest.")
 
     def _end_epoch(self, epoch: int, speed: dict[str, float], board: Any) -> None:
-        """Evaluates, then writes the model if it is the best so far, the checkpoint and the summary."""
+        """Evaluates. Then writes the checkpoint, the model if it is the best so far, and the summary."""
         loss, right, clips = self.processes.sum(self.meters).tolist()
         self.meters.zero_()
         row = {
@@ -286,7 +288,7 @@ class Trainer:
         better = self.best is None or value is None or value > self.best
         if better:
             self.best = value
-        self._save_last()  # the first of the three: `_complete` makes the others from it, if this is killed in between
+        self._save_last()  # first: if the run is killed now, `_write_missing_files` makes the other two files from it
         if better:
             self._save_best()
         if not self.processes.first:
@@ -304,8 +306,8 @@ class Trainer:
             + f', {speed["clips_per_second"]:.1f} clips/s'
             + (', the best so far' if better and value is not None else ''))
 
-    def _complete(self) -> None:
-        """Writes what a run that was killed behind its checkpoint of an epoch had not come to: best model, summary."""
+    def _write_missing_files(self) -> None:
+        """Writes the best model and the summary if the run was killed after its checkpoint and before these files."""
         if not self.history or self.update % self.batches.updates:
             return
         if self.processes.first:
@@ -323,7 +325,7 @@ class Trainer:
         if self.val_list is None:
             return {}
         recipe = self.recipe
-        seed_all(recipe.seed, self.update, 0, self.processes.rank)  # for layouts that are random here, too
+        seed_all(recipe.seed, self.update, 0, self.processes.rank)  # for layouts that are also random in evaluation
         result = evaluate(
             self._whole_model(), self.val_list, build.validation_protocol(recipe),
             batch_size=recipe.validation_batch_size or recipe.batch_size, workers=recipe.workers,
@@ -336,15 +338,15 @@ class Trainer:
         return row | ({'eval_mean_class': result.mean_class} if self.val_list.metric == 'mean_class' else {})
 
     def _whole_model(self) -> VideoModel:
-        """The model to be evaluated and saved: the moving average if there is one, and never a shard."""
-        if self.twin is not None:
-            self.twin.load_state_dict(whole_state(self.model))
-            return self.twin
+        """The model to evaluate and save: the moving average if there is one. It is never sharded."""
+        if self.whole_copy is not None:
+            self.whole_copy.load_state_dict(whole_state(self.model))
+            return self.whole_copy
         if self.recipe.model_ema:
             return self.task.get_eval_model(module=self.task.trainable_module_ema.module)
         return self.model
 
-    # What is kept
+    # Checkpoints
 
     def _no_clip(self) -> Tensor:
         return torch.zeros(1, self.model.in_chans, self.model.num_frames, *self.model.img_size, dtype=torch.uint8)
@@ -368,69 +370,70 @@ class Trainer:
             'history': self.history, 'best': self.best, 'broken': self.broken, 'lists': self.lists})
         self.kept = self.update
 
-    def _saved(self) -> dict[str, Any] | None:
-        """The checkpoint to go on from."""
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint to resume from, None for a new run."""
         last = self.folder / files.LAST
         if not last.exists():
             return None
         if self.recipe.resume is None:
             raise ValueError(
-                f'{self.folder} holds a run already. Continue it with --resume auto, or give another --output.')
+                f'{self.folder} already holds a run. Continue it with --resume auto, or give another --output.')
         return files.load_last(last)
 
-    def _go_on_from(self, saved: dict[str, Any]) -> None:
-        """Goes back to where a checkpoint was written.
+    def _resume_from(self, saved: dict[str, Any]) -> None:
+        """Restores the state that a checkpoint holds.
 
         Raises:
-            ValueError: If the recipe or the data are others, or what was saved does not fit them.
+            ValueError: The checkpoint belongs to another recipe or other data, or its content is damaged.
         """
-        self._compare(saved)
+        self._check_same_run(saved)
         try:
             self._restore(saved)
         except Exception as error:  # noqa: BLE001 - torch raises anything about states that do not fit
             why = ' '.join(str(error).split())[:200] or type(error).__name__
             raise files.damaged(self.folder / files.LAST, f'{type(error).__name__}: {why}') from error
 
-    def _compare(self, saved: dict[str, Any]) -> None:
-        """Whether the run that is to go on is this one."""
+    def _check_same_run(self, saved: dict[str, Any]) -> None:
+        """Refuses a checkpoint of a run with other options or other data."""
         differ, remedies = self.recipe.changes(saved['recipe'])
         for name, value in (
                 ('global_batch', self.batches.global_batch), ('classes', list(self.train_list.classes)),
                 ('num_clips', len(self.train_list))):
             if saved[name] != value:
-                differ.append(f'{name} (now other)' if name == 'classes' else f'{name} {value} (was {saved[name]})')
-        if not differ:  # else the lists are others for a reason that was named
-            before = saved['lists'] if isinstance(saved.get('lists'), dict) else {}  # older ones have none
-            differ = [f'the clips of {split} (now other)' for split in before if before[split] != self.lists.get(split)]
+                differ.append(f'{name} (changed)' if name == 'classes' else f'{name} {value} (was {saved[name]})')
+        if not differ:  # otherwise a named option already explains why the lists differ
+            saved_lists = saved['lists'] if isinstance(saved.get('lists'), dict) else {}  # older ones have none
+            differ = [f'the clips of {split} (changed)' for split, digest in saved_lists.items()
+                      if digest != self.lists.get(split)]
         if differ:
             raise ValueError(
                 f'{self.folder} holds a run with other options: {", ".join(differ)}. Give the same ones '
                 f'(--config {self.folder / files.ARGS}), or another --output.')
         if remedies and self.processes.first:
-            self.report(f'goes on with other options: {", ".join(remedies)}')
+            self.report(f'continues with other options: {", ".join(remedies)}')
 
     def _restore(self, saved: dict[str, Any]) -> None:
         rates = [group['lr'] for group in self.optimizer.param_groups]
         load_state(self.module, self.optimizer, saved['model'], saved['optimizer'], self.recipe.fsdp)
         for group, rate in zip(self.optimizer.param_groups, rates):
-            group['lr'] = rate  # of this recipe; a schedule, if there is one, sets it before each update
-        if saved['scaler']:  # empty unless it was in use
+            group['lr'] = rate  # the rate of this recipe; a schedule, if any, sets it before each update
+        if saved['scaler']:  # empty if it was not in use
             self.scaler.load_state_dict(saved['scaler'])
         if self.recipe.model_ema:
             self.task.trainable_module_ema.module.load_state_dict(saved['ema'])
         if self.processes.first:
-            self.meters.copy_(saved['meters'])  # those of all processes
+            self.meters.copy_(saved['meters'])  # the sum over all processes
         self.update, self.history, self.best = saved['update'], saved['history'], saved['best']
         self.kept = self.update
         if len(self.history) != self.update // self.batches.updates or self.update > self._total:
             raise ValueError(f'{len(self.history)} epochs in {self.update} updates')
-        if self.history and self.history[0]['epoch'] == 0:  # of a flatzoo that counted them from 0
+        if self.history and self.history[0]['epoch'] == 0:  # an older flatzoo counted from 0
             self.history = [row | {'epoch': row['epoch'] + 1} for row in self.history]
         self.protocol = EvalProtocol.from_dict(saved['protocol'])
         self.broken = saved['broken']
-        self.named = len(self.broken)
+        self.reported_broken = len(self.broken)
 
-    def _introduce(self) -> None:
+    def _report_start(self) -> None:
         if not self.processes.first:
             return
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)

@@ -1,8 +1,8 @@
 """Mixup and CutMix of whole clips.
 
 timm's `Mixup` cuts along the last two dimensions of images `[B, C, H, W]`. On clips `[B, C, T, H, W]` it would run
-without complaint and cut frames and rows, with labels that are wrong. Here the frames are channels to it, so that
-every frame of a clip is mixed alike and the share of the labels is that of the pixels.
+without an error, but cut the wrong dimensions and give wrong labels. Here timm sees the frames as channels. Every frame
+of a clip is then mixed alike, and the shares of the labels match the shares of the pixels.
 """
 import torch
 from timm.data import Mixup
@@ -13,17 +13,17 @@ __all__ = ['ClipMixup']
 
 
 class ClipMixup(Mixup):
-    """`timm.data.Mixup` for clips; takes its arguments.
+    """`timm.data.Mixup` for clips, with the same arguments.
 
     Draws come from numpy's default generator.
     """
 
     def __call__(self, clips: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixes each clip of a batch with another.
+        """Mixes each clip of a batch with another clip.
 
         Args:
-            clips: Normalised clips, floating point `[B, C, T, H, W]`; overwritten. Of an odd number, which broken files
-                lead to, the last one stays as it is.
+            clips: Normalised clips, floating point `[B, C, T, H, W]`; they are overwritten. In a batch of odd size
+                (after broken files) the last clip stays as it is.
             target: Labels `[B]`.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Everything that a training run is told, as one flat list of options with timm's names, and presets in YAML files.
+"""All options of a training run, in one flat list with timm's names, and presets in YAML files.
 
 The options of `flatzoo train` are the fields of `Recipe`: one place for names, defaults and help. The defaults are the
 recipe of SIFAR (Section 4.1 of the paper, and its official commands where the paper is silent). Three differences from
@@ -30,7 +30,7 @@ _REMEDIES = {'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype'
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be followed; the message says which option, and what it takes."""
+    """A recipe has an invalid option. The message names the option and the accepted values."""
 
 
 def _option(default: Any, group: str, help: str, choices: Iterable[Any] = (), low: float | None = None,
@@ -44,7 +44,7 @@ class Recipe:
     """Options of a training run; `flatzoo train --help` explains each.
 
     Raises:
-        RecipeError: A value that an option does not take.
+        RecipeError: An option has a value that is not accepted.
     """
     # what is trained on what
     spec: str = _option('auto', 'data', 'layout of the data set')
@@ -62,7 +62,7 @@ class Recipe:
         None, 'model', 'stochastic depth (default: 0.1 where the backbone has it)', low=0, high=1)
     model_kwargs: dict[str, Any] | None = _option(None, 'model', 'further arguments of the model')
     freeze_backbone: bool = _option(
-        False, 'model', 'train the classifier alone; of methods with adapters, all that they train')
+        False, 'model', 'train only the classifier; adapter methods also train their adapters')
     grad_checkpointing: bool = _option(False, 'model', 'recompute activations in the backward pass, to save memory')
     selective_checkpointing: bool = _option(
         False, 'model', 'recompute all but matrix products: about half of the activations at about the same speed')
@@ -100,7 +100,7 @@ class Recipe:
     grad_accum_steps: int = _option(1, 'optimisation', 'steps per update', low=1)
     opt: str = _option('adamw', 'optimisation', 'optimizer of timm')
     lr: float = _option(1e-4, 'optimisation', 'learning rate, not scaled by the batch size', low=0)
-    weight_decay: float = _option(0.05, 'optimisation', 'weight decay, not of biases and norms', low=0)
+    weight_decay: float = _option(0.05, 'optimisation', 'weight decay; biases and norms get none', low=0)
     opt_eps: float | None = _option(None, 'optimisation', "epsilon of the optimizer (default: the optimizer's)", low=0)
     opt_betas: tuple[float, ...] | None = _option(None, 'optimisation', 'betas of the optimizer', low=0, high=1)
     momentum: float = _option(0.9, 'optimisation', 'momentum of optimizers that have it', low=0)
@@ -140,9 +140,9 @@ class Recipe:
         None, 'run', 'clips per process and step of the evaluation (default: --batch-size)', low=1)
     fsdp: bool = _option(False, 'run', 'shard parameters over the processes (FSDP2) in place of copying them (DDP)')
     recovery_interval: int = _option(0, 'run', 'updates between checkpoints; 0 for one after each epoch', low=0)
-    log_interval: int = _option(10, 'run', 'updates between looks at the loss', low=1)
+    log_interval: int = _option(10, 'run', 'updates between two checks of the loss', low=1)
     log_seconds: float = _option(
-        10, 'run', 'seconds between lines about it, at least, where standard error is no terminal', low=0)
+        10, 'run', 'least seconds between log lines where standard error is not a terminal', low=0)
     max_broken: float = _option(
         0.01, 'run', 'share of clips that may be unreadable before the run stops', low=0, high=1)
 
@@ -215,7 +215,7 @@ def read_config(name: str) -> dict[str, Any]:
         name: Name of a preset, or path of a file, such as the `args.yaml` of a run.
 
     Raises:
-        RecipeError: There is none, it is no YAML, or it sets an option that is unknown.
+        RecipeError: There is no such preset or file, the file is not YAML, or it sets an unknown option.
     """
     path = Path(name)
     if path.suffix not in ('.yaml', '.yml'):
@@ -228,9 +228,9 @@ def read_config(name: str) -> dict[str, Any]:
     except OSError as error:
         raise RecipeError(f'{path} cannot be read: {error.strerror}') from None
     except RecursionError:
-        raise RecipeError(f'{path} is no YAML file of options: it is too deeply nested') from None
+        raise RecipeError(f'{path} is not a YAML file of options: it is too deeply nested') from None
     except (ValueError, yaml.YAMLError) as error:
-        raise RecipeError(f'{path} is no YAML file: {printable(" ".join(str(error).split()), 300)}') from None
+        raise RecipeError(f'{path} is not a YAML file: {printable(" ".join(str(error).split()), 300)}') from None
     if not isinstance(values, dict):
         raise RecipeError(f'{path} must hold lines of the form OPTION: VALUE')
     known = [option.name for option in dataclasses.fields(Recipe)]
@@ -244,12 +244,12 @@ def read_config(name: str) -> dict[str, Any]:
 
 
 def load_recipe(config: str | None = None, **options: Any) -> Recipe:
-    """A recipe from a preset or file, and options that go before what it says.
+    """Loads a recipe from a preset or file. The given options override it.
 
         load_recipe('sifar_k400', root='kinetics400/', batch_size=12)
 
     Raises:
-        RecipeError: As `read_config` and `Recipe`.
+        RecipeError: See `read_config` and `Recipe`.
     """
     unknown = sorted(options.keys() - {option.name for option in dataclasses.fields(Recipe)})
     if unknown:
@@ -258,7 +258,7 @@ def load_recipe(config: str | None = None, **options: Any) -> Recipe:
 
 
 def option_type(option: dataclasses.Field) -> tuple[type, bool, bool]:
-    """Type of the values of an option, whether it takes several, and whether it may be None."""
+    """The type of an option's values, whether it accepts several, and whether it accepts None."""
     hint = typing.get_type_hints(Recipe)[option.name]
     optional = isinstance(hint, types.UnionType)
     if optional:
@@ -270,7 +270,7 @@ def option_type(option: dataclasses.Field) -> tuple[type, bool, bool]:
 
 
 def _checked(option: dataclasses.Field, value: Any) -> Any:
-    """The value in its type: YAML takes `1e-4` for text, and an int will do for a float."""
+    """The value, converted to its type. YAML reads `1e-4` as text, and an int is accepted for a float."""
     kind, several, optional = option_type(option)
     if value is None and optional:
         return None

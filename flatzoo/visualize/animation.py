@@ -21,14 +21,15 @@ def save_cam_gif(
         times: Sequence[float] | None = None,
         comment: str = '',
 ) -> None:
-    """Writes a GIF that loops over the frames: left the frame, right the frame under its map, below how far time is.
+    """Writes a looping GIF: the frame on the left, the frame under its map on the right, a time bar below.
 
     Args:
-        path: The file to write, whatever its suffix.
+        path: The file to write. Its suffix does not matter.
         frames: uint8 `[T, 3, H, W]`.
         frame_maps: `[T, h, w]`, 0...1.
-        times: Time of each frame in seconds, which sets how long each one stays, 0.1 to 0.6 s; 0.2 s if None.
-        comment: Text that the file keeps.
+        times: Time of each frame in seconds. It sets how long each frame is shown, 0.1 to 0.6 s. None shows each frame
+            for 0.2 s.
+        comment: Text that is stored in the file.
     """
     frames = frames.cpu()
     scale = max(1.0, SIDE / min(frames.shape[-2:]))

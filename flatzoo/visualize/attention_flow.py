@@ -3,7 +3,8 @@
 Paper: "AM Flow: Adapters for Temporal Processing in Action Recognition", Agrawal, Ali et al., 2024,
 https://arxiv.org/abs/2411.02065.
 
-`flow_maps` takes the flow of clips from a model; all else takes that of one clip and one block, `[T, heads, h, w]`.
+`flow_maps` computes the flow of clips with a model. The other functions take the flow of one clip and one block, `[T,
+heads, h, w]`.
 """
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,16 +45,16 @@ def flow_maps(model: 'AMFlow', clip: Tensor) -> list[Tensor]:
 def flow_colors(flow: Tensor) -> Tensor:
     """The first three principal components of a flow's channels as red, green and blue.
 
-    The components are those of all tokens of all frames of the clip, so that colours mean the same in every frame (and
-    something else in another block). Each one is scaled to fill its colour; its sign is chosen such that its largest
-    weight is positive, which makes the picture the same on every machine.
+    The components are computed over all tokens of all frames of the clip. A colour therefore means the same in every
+    frame, but something else in another block. Each component is scaled to fill its colour. Its sign is chosen such
+    that its largest weight is positive, which makes the picture the same on every machine.
 
     Args:
         flow: `[T, heads, h, w]`, any floating dtype.
 
     Returns:
-        `[T, h, w, 3]` float32 in 0...1. A flow that is the same everywhere (a still clip) is grey, 0.5; with fewer than
-        three heads the colours that are left over are, too.
+        `[T, h, w, 3]` float32 in 0...1. A flow that is the same everywhere (a still clip) is grey, 0.5. With fewer than
+        three heads the remaining colours are 0.5, too.
 
     Raises:
         ValueError: If the flow has another number of dimensions or values that are not finite.
@@ -74,10 +75,10 @@ def flow_colors(flow: Tensor) -> Tensor:
 
 
 def flow_strength(flow: Tensor) -> Tensor:
-    """How far the flow of each token departs from that of a token at rest, as one number.
+    """How much the flow of each token differs from the flow of a token at rest, as one number.
 
-    It is the distance, over the heads, from the clip's median: vanilla flow is 1 where nothing moves, aligned flow is
-    whatever the encoder makes of a token that keeps its attention, and most tokens of most clips rest.
+    It is the distance, over the heads, from the median of the clip. The median stands for rest, because most tokens of
+    most clips rest. Vanilla flow is 1 at rest; the value of aligned flow at rest depends on the encoder.
 
     Args:
         flow: `[T, heads, h, w]`.
@@ -97,7 +98,7 @@ def overlay_strength(frames: Tensor, flow: Tensor, alpha: float = 0.6) -> Tensor
     Args:
         frames: uint8 `[T, 3, H, W]`.
         flow: `[T, heads, h, w]` of the same frames; h and w need not divide H and W.
-        alpha: Opacity of the strongest flow, 0...1; where nothing moves the frame shows in grey.
+        alpha: Opacity of the strongest flow, 0...1. Where nothing moves, the frame is shown in grey.
 
     Returns:
         uint8 `[T, 3, H, W]`.
@@ -152,7 +153,7 @@ def overlay_figure(
         times: Sequence[float] | None = None,
         title: str = '',
 ) -> 'Figure':
-    """Frames above, below them the strength of every block's flow over the frames; arguments as for `flow_figure`."""
+    """Frames above; below them the strength of every block's flow over the frames. Arguments: see `flow_figure`."""
     rows = [
         (f'block {block}', overlay_strength(frames, flow).movedim(1, -1)) for block, flow in _numbered(flows, blocks)]
     return _grid_figure([('frames', frames.movedim(1, -1)), *rows], times, title)
@@ -166,7 +167,7 @@ def _check_flow(flow: Tensor) -> None:
 
 
 def _stretch(values: Tensor) -> Tensor:
-    """Values as 0...1, the few largest and smallest cut off."""
+    """Scales values to 0...1 after cutting off the few largest and smallest."""
     low, high = values.quantile(1 - QUANTILE), values.quantile(QUANTILE)
     if high <= low:  # a few tokens only
         low, high = values.min(), values.max()

@@ -1,18 +1,20 @@
 """Where a model looks: class activation maps over super images, mapped back to the frames.
 
-- `ablation`: how much the score of the class falls when a channel is set to 0. Ablation-CAM (Desai & Ramaswamy, WACV
-  2020), with which SIFAR's Figure 5 is made. The head runs once per channel.
-- `gradcam`: the same from the slope of the score. Grad-CAM (Selvaraju et al., ICCV 2017). The head runs once, and back.
-- `rollout`: where attention comes from, whatever the class (Abnar & Zuidema, ACL 2020). Plain transformers only.
+- `ablation`: how much the score of the class falls when a channel is set to 0. This is Ablation-CAM (Desai & Ramaswamy,
+  WACV 2020), which SIFAR's Figure 5 uses. The head runs once per channel.
+- `gradcam`: the same, estimated from the gradient of the score. This is Grad-CAM (Selvaraju et al., ICCV 2017). The
+  head runs forward and backward once.
+- `rollout`: where attention comes from, independent of the class (Abnar & Zuidema, ACL 2020). Plain transformers only.
 
-Maps are those of the last features in front of the classifier, so that features are computed once. Where the classifier
-reads a class token, that token has left the patches behind: there, and for all methods with adapters, the maps are
-those that enter the last attention (`norm1` of the last block), and each channel costs a forward of the whole model, so
-that `gradcam` is the default.
+Maps come from the last features before the classifier, so features are computed only once. This does not work where the
+classifier reads a class token: at that point the patches no longer change the answer. For such models, and for all
+methods with adapters, the maps are the input of the last attention (`norm1` of the last block). Each channel then costs
+a forward of the whole model, so `gradcam` is the default.
 """
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,43 +28,44 @@ from .rollout import attention_rollout
 
 __all__ = ['METHODS', 'class_activation_maps', 'default_method', 'frame_maps']
 
-METHODS = ('ablation', 'gradcam', 'rollout')
+Method = Literal['ablation', 'gradcam', 'rollout']
+METHODS: tuple[Method, ...] = get_args(Method)
 MAX_CHANNELS = 64  # where each one costs a forward of the model
 BATCH_VALUES = 2 ** 24  # of the maps that are ablated at a time: 64 MiB
 
 
-def default_method(model: VideoModel) -> str:
-    """The method for a model: `ablation`, or `gradcam` where that is dear."""
+def default_method(model: VideoModel) -> Method:
+    """The default method for a model: `ablation`, or `gradcam` where ablation is expensive."""
     return 'gradcam' if _reads_tokens(model) else 'ablation'
 
 
 def class_activation_maps(
         model: VideoModel,
         clip: Tensor,
-        method: str | None = None,
+        method: Method | None = None,
         target: int | Sequence[int] | Tensor | None = None,
         max_channels: int | None = None,
 ) -> Tensor:
-    """Maps of the places that speak for a class, over the images that the backbone gets.
+    """Maps of the evidence for a class, over the images that the backbone gets.
 
-    Activations count from the smallest value of their channel in the clip when it is ablated: 0 behind a ReLU, as in
-    the paper, while the features of transformers have both signs.
+    An ablated channel is set to its smallest value in the clip. After a ReLU this is 0, as in the paper. The features
+        of transformers have both signs.
 
     Args:
         model: A video model with a classifier.
         clip: `[B, C, T, H, W]`, float normalised or uint8.
-        method: One of `METHODS`; None for that of `default_method`.
-        target: The class: an index, one for every clip, or None for the most probable class of each. `rollout` is of no
-            class.
-        max_channels: Channels to ablate, those with the largest mean; by default all, or 64 where each one costs a
-            forward of the model.
+        method: One of `METHODS`. None takes the result of `default_method`.
+        target: The class: an index, one index per clip, or None for the most probable class of each clip. `rollout`
+            ignores it.
+        max_channels: Number of channels to ablate. Those with the largest mean are taken. The default is all, or 64
+            where each channel costs a forward of the model.
 
     Returns:
         float32 `[B, K, h, w]`, 0...1, for the K images of `super_images` (each clip has its own scale, all its images
         the same). See `frame_maps` for those of the frames.
 
     Raises:
-        ImportError: If grad-cam is not installed (`pip install 'flatzoo[show]'`); `rollout` needs it not.
+        ImportError: If grad-cam is not installed (`pip install 'flatzoo[show]'`); `rollout` does not need it.
         ValueError: If the method does not fit the model, or there is no such class.
     """
     method = default_method(model) if method is None else method
@@ -82,12 +85,12 @@ def class_activation_maps(
 
 
 def frame_maps(model: VideoModel, maps: Tensor) -> Tensor:
-    """Maps over the images of clips, taken apart into those of the frames.
+    """Splits maps over the images of clips into maps of the frames.
 
-    Where cells are no whole number of points, each point is first split into equal ones.
+    If cells do not cover a whole number of points, each point is first split into equal points.
 
     Args:
-        model: The video model, whose layout is followed.
+        model: The video model. Its layout is used.
         maps: `[B, K, h, w]`.
 
     Returns:
@@ -101,15 +104,15 @@ def frame_maps(model: VideoModel, maps: Tensor) -> Tensor:
 
 
 def _reads_tokens(model: VideoModel) -> bool:
-    """Whether the classifier reads what no longer depends on the last patches."""
+    """Whether the input of the classifier no longer depends on the last patches."""
     return isinstance(model, AdapterModel) or model.global_pool == 'token'
 
 
 class _End(nn.Module):
-    """The end of a model, from its maps to the logits, as grad-cam takes models; `tap` is the layer that it looks at.
+    """The end of a model, from its maps to the logits, in the form that grad-cam needs. `tap` is the observed layer.
 
     Args:
-        tail: From maps `[n, D, h, w]`, those of a clip one above the other, to logits `[n, num_classes]`.
+        tail: Maps `[n, D, h, w]`, with the images of a clip stacked vertically, to logits `[n, num_classes]`.
         like: A tensor on the device of the model.
     """
 
@@ -123,8 +126,8 @@ class _End(nn.Module):
         return self.tail(self.tap(maps)).float()
 
 
-def _maps(model: VideoModel, clip: Tensor, target: int, method: str, max_channels: int | None) -> Tensor:
-    """Maps `[K, h, w]` of one clip `[1, C, T, H, W]`; of VideoMAE those of the tubelets."""
+def _maps(model: VideoModel, clip: Tensor, target: int, method: Method, max_channels: int | None) -> Tensor:
+    """Maps `[K, h, w]` of one clip `[1, C, T, H, W]`. For VideoMAE, K counts tubelets."""
     try:
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.base_cam import BaseCAM
@@ -132,7 +135,7 @@ def _maps(model: VideoModel, clip: Tensor, target: int, method: str, max_channel
         raise ImportError("class activation maps need grad-cam: pip install 'flatzoo[show]'") from error
 
     class AblationCAM(BaseCAM):
-        """Its own one may set a channel to -1e7 in place of 0, which a norm behind it does not survive."""
+        """Replaces grad-cam's ablation, which may set a channel to -1e7 instead of 0. A norm after that would fail."""
 
         def get_cam_weights(self, input_tensor, target_layers, targets, activations, grads):
             return _ablation_weights(self.model, input_tensor, target, max_channels).cpu().numpy()
@@ -171,19 +174,19 @@ def _ablation_weights(end: nn.Module, maps: Tensor, target: int, max_channels: i
 
 @contextlib.contextmanager
 def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    """The last maps of a clip that the classifier depends on, and what makes logits of them.
+    """The last maps of a clip that the classifier depends on, and a function from maps to logits.
 
     Yields:
         Maps `[K, D, h, w]`, and a function from changed ones of n clips, `[n, K, D, h, w]`, to logits
         `[n, num_classes]`.
 
     Raises:
-        ValueError: If the features of the backbone are no maps.
+        ValueError: The features of the backbone are not maps.
     """
     handle, passes, calls = None, 1, []
     if model.num_images not in (1, model.super_image.num_images):
         raise ValueError(
-            f'{_name(model)} sees grids and frames of a clip on two paths, so that there is no one map of its images. '
+            f'{_name(model)} sees grids and frames of a clip on two paths, so there is no single map of its images. '
             'Look at the importance of frames.')
     if _reads_tokens(model):
         blocks = getattr(model.backbone, 'blocks', None)
@@ -228,7 +231,7 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
 
 
 class _MapForm:
-    """Takes features of one clip, in the form that the backbone has, to maps and back.
+    """Converts features of one clip from the backbone's form to maps and back.
 
     Args:
         model: The video model.
@@ -273,7 +276,7 @@ class _MapForm:
 
 
 def _grid(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of so many tokens over an image, if they fill it evenly."""
+    """Rows and columns of a number of tokens over an image, if they fill it evenly."""
     height, width = image_size
     rows = round(math.sqrt(count * height / width))
     fits = rows > 0 and count % rows == 0 and rows * width == count // rows * height

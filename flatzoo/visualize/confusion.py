@@ -14,9 +14,9 @@ NUMBERED = 20  # classes, up to which each cell has its number
 
 
 def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = '') -> 'Figure':
-    """Share of the clips of each class (rows) that are called each class (columns), in per cent.
+    """Draws the share of the clips of each class (rows) that are answered with each class (columns), in per cent.
 
-    Classes that neither occur nor are named are left out.
+    Classes that never occur, neither as truth nor as answer, are left out.
 
     Args:
         confusion: Counts `[K, K]`, true classes by predicted classes.

@@ -1,7 +1,7 @@
 """Figures of one clip: its frames, its super images, the maps over them, the importance of its frames.
 
-Arrays in, matplotlib figures out: `super_images`, `class_activation_maps`, `frame_maps` and `frame_importance` make the
-arrays. Pictures are uint8 `[N, 3, h, w]`, times are seconds.
+The functions take arrays and return matplotlib figures. `super_images`, `class_activation_maps`, `frame_maps` and
+`frame_importance` compute the arrays. Pictures are uint8 `[N, 3, h, w]`. Times are in seconds.
 """
 import math
 from collections.abc import Sequence
@@ -28,12 +28,13 @@ Times = Sequence[float] | None
 
 
 def overlay(pictures: Tensor, maps: Tensor, grid_size: tuple[int, int] = (1, 1), alpha: float = 0.55) -> Tensor:
-    """Pictures with maps as a heat laid over them; where a map is 0 the picture stays.
+    """Lays maps over pictures as a heat map. Where a map is 0 the picture is unchanged.
 
     Args:
         pictures: uint8 `[N, 3, H, W]`.
         maps: `[N, h, w]`, 0...1, enlarged bilinearly.
-        grid_size: Rows and columns of cells of the pictures; the maps are enlarged within cells, not across.
+        grid_size: Rows and columns of cells of the pictures; maps are enlarged within cells, never across their
+            borders.
         alpha: Opacity of the heat, 0...1, where a map is at least 1/2.
 
     Returns:
@@ -75,7 +76,7 @@ def super_image_figure(
         times: Times = None,
         title: str = '',
 ) -> 'Figure':
-    """What the backbone gets: the K images side by side, cells marked with their frame, empty cells hatched.
+    """Draws the K images that the backbone gets, side by side. Cells carry their frame number; empty cells are hatched.
 
     Args:
         images: uint8 `[K, 3, H', W']`.
@@ -119,7 +120,7 @@ def cam_figure(
 
 
 def importance_figure(frames: Tensor, importance: Tensor, times: Times = None, title: str = '') -> 'Figure':
-    """Frames above, below each one a bar: by how much the probability falls without it, in percentage points.
+    """Draws frames with a bar below each: how far the probability falls without the frame, in percentage points.
 
     Args:
         frames: uint8 `[T, 3, H, W]`.
@@ -146,7 +147,7 @@ def _figure_class() -> Any:
 
 
 class _Sheet:
-    """Pictures placed by the inch, from top to bottom, since matplotlib's own layouts leave wide gaps between them."""
+    """Places pictures from top to bottom, in inches. matplotlib's own layouts would leave wide gaps between them."""
 
     def __init__(self, title: str):
         self.figure = _figure_class()(figsize=(WIDTH, 1))
@@ -171,7 +172,7 @@ class _Sheet:
         return ax
 
     def rows(self, stacks: Sequence[Tensor], labels: Sequence[str]) -> None:
-        """Stacks of as many pictures `[T, 3, h, w]`, one above the other, in rows of a few columns."""
+        """Draws several sequences of pictures `[T, 3, h, w]` above each other, in rows of a few columns."""
         count = len(stacks[0])
         lines = math.ceil(count / COLUMNS)
         columns = math.ceil(count / lines)
@@ -187,7 +188,7 @@ class _Sheet:
                 self.height += width * part.shape[-2] / part.shape[-1] + GAP
 
     def images(self, images: Tensor, index: Sequence[Sequence[Sequence[int]]], times: Times) -> None:
-        """Super images, with the frame of every cell in its corner and stripes where there is none."""
+        """Draws super images. Each cell shows its frame number in the corner; cells without a frame are striped."""
         lines = math.ceil(len(images) / 4)
         columns = math.ceil(len(images) / lines)
         aspect = images.shape[-2] / images.shape[-1]

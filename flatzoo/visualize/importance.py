@@ -20,19 +20,19 @@ def frame_importance(
 ) -> Tensor:
     """How much the probability of a class falls when a frame is taken away.
 
-    One frame at a time is replaced by the frame before it (the first one by the second), so that what is left is a
-    video with a moment missing. A grey frame would do, too, but no training clip has one in its middle: the answer
-    would tell how much the model is startled. A frame that only repeats its neighbour has the importance 0.
+    One frame at a time is replaced by the frame before it (the first frame by the second). The result is a video
+    without that moment. A grey frame is not used, because no training clip has one in its middle: the result would show
+    how the model reacts to an unknown input. A frame that only repeats its neighbour has importance 0.
 
     Args:
         model: A video model with a classifier.
         clip: `[B, C, T, H, W]`, float normalised or uint8, T at least 2.
-        target: The class: an index, one for every clip, or None for the most probable class of each.
-        batch_size: Clips that the model sees at a time; there are T of them for each clip of the batch.
+        target: The class: an index, one index per clip, or None for the most probable class of each clip.
+        batch_size: Clips that the model sees at a time. Each clip of the batch needs T of them.
 
     Returns:
-        float32 `[B, T]`, -1...1: the probability of the class less its probability without the frame. Frames above 0
-        speak for the class, those below 0 against it.
+        float32 `[B, T]`, -1...1: the probability of the class minus its probability without the frame. Frames above 0
+        support the class, frames below 0 contradict it.
 
     Raises:
         ValueError: If the model has no classifier, or not this class, or the clip has one frame only.

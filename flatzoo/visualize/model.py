@@ -1,4 +1,4 @@
-"""How a model is put while it is looked at, and which class is looked for."""
+"""The state of a model while it is inspected, and the class that is explained."""
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,10 @@ __all__ = ['check_classes', 'class_indices', 'one_by_one', 'resting', 'whole_cel
 
 @contextlib.contextmanager
 def resting(model: VideoModel) -> Iterator[None]:
-    """A model in eval mode, its frames in order, its parameters out of autograd; afterwards all is as it was.
+    """A context in which a model is in eval mode, with frames in order and parameters without gradients.
 
-    Layouts that shuffle frames in eval mode, too (`random:always`), would show another order in every forward.
+    At its end everything is restored. Without this context, layouts that also shuffle frames in eval mode
+    (`random:always`) would show another order in every forward.
     """
     layout, training = model.super_image, [(module, module.training) for module in model.modules()]
     shuffles = layout.shuffles_in_eval
@@ -48,7 +49,7 @@ def one_by_one(model: VideoModel, clip: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def class_indices(model: VideoModel, clips: list[Tensor], target: int | Sequence[int] | Tensor | None) -> list[int]:
-    """The class that is looked for in each clip.
+    """The class to explain in each clip.
 
     Args:
         model: A video model with a classifier.
@@ -75,9 +76,9 @@ def check_classes(model: VideoModel) -> None:
 
 
 def whole_cells(maps: Tensor, grid_size: Sequence[int]) -> Tensor:
-    """Maps `[..., h, w]` of which every cell of a grid gets a whole number of points.
+    """Maps `[..., h, w]` in which every cell of a grid covers a whole number of points.
 
-    Where it would not, each point is split into equal ones, so that a cell gets exactly what lies over it.
+    If necessary each point is split into equal points, so that a cell gets exactly the values over it.
     """
     for dim, cells in zip((-2, -1), grid_size, strict=True):
         maps = maps.repeat_interleave(cells // math.gcd(cells, maps.shape[dim]), dim=dim)

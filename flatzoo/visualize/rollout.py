@@ -12,12 +12,12 @@ __all__ = ['attention_rollout']
 
 @torch.no_grad()
 def attention_rollout(model: VideoModel, clip: Tensor) -> Tensor:
-    """The attention of all blocks, multiplied up, from what is classified to the patches.
+    """The attention of all blocks, multiplied, from the classified token to the patches.
 
     "Quantifying Attention Flow in Transformers", Abnar & Zuidema, ACL 2020: the maps of a block, averaged over its
     heads, are mixed half and half with the identity (the residual) and multiplied with those of the blocks before. What
-    is classified is the class token, or the mean of all patches. The product knows nothing of values, MLPs and
-    adapters, and of no class.
+    is classified is the class token, or the mean of all patches. The product ignores values, MLPs, adapters and the
+    class.
 
     Args:
         model: A video model on a plain transformer, in eval mode: timm's `VisionTransformer` or `Eva`.
@@ -27,7 +27,7 @@ def attention_rollout(model: VideoModel, clip: Tensor) -> Tensor:
         float32 `[K, h, w]` on the CPU for the K images of the clip (of VideoMAE: its tubelets), 0...1.
 
     Raises:
-        ValueError: If the backbone attends in another way.
+        ValueError: The backbone uses another kind of attention.
     """
     backbone, name = model.backbone, model._backbone_name
     try:

@@ -1,4 +1,4 @@
-"""The pictures that the backbone really gets."""
+"""The pictures that the backbone gets."""
 import torch
 from torch import Tensor
 
@@ -11,15 +11,15 @@ __all__ = ['super_images']
 
 @torch.no_grad()
 def super_images(model: VideoModel, clip: Tensor) -> Tensor:
-    """The images that the backbone gets of clips, as pictures.
+    """Converts clips to the images that the backbone gets, as pictures.
 
     Args:
         model: A video model.
         clip: `[B, C, T, H, W]`, float normalised or uint8.
 
     Returns:
-        uint8 `[B, K, C, H', W']`: the K images of each clip, normalisation taken back. Empty cells hold what the model
-        fills them with, by default the mean colour of its weights.
+        uint8 `[B, K, C, H', W']`: the K images of each clip, without normalisation. Empty cells hold the filling of the
+        model, by default the mean colour of its weights.
     """
     mean, std = (
         torch.tensor(values).view(-1, 1, 1) for values in channel_stats(model.pretrained_cfg, model.in_chans))

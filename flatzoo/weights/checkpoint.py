@@ -1,4 +1,4 @@
-"""Weights on their way into a video model: read without running code, renamed, accounted for key by key."""
+"""Reads weights for a video model without running code from the file, renames them and accounts for every key."""
 import argparse
 import logging
 import re
@@ -45,8 +45,8 @@ def choose_weights(state_dict: dict[str, Any], use_ema: bool | None = None) -> d
 
     Args:
         state_dict: The checkpoint, or the weights.
-        use_ema: Whether to take the moving average or the raw weights where there are both; None takes the average, as
-            timm does, and says so.
+        use_ema: Whether to take the moving average or the raw weights if there are both. None takes the average, as
+            timm does, and warns.
 
     Raises:
         ValueError: If there is no moving average and `use_ema` asks for it.

@@ -1,4 +1,4 @@
-"""What a saved model says of itself beside its weights: `config.json` as timm writes it, with a block `video`.
+"""The configuration of a saved model: `config.json` as timm writes it, with a block `video`.
 
 timm's file rebuilds the model: architecture, arguments, preprocessing. The block says what timm has no field for, most
 of all the evaluation protocol; timm and transformers ignore it.

@@ -1,4 +1,4 @@
-"""Random initialisation that waits until it is known to be needed.
+"""Defers random initialisation until it is needed.
 
 Drawing the random numbers of a large model takes far longer than reading its weights, and `pretrained=True` throws all
 of them away but those of a new head. Inside this context the random operations on parameters are written down instead

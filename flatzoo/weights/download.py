@@ -1,9 +1,9 @@
-"""Weight files on their way to this machine: asked for with a deadline, checked before anything reads them.
+"""Downloads weight files with a deadline, and checks them before anything reads them.
 
-`huggingface_hub` downloads and caches; what it leaves open is done here. Its silent retries (half a minute where there
-is no network) are spared by one question with a deadline. Over plain HTTP it checks the length of a file alone, so a
-new file is compared with the digest that the Hub states, which is also the name of the file in the cache. And each of
-its errors becomes one sentence that says what to do.
+`huggingface_hub` downloads and caches. This module adds three things. One first request with a deadline avoids the
+silent retries of the client (half a minute without a network). A new file is compared with the digest that the Hub
+states, because over plain HTTP the client only checks the length. Each error of the client becomes one sentence that
+says what to do.
 """
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import (
@@ -91,7 +91,7 @@ def fetch(
         Path in the cache, in a folder that is named after the commit. Without network it is the copy of the last time.
 
     Raises:
-        HubError: If it cannot be had, or what arrived is damaged; it is not kept then.
+        HubError: The file cannot be downloaded, or is damaged. A damaged file is not kept.
         EntryNotFoundError: If the repository has no such file.
     """
     cached = _cached(repo_id, filename, revision, cache_dir)
@@ -144,7 +144,7 @@ def fetch_url(url: str, cache_dir: str | Path | None = None) -> Path:
     """A file from an address, in torch's cache; its length is compared with what the server said.
 
     Raises:
-        HubError: If it cannot be had, or arrived incomplete; it is not kept then.
+        HubError: The file cannot be downloaded, or is incomplete. An incomplete file is not kept.
     """
     folder = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir(), 'checkpoints')
     path = folder / os.path.basename(urllib.parse.urlparse(url).path)
@@ -177,7 +177,7 @@ def fetch_weights(cfg: Any, cache_dir: str | Path | None = None, revision: str |
         None if there is nothing to fetch: the weights are in memory or in a file, or there are none.
 
     Raises:
-        HubError: If they cannot be had.
+        HubError: The weights cannot be downloaded.
     """
     if cfg.source == 'local-dir':
         files = (Path(cfg.file) / name for name in WEIGHT_FILES)
@@ -221,7 +221,12 @@ def check_file(path: Path, digest: str | None = None, what: str | None = None) -
         f'{found} ({size} bytes). It was removed from the cache ({path}); download it again.')
 
 
-def explain(error: BaseException, what: str, token: str | bool | None = None, action: str = 'pull') -> str:
+def explain(
+        error: BaseException,
+        what: str,
+        token: str | bool | None = None,
+        action: Literal['pull', 'push'] = 'pull',
+) -> str:
     """What an error of the Hub's client means, in one sentence or two.
 
     Args:

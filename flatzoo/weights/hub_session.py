@@ -27,11 +27,11 @@ PORTAL = 'log in to this network (a captive portal) if it asks for that, or chec
 
 
 class HubError(OSError):
-    """Why files cannot be had from the Hub, or sent to it; the text says what to do about it."""
+    """Files cannot be downloaded from the Hub or sent to it. The message says what to do."""
 
 
 class HubUnwell(HubError):
-    """The Hub is not there or not well; what is in the cache may be used."""
+    """The Hub cannot be reached or fails. Cached files may be used instead."""
 
 
 def deadline() -> float:

@@ -9,7 +9,7 @@ __all__ = ['RECORDS']
 
 
 class _Record:
-    """Takes what a pickle says of it, and forgets it."""
+    """Accepts any state from a pickle and discards it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> '_Record':
         return super().__new__(cls)

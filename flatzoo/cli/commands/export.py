@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--allow-untrained', action='store_true', help='export with random weights if the classifier was never trained')
     parser.add_argument(
-        '--device', default='cpu', help='where the file will run, but for onnx, which runs anywhere (default: cpu)')
+        '--device', default='cpu', help='where the file will run; onnx runs anywhere (default: cpu)')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,8 +12,8 @@ is then 1.
     flatzoo predict clip.mp4 --model sifar_swin_b12 --checkpoint mine.safetensors --num-classes 51
 
 --parquet answers very many files: Ray Data (pip install 'flatzoo[ray]') spreads them over processes, and
-over the machines of the cluster that RAY_ADDRESS names. Started again with the same arguments it goes on
-where it was cut off.
+over the machines of the cluster that RAY_ADDRESS names. Start it again with the same arguments to continue
+an interrupted run.
 
     flatzoo predict --files-from million.txt --model hf-hub:org/name --parquet answers/ --processes 8
 """
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_ema_arguments(model)
     model.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
     model.add_argument(
-        '--allow-untrained', action='store_true', help='answer, at random, even if the classifier was never trained')
+        '--allow-untrained', action='store_true', help='give random answers if the classifier was never trained')
     model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
 
     add_view_arguments(parser)
@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--workers', type=count, default=min(8, os.cpu_count() or 1), metavar='N',
         help='files that are decoded at the same time, in each process (default: %(default)s)')
     work.add_argument(
-        '--processes', type=count, metavar='N', help='of --parquet, each with a model (default: one, or one per GPU)')
+        '--processes', type=count, metavar='N',
+        help='processes for --parquet, each with its own model (default: one, or one per GPU)')
 
     output = parser.add_argument_group('output')
     output.add_argument('--topk', type=count, default=5, metavar='K', help='classes per video (default: %(default)s)')
@@ -76,7 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument('--json', action='store_true', help='print one JSON list with an object for every file')
     form.add_argument('--csv', action='store_true', help='print CSV with a row for every class of every file')
     form.add_argument(
-        '--parquet', metavar='FOLDER', help='write Parquet files there, a row for every file, or go on with them')
+        '--parquet', metavar='FOLDER',
+        help='write Parquet files there, a row for every file, or continue an earlier run')
 
 
 def run(args: argparse.Namespace) -> int:

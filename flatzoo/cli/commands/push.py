@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--revision', metavar='BRANCH', help='branch to push to (default: main)')
     parser.add_argument('--tag', help='tag for the commit')
     parser.add_argument('--message', metavar='TEXT', help='message of the commit')
-    parser.add_argument('--dry-run', action='store_true', help='show what would go, and ask nobody')
+    parser.add_argument('--dry-run', action='store_true', help='show the files of the push without contacting the Hub')
 
 
 def run(args: argparse.Namespace) -> int:

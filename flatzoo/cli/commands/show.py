@@ -12,9 +12,9 @@ clip that the model takes from a file (choose with --only):
 Pictures of other clips, models or options are not overwritten: a number follows the name then, as in
 CLIP-2.cam.png. Those of a folder come into folders as there.
 
-What a model cannot show is left out, with the reason on standard error. The maps of 'cam' are made by
---method: ablation (as in SIFAR's Figure 5), gradcam, or, for plain transformers, rollout. Maps and
-importance are those of the most probable class or of --class, and need a trained head; all else does not.
+A picture that the model does not support is left out, and standard error says why. The maps of 'cam' are
+made by --method: ablation (as in SIFAR's Figure 5), gradcam, or, for plain transformers, rollout. Maps and
+importance explain the most probable class or --class. They need a trained head; the other pictures do not.
 
     flatzoo show clip.mp4
     flatzoo show videos/val/ --model runs/mine --only cam --out pictures/
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_libraries(args: argparse.Namespace) -> None:
-    """What is not installed is said before anything is downloaded or computed."""
+    """Reports missing packages before anything is downloaded or computed."""
     names = ['matplotlib.figure']
     if 'cam' in (args.only or ()) and args.method != 'rollout':
         names.append('pytorch_grad_cam')
@@ -123,7 +123,7 @@ def _check_libraries(args: argparse.Namespace) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Whether pictures can come into a folder, which is not made yet."""
+    """Checks whether pictures can be written to a folder that does not exist yet."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     reason = None
     if not there.is_dir():
@@ -168,7 +168,7 @@ def _stamp(args: argparse.Namespace, path: str) -> str:
 
 
 def _stamp_in(path: Path) -> str | None:
-    """The stamp of a picture that is there; None if it has none."""
+    """The stamp of an existing picture, None if it has none."""
     from PIL import Image
 
     try:

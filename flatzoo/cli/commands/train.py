@@ -12,8 +12,8 @@ preset or a YAML file, over which options of the command line go:
     flatzoo predict clip.mp4 --model runs/mine
     flatzoo push runs/mine org/name
 
-Ctrl-C and SIGTERM finish the update and save; a second one ends at once. Killed at any moment, --resume
-auto goes on from the last checkpoint as if nothing had happened.
+Ctrl-C and SIGTERM finish the update and save. A second signal ends at once. After a kill at any moment,
+--resume auto continues from the last checkpoint with the same result.
 Presets:
 """
 import argparse

@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     output = parser.add_argument_group('output')
     output.add_argument('--results', metavar='FILE', help='CSV file with a row for every model and order')
-    output.add_argument('--resume', action='store_true', help='go on with --results: measure what has no row there')
+    output.add_argument('--resume', action='store_true', help='continue --results: measure only what has no row there')
     output.add_argument(
         '--report', metavar='FOLDER',
         help='write a table of the classes, the confusion matrix and its picture there, for every model and order')

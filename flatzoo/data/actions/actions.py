@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .scenes import SCENE_CLASSES, SPLITS, describe, paint, paint_frame
+from .scenes import SCENE_CLASSES, SPLITS, Split, describe, paint, paint_frame
 
 __all__ = [
     'ACTIONS', 'ActionClips', 'ActionFrames', 'render_action', 'reversed_label', 'scene_labels', 'write_action',
@@ -75,7 +75,7 @@ def render_action(
         size: int = 64,
         *,
         camera_shake: float = 0.0,
-        split: str = 'train',
+        split: Split = 'train',
 ) -> Tensor:
     """Render one clip of an action.
 
@@ -109,7 +109,7 @@ def render_action(
     return clip.flip(0) if backwards else clip
 
 
-def scene_labels(label: int | str, seed: int, split: str = 'train') -> dict[str, str]:
+def scene_labels(label: int | str, seed: int, split: Split = 'train') -> dict[str, str]:
     """What the frames of a clip show besides its action.
 
     Args:
@@ -154,7 +154,7 @@ class ActionClips(Dataset):
             size: int = 64,
             *,
             seed: int = 0,
-            split: str = 'train',
+            split: Split = 'train',
             camera_shake: float = 0.0,
             transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
@@ -211,7 +211,7 @@ class ActionFrames(Dataset):
             size: int = 64,
             *,
             seed: int = 0,
-            split: str = 'train',
+            split: Split = 'train',
             camera_shake: float = 0.0,
             zoom: float = 1.0,
     ) -> None:
@@ -248,7 +248,7 @@ def write_action(
         fps: int | Fraction = 16,
         *,
         camera_shake: float = 0.0,
-        split: str = 'train',
+        split: Split = 'train',
         crf: int = 23,
 ) -> Path:
     """Write one clip of an action as an H.264 video file; the file appears when it is complete.
@@ -300,7 +300,7 @@ def write_action_folder(
         num_frames: int = 32,
         fps: int | Fraction = 16,
         camera_shake: float = 0.0,
-        split: str = 'train',
+        split: Split = 'train',
 ) -> list[Path]:
     """Write a data set of video files, one folder per action: `root/moves_left/00000.mp4` and so on.
 

@@ -11,15 +11,16 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['SCENE_CLASSES', 'SPLITS', 'describe', 'paint', 'paint_frame']
+__all__ = ['SCENE_CLASSES', 'SPLITS', 'Split', 'describe', 'paint', 'paint_frame']
 
-SPLITS = ('train', 'test')
+Split = Literal['train', 'test']
+SPLITS: tuple[Split, ...] = get_args(Split)
 REAL_CLIP = Path(__file__).parents[1] / 'assets' / 'carphone.mp4'
 
 SURFACES = ('stripes', 'checks', 'dots', 'rings', 'noise', 'gradient', 'real')

@@ -1,4 +1,4 @@
-"""Data sets as they come: one publisher, one file.
+"""Readers of published data sets, one file per publisher.
 
 A reader has `SPLITS`, the splits that it knows; `matches(root)`, whether a folder is laid out so; and
 `read(root, split, **options) -> VideoList`, which opens lists and folders but no video, and names each listed file

@@ -1,4 +1,4 @@
-"""Labels as people write them, read as numbers or as names, never as a mixture of both."""
+"""Reads labels as numbers or as names, never as a mixture of both."""
 import re
 from collections.abc import Callable, Sequence
 from typing import Any

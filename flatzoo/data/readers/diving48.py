@@ -8,6 +8,7 @@ Inferred: the lists may lie in the root or in `annotations`, the videos in `rgb`
 no left and right, so clips are mirrored in training.
 """
 from pathlib import Path
+from typing import Literal
 
 from ..files import choose, first_dir, first_file, need_file, read_json, videos_below
 from ..lists import Clip, DataError, VideoList, generic_list
@@ -20,7 +21,7 @@ def matches(root: Path) -> bool:
     return first_file(root, 'Diving48_*.json', 'annotations/Diving48_*.json') is not None
 
 
-def read(root: Path, split: str, version: str = 'V2') -> VideoList:
+def read(root: Path, split: str, version: Literal['V1', 'V2'] = 'V2') -> VideoList:
     """The clips of a list; `version` V1 takes the labels of the first release."""
     version = choose('version', version, ('V1', 'V2'))
     stem = f'Diving48_V2_{split}' if version == 'V2' else f'Diving48_{split}'

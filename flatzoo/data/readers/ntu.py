@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from ..files import choose, is_video
 from ..lists import Clip, DataError, VideoList
@@ -63,7 +64,9 @@ def matches(root: Path, actions: int) -> bool:
     return bool(found) and later == (actions == 120)
 
 
-def read(root: Path, split: str, actions: int, protocol: str = 'xsub', modality: str = 'rgb') -> VideoList:
+def read(
+        root: Path, split: str, actions: int, protocol: Literal['xsub', 'xview', 'xset'] = 'xsub',
+        modality: Literal['rgb', 'depth'] = 'rgb') -> VideoList:
     """The samples of a protocol, `xsub`, `xview` (60 actions) or `xset` (120 actions).
 
     Args:

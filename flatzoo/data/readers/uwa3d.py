@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from ..files import choose, is_video
 from ..lists import Clip, DataError, VideoList
@@ -34,7 +35,7 @@ def matches(root: Path) -> bool:
     return any(next(_samples(root, modality), None) for modality in ('rgb', 'depth'))
 
 
-def read(root: Path, split: str, protocol: str = 'V12-3', modality: str = 'rgb') -> VideoList:
+def read(root: Path, split: str, protocol: str = 'V12-3', modality: Literal['rgb', 'depth'] = 'rgb') -> VideoList:
     """The samples of a protocol.
 
     Args:
