@@ -1,0 +1,60 @@
+"""Writes `model_cards/`, one card for every tag with weights, from the registry and the measured results.
+
+    python benchmarks/cost/models.py --out benchmarks/results/data/cost.csv && python benchmarks/regenerate.py
+"""
+import csv
+import json
+import os
+from pathlib import Path
+
+import timm
+
+import flatzoo
+from flatzoo.hub.card import model_card
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def names_with_weights() -> list[str]:
+    """Every `architecture.tag` that has a card: the video models and the image models that are ours."""
+    return flatzoo.list_models(pretrained=True) + timm.list_models('uniformer*', pretrained=True)
+
+
+def cards() -> dict[str, str]:
+    """File name -> text of every card.
+
+    Raises:
+        SystemExit: If the cost of a model was not counted.
+    """
+    with (ROOT / 'benchmarks/results/data/cost.csv').open() as file:
+        costs = {row['model']: row for row in csv.DictReader(file)}
+    missing = {name.split('.', 1)[0] for name in names_with_weights()} - set(costs)
+    if missing:
+        raise SystemExit(
+            f'benchmarks/results/data/cost.csv has no row for {", ".join(sorted(missing))}. Count them: '
+            'python benchmarks/cost/models.py --out benchmarks/results/data/cost.csv')
+    texts = {}
+    for name in names_with_weights():
+        results = ROOT / 'benchmarks/results' / f'{name.replace(".", "_")}.json'
+        measured = json.loads(results.read_text()) if results.exists() else None
+        texts[f'{name}.md'] = model_card(name, costs[name.split('.', 1)[0]], measured)
+    return texts
+
+
+def main() -> None:
+    """Writes the cards and removes those of tags that are gone."""
+    folder = ROOT / 'model_cards'
+    folder.mkdir(exist_ok=True)
+    texts = cards()
+    for old in folder.glob('*.md'):
+        if old.name not in texts:
+            old.unlink()
+    for name, text in texts.items():
+        partial = folder / f'{name}.partial'
+        partial.write_text(text)
+        os.replace(partial, folder / name)
+    print(f'{len(texts)} cards in {folder}')
+
+
+if __name__ == '__main__':
+    main()
