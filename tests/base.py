@@ -76,6 +76,10 @@ class ModelTester:
                 ids = list(self.compiled)
             metafunc.parametrize('args', [self.cases[id] for id in ids], ids=ids)
 
+    def of_images(self, maps: Tensor) -> Tensor:
+        """Takes a map of `forward_intermediates` to maps with the images of all clips in the batch."""
+        return maps
+
     def test_forward(self, args):
         model = perturb(build(args))
         clip = random_clip(model)
@@ -207,7 +211,7 @@ class ModelTester:
         outputs = model(random_clip(model.model))
         channels, reductions = model.feature_info.channels(), model.feature_info.reduction()
         assert len(outputs) == len(channels) >= 3
-        for output, chs, reduction in zip(outputs, channels, reductions, strict=True):
+        for output, chs, reduction in zip(map(self.of_images, outputs), channels, reductions, strict=True):
             assert output.shape[:2] == (2 * model.model.num_images, chs)
             for side, image_side in zip(output.shape[-2:], model.model.image_size, strict=True):
                 assert image_side / (2 * reduction) < side <= math.ceil(image_side / reduction) + 1
@@ -222,7 +226,7 @@ class ModelTester:
         assert_close(final, model.forward_features(clip))
         assert len(maps) == len(model.feature_info)
         for level, info in zip(maps, model.feature_info, strict=True):
-            assert level.shape[1] == info['num_chs']
+            assert self.of_images(level).shape[1] == info['num_chs']
             model.get_submodule(info['module'])  # raises if there is none
         (last,) = model.forward_intermediates(clip, indices=1, intermediates_only=True)
         assert_close(last, maps[-1])
@@ -236,6 +240,7 @@ class ModelTester:
         maps = model.forward_intermediates(clip, intermediates_only=True)[0]  # the finest level
         (frames,) = model.forward_intermediates(clip, indices=[0], intermediates_only=True, per_frame=True)
         assert_close(frames, model.frame_maps(maps))
+        maps = self.of_images(maps)
         rows, cols = model.grid_size
         height, width = maps.shape[2] // rows, maps.shape[3] // cols
         assert frames.shape == (2, model.num_frames, maps.shape[1], height, width)
@@ -357,6 +362,20 @@ class ModelTester:
         assert torch.equal(twin(clip), model(clip))
         assert twin.layout == model.layout and twin._model_args == model._model_args
         assert not {id(p) for p in twin.parameters()} & {id(p) for p in model.parameters()}
+
+
+class AdapterTester(ModelTester):
+    """Runs small models of adapters beside the blocks of a backbone, whose maps have the clip as batch."""
+
+    def of_images(self, maps: Tensor) -> Tensor:
+        assert maps.ndim == 5  # [B, K, D, h, w]
+        return maps.flatten(0, 1)
+
+    def test_torchscript(self):
+        pytest.skip('exempt: blocks are run through a runner that is no module')
+
+    def test_fx(self):
+        pytest.skip('exempt: blocks are run through a runner that is no module')
 
 
 class ConfigTester:

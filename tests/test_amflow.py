@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from base import NUM_CLASSES, ConfigTester, ModelTester, assert_close, build, grad_names, perturb, random_clip
+from base import NUM_CLASSES, AdapterTester, ConfigTester, assert_close, build, grad_names, perturb, random_clip
 from safetensors import safe_open
 from timm.models import group_parameters, save_for_hf
 from timm.optim import create_optimizer_v2
@@ -41,7 +41,7 @@ HIERA = {
 }
 
 
-class TestAMFlow(ModelTester):
+class TestAMFlow(AdapterTester):
     cases = {
         'vit': VIT, 'eva_vanilla_lstm': EVA, 'siglip_serial_transformer': SIGLIP, 'hyper': HYPER, 'hiera': HIERA,
         'no_flow': dict(VIT, flow='none'),
@@ -109,7 +109,27 @@ def test_untrained_adapters_leave_the_backbone_as_it_is(args):
     maps = model.forward_intermediates(clip, intermediates_only=True)
     assert_close(model.forward_intermediates(clip, [-1, 0], intermediates_only=True), [maps[0], maps[-1]])
     for actual, wanted in zip(maps, model.backbone.forward_intermediates(images, intermediates_only=True), strict=True):
-        assert torch.equal(actual, wanted)
+        assert actual.shape[:2] == (2, model.num_frames)  # the clip is the batch
+        assert torch.equal(actual.flatten(0, 1), wanted)
+
+
+@torch.no_grad()
+def test_plain_logits_of_the_backbone():
+    """A second pass of the last frame without adapters; all else stays."""
+    adapted, plain = (perturb(build(dict(VIT, backbone_logits=kind))) for kind in ('adapted', 'plain'))
+    clip = random_clip(plain)
+    features, last = plain.forward_features(clip), plain.backbone.forward_features(clip[:, :, -1])
+    assert_close(features, adapted.forward_features(clip))
+    change = plain.head(plain.backbone.forward_head(last, pre_logits=True)) - adapted.forward_head(features)
+    assert change.abs().max() > 1e-3
+    assert_close(plain(clip) - adapted(clip), change / (2 * len(plain.am_blocks) + 1))
+
+
+def test_dropout_in_front_of_the_classifier_does_not_sleep_with_the_backbone():
+    model = build(VIT, drop_rate=0.9).train()
+    model.freeze_backbone()
+    features = model.forward_features(random_clip(model))
+    assert (model.forward_head(features, pre_logits=True) == 0).float().mean() > 0.5
 
 
 @torch.no_grad()
@@ -206,7 +226,7 @@ def test_flow_grad():
         model = perturb(build(dict(VIT, flow='vanilla', flow_grad=flow_grad, am_blocks=(-1,))))
         with torch.no_grad():
             model.adapters[-1]['attn'].down.weight[:, :32] = 0  # this adapter sees nothing but the flow
-        (units,) = model._run_blocks(model.super_image(random_clip(model)), with_units=True)[2]
+        units, _ = model._run_blocks(model.super_image(random_clip(model)), with_units=True)[2][-1]
         units[:, 0].sum().backward()  # of the adapter beside attention
         grad = model.backbone.blocks[0].mlp.fc1.weight.grad
         assert (grad is not None and bool(grad.any())) == flow_grad
@@ -296,7 +316,7 @@ def test_pruned_models_keep_what_their_blocks_have():
     assert list(model.temporal) == list(model.aligners) == ['0', '1'] and len(model.adapters) == 2
     assert model.fusion.weight.shape == (5,) and model.side_head.weight.shape == (NUM_CLASSES, 4, 16)
     assert model(clip).shape == (2, NUM_CLASSES)
-    assert_close(model.forward_features(clip).flatten(0, 1)[:, 5:], features)
+    assert_close(model.forward_features(clip)[:, :, 5:], features)
     model(clip).sum().backward()
     assert grad_names(model) == {name for name, _ in model.named_parameters()}
     model = build(dict(VIT, am_blocks=(-1,)))
@@ -544,6 +564,7 @@ def test_models_from_adapter_files(trained):
     (dict(backbone='vit_base_patch14_dinov2'), "trained on backbone='vit_base_patch14_reg4_dinov2'"),
     (dict(flow='vanilla'), r"flow='aligned' \(here 'vanilla'\)"),
     (dict(tcn_dilations=(1, 2, 3)), 'tcn_dilations='),
+    (dict(backbone_logits='plain'), r"backbone_logits='adapted' \(here 'plain'\)"),
     (dict(am_blocks=(0, 1)), 'am_blocks='),
     (dict(num_classes=3), 'num_classes=10'),
 ])
@@ -571,7 +592,7 @@ def test_damaged_and_foreign_files(trained, tmp_path):
     safetensors.torch.save_file(model.state_dict(), foreign)
     with pytest.raises(ValueError, match='no adapter file'):
         model.load_adapters(foreign)
-    with pytest.raises(RuntimeError, match='adapters without their backbone.* amflow_from_adapters'):
+    with pytest.raises(RuntimeError, match='adapters without their backbone.* model_from_adapters'):
         build(VIT, pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
 
 

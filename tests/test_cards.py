@@ -41,12 +41,16 @@ BACKBONES = {
     'sifar_resnet*': dict(channels=(128, 128, 128, 128), stem_chs=32),
     'flatten_swinv2_*': dict(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
     '*uniformer_*': dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 64, 64)),
+    'tsm_resnet50_nl*': dict(layers=(1, 3, 5, 1), channels=(8, 16, 16, 16)),
     '*_resnet*': dict(layers=(1, 1, 1, 1), channels=(8, 16, 16, 16)),
-    '*videomae_*': VIT, 'time_vit_*': VIT, 'amflow_*': VIT,
+    '*videomae_*': VIT, 'time_vit_*': VIT, 'amflow_*': VIT, 'probe_*': VIT,
+    **{f'{family}_*': VIT for family in ('st_adapter', 'aim', 'zeroi2v', 'dualpath')},
 }
 AROUND = {
+    'probe_*': dict(probe_heads=3),
     'sifar_resnet10t*': {},
     'sifar_resnet*': dict(img_size=64),
+    'zeroi2v_clip_l_ssv2*': dict(frame_shifts=(-1, 1, -2, 2, -3)),
     'amflow_*': dict(
         bottleneck=8, aligner_dim=12, aligner_depth=1, aligner_mlp_dim=12, aligner_heads=3, tcn_dim=8, lstm_dim=8,
         transformer_mlp_dim=8, transformer_heads=2),
@@ -141,7 +145,8 @@ def test_weights_without_figures_say_so(cards):
 
 def test_what_is_to_be_trained_stands_beside_the_total(cards):
     named = {name for name, text in cards.items() if 'M trainable' in text}
-    assert named == {f'{name}.md' for name in NAMES if name.startswith('amflow')} and named
+    families = ('amflow', 'st_adapter', 'aim', 'zeroi2v', 'dualpath', 'probe')
+    assert named == {f'{name}.md' for name in NAMES if name.startswith(families)} and named
     for name in ('amflow_dinov2_b_tcn.lvd142m', 'amflow_clip_b_lstm_lite.openai'):
         total, trainable = re.search(r'\| ([\d.]+) M, ([\d.]+) M trainable \|', cards[f'{name}.md']).groups()
         assert 1 < float(trainable) < float(total)
@@ -179,7 +184,14 @@ def write_stand_in(source: WeightSource, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         return  # several tags start from it
-    if source.kind == 'url':
+    if source.kind == 'url' and source.name.startswith('tsm'):
+        weights = timm.create_model(source.name, **tiny(BACKBONES, source.name)).state_dict()
+        if 'resnet' in source.name:
+            weights = {re.sub(r'^backbone\.', 'base_model.', key): tensor for key, tensor in weights.items()}
+        torch.save({'state_dict': {f'module.{key}': tensor for key, tensor in weights.items()}, 'epoch': 1}, path)
+    elif source.address == 'OpenGVLab/VideoMAE2':
+        torch.save({'module': official_weights(f'videomae_{path.name[:5]}.v2_k710')}, path)
+    elif source.kind == 'url':
         torch.save({'model': official_weights(source.name), 'args': argparse.Namespace(lr=1e-4)}, path)
     elif source.address.startswith('Sense-X/'):
         torch.save({'model': official_weights(path.name.removesuffix('_in1k.pth'))}, path)
@@ -188,7 +200,7 @@ def write_stand_in(source: WeightSource, path: Path) -> None:
         weights = videomae_weights(0 if '_mae_' in source.name else 400 if cfg.tag == 'mcg_k400' else 174)
         (torch.save if path.suffix == '.bin' else save_file)(weights, path)
     else:  # what timm's repositories hold: weights of an image model
-        model = timm.create_model(source.address.split('/')[1].split('.')[0], **tiny(BACKBONES, source.name))
+        model = timm.create_model(source.address.split('/')[1], **tiny(BACKBONES, source.name))
         save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, path)
 
 

@@ -29,5 +29,12 @@ def test_needs_neither_torch_nor_timm():
     code = (
         "import sys; sys.argv = ['flatzoo', 'list', 'sifar*']; from flatzoo.cli import main; main(sys.argv[1:]); "
         "assert not {'torch', 'timm'} & set(sys.modules)")
-    result = subprocess.run([sys.executable, '-c', f"import sys; sys.argv = ['flatzoo']; {code}"], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 0 and 'sifar_swin_b12' in result.stdout, result.stderr
+
+
+def test_licences():
+    rows = catalogue(licence='permissive')
+    assert {'videomae_vit_s.v2_k710', 'sifar_resnet10t.actions16'} <= {row['name'] for row in rows}
+    assert not {'cc-by-nc-4.0', None} & {row['licence'] for row in rows}
+    assert {row['licence'] for row in catalogue(licence='mit')} == {'mit'}

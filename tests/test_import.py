@@ -80,7 +80,7 @@ def test_configurations(name):
     assert bool(sources) == (cfg.tag != 'untrained')
     assert len(sources) <= 1
     for source in sources:
-        assert re.fullmatch(r'https://\S+\.(pth|safetensors)|[\w-]+/[\w.-]+|/\S+\.safetensors', str(source))
+        assert re.fullmatch(r'https://\S+\.(pth|pth\.tar|safetensors)|[\w-]+/[\w.-]+|/\S+\.safetensors', str(source))
     if cfg.hf_hub_id:
         assert not cfg.hf_hub_id.endswith('/')
     if cfg.hf_hub_id and cfg.hf_hub_id.startswith('timm/'):

@@ -1,7 +1,8 @@
 """Every registered video model against timm's contract: full size on the meta device, small ones in action."""
+import pytest
 from base import ConfigTester, ModelTester
 
-import flatzoo
+from flatzoo import list_models
 
 SWIN = dict(
     model_name='sifar_swin_b12', embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8),
@@ -10,8 +11,21 @@ SWIN = dict(
 RESNET = dict(model_name='sifar_resnet50_c7', backbone='resnetv2_18', groups=128, img_size=32)
 
 
+ADAPTERS = [name for family in ('st_adapter', 'aim', 'zeroi2v', 'dualpath') for name in list_models(f'{family}_*')]
+
+
 class TestConfigs(ConfigTester):
-    names = [name for name in flatzoo.list_models() if not name.startswith('amflow')]  # has its own in test_amflow
+    names = [
+        name for name in list_models()
+        if name not in ADAPTERS and not name.startswith('amflow')]  # which has its own in test_amflow
+
+
+class TestAdapterConfigs(ConfigTester):
+    names = [  # the others differ from these in nothing but widths and frames
+        name if name.endswith('clip_b') else pytest.param(name, marks=pytest.mark.slow) for name in ADAPTERS]
+
+    def of_images(self, features):
+        return features.flatten(0, 1)
 
 
 class TestSifar(ModelTester):

@@ -15,7 +15,7 @@ import flatzoo
 from flatzoo.zoo.sources import WeightSource, weight_source
 
 NAMES = flatzoo.list_models(pretrained=True) + timm.list_models('uniformer*', pretrained=True)
-LICENCES = ('apache-2.0', 'mit', 'cc-by-nc-4.0')
+LICENCES = ('apache-2.0', 'mit', 'bsd-3-clause', 'cc-by-nc-4.0')
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -33,7 +33,9 @@ def test_form(name):
         assert source.urls == tuple(f'https://huggingface.co/{source.address}/resolve/main/{f}' for f in source.files)
     elif source.kind == 'url':
         assert source.urls == (cfg.url,) and source.page == cfg.url
-        assert re.fullmatch(r'https://github\.com/[\w/.-]+/releases/download/[\w./-]+\.pth', cfg.url)
+        assert re.fullmatch(
+            r'https://(github\.com/[\w/.-]+/releases/download|hanlab18\.mit\.edu/projects/tsm/models)/[\w./-]+\.pth(\.tar)?',
+            cfg.url)
         assert cfg.url.endswith('/' + source.files[0])
     else:
         assert source.kind == 'package' and source.urls == () and source.page == 'in the package'
@@ -45,7 +47,7 @@ def test_all_kinds_of_weights_are_there():
     sources = {name: weight_source(name) for name in NAMES}
     assert {source.kind for source in sources.values()} == {'hub', 'url', 'package'}
     owners = {source.address.split('/')[0] for source in sources.values() if source.kind == 'hub'}
-    assert owners == {'timm', 'Sense-X', 'MCG-NJU'}
+    assert owners == {'timm', 'Sense-X', 'MCG-NJU', 'OpenGVLab'}
     assert sources['videomae_vit_b.mcg_mae_k400'].task == 'masked autoencoding of videos'
     assert sources['videomae_vit_b.mcg_k400'].task == 'action recognition'
     assert sources['sifar_swin_b12.ms_in22k'].data == 'ImageNet-22k'
@@ -57,7 +59,10 @@ def test_tags_agree_with_their_classes():
         source, labels = weight_source(name), timm.get_pretrained_cfg(name).label_names
         if labels:
             assert source.task == 'action recognition'
-            assert len(labels) == {'kinetics-400': 400, 'something-something-v2': 174, None: 16}[source.dataset]
+            assert len(labels) == {
+                'Kinetics-400': 400, 'Kinetics-710': 710, 'Something-Something v2': 174, 'Jester': 27,
+                'flatzoo.data.actions': 16,
+            }[source.data]
 
 
 def test_shipped_file_is_the_published_one():

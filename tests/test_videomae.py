@@ -14,15 +14,17 @@ import pytest
 import timm
 import torch
 from base import NUM_CLASSES, ConfigTester, ModelTester, assert_close, build, random_clip
+from golden import load_case
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.layers import set_fused_attn
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-import flatzoo.models.videomae
 from flatzoo import eval_protocol
+from flatzoo.hub.convert import convert_state_dict
 from flatzoo.layers import TimeLayer
+from flatzoo.models.builder import label_names
 from flatzoo.models.videomae.tubelet_embed import TubeletEmbed, sinusoidal_positions
 
 GOLDEN = Path(__file__).parent / 'data' / 'videomae_tiny.safetensors'
@@ -251,8 +253,8 @@ def test_saved_model_of_other_channels_is_rebuilt(tmp_path):
 
 
 def test_hub():
-    licences = {cfg.license for cfg in flatzoo.models.videomae.default_cfgs['videomae_vit_b'].cfgs.values()}
-    assert licences == {'cc-by-nc-4.0'}
+    licences = {name: timm.get_pretrained_cfg(name).license for name in timm.list_pretrained('videomae_vit_*')}
+    assert all(licence == ('apache-2.0' if '.v2_' in name else 'cc-by-nc-4.0') for name, licence in licences.items())
     assert 'videomae_vit_b.mcg_k400' in timm.list_pretrained('videomae*')
     assert timm.get_pretrained_cfg('videomae_vit_b').hf_hub_id == 'MCG-NJU/videomae-base-finetuned-kinetics'
     assert eval_protocol('videomae_vit_b.mcg_k400').views == 15
@@ -405,6 +407,44 @@ class TestVideoMAE(VideoMAETester):
         '8f': dict(SMALL, num_frames=8, img_size=(32, 48)),
         'time': dict(SMALL, num_frames=16, layout='time:2'),
     }
+
+
+@pytest.mark.parametrize('name', ['videomaev2_4f', 'videomaev2_2f_tall'])
+def test_version_2(name):
+    """The official network under its names, in the DeepSpeed checkpoint that was released."""
+    config, tensors, weights = load_case(name)
+    args = {key: config[key] for key in ('embed_dim', 'depth', 'num_heads', 'num_frames', 'img_size', 'num_classes')}
+    conversion = convert_state_dict({'module': weights}, 'videomae_vit_s.v2_k710', **args)
+    assert not conversion.dropped and not conversion.new and set(conversion.taken) == set(weights)
+    model = timm.create_model('videomae_vit_s.v2_k710', **args).eval()
+    assert model.backbone.fc_norm.eps == 1e-6
+    model.load_state_dict(conversion.state_dict)
+    with torch.no_grad():
+        logits = model(tensors['input'])
+    torch.testing.assert_close(logits, tensors['logits'], rtol=0, atol=4e-6)
+    if 'subset' in tensors:
+        torch.testing.assert_close(logits[:, tensors['subset']], tensors['logits_subset'], rtol=0, atol=4e-6)
+
+
+def test_version_2_is_cut_to_kinetics_400():
+    args = dict(embed_dim=48, depth=1, num_heads=3, num_frames=4, img_size=32)
+    whole = timm.create_model('videomae_vit_s.v2_k710', **args).eval()
+    weights = {'module': {  # as the official file has it
+        key.removeprefix('backbone.'): tensor for key, tensor in whole.state_dict().items()}}
+    cut = timm.create_model(
+        'videomae_vit_s.v2_k710_k400', pretrained=True, pretrained_cfg_overlay=dict(state_dict=weights), **args).eval()
+    assert cut.head_trained and cut.num_classes == 400 and whole.num_classes == 710
+    names, of_710 = cut.pretrained_cfg['label_names'], whole.pretrained_cfg['label_names']
+    rows = [int(row) for row in label_names('kinetics710_rows_of_kinetics400')]
+    assert sum(name == of_710[row] for name, row in zip(names, rows, strict=True)) == 387  # 13 were renamed
+    assert len(set(rows)) == 400
+    clip = random_clip(cut)
+    with torch.no_grad():
+        torch.testing.assert_close(cut(clip), whole(clip)[:, rows])
+    fresh = timm.create_model(
+        'videomae_vit_s.v2_k710_k400', pretrained=True, pretrained_cfg_overlay=dict(state_dict=weights), num_classes=5,
+        **args)
+    assert not fresh.head_trained
 
 
 class TestConfigs(ConfigTester):

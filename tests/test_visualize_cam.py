@@ -3,6 +3,7 @@ import pytest
 import test_amflow
 import torch
 import torch.nn.functional as F
+from adapter_cases import BACKBONES
 from base import build, random_clip
 from torch import nn
 
@@ -28,6 +29,8 @@ FAMILIES = {  # arguments, points of a frame's map, whether it is a plain transf
     'amflow': (test_amflow.VIT, (4, 4), True, True),
     'amflow_eva': (test_amflow.EVA, (4, 4), True, True),
     'amflow_hiera': (test_amflow.HIERA, (2, 2), False, True),
+    'aim': (dict(BACKBONES['clip'], model_name='aim_clip_b'), (4, 4), False, True),
+    'zeroi2v_mean': (dict(BACKBONES['siglip2'], model_name='zeroi2v_clip_b'), (4, 4), False, True),
 }
 LAYOUTS = [
     ('grid', 8), ('4x4:snake', 14), ('nested:2x2/1x2', 8), ('random:3x3:always', 8), ('2x5,pad=last', 8),

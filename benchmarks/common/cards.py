@@ -1,10 +1,6 @@
-"""Writes `model_cards/`, one card for every tag with weights, from the registry and the measured results.
-
-    python benchmarks/cost/models.py --out benchmarks/results/data/cost.csv && python benchmarks/regenerate.py
-"""
+"""`model_cards/`: one card for every tag with weights, from the registry and the measured results."""
 import csv
 import json
-import os
 from pathlib import Path
 
 import timm
@@ -12,7 +8,11 @@ import timm
 import flatzoo
 from flatzoo.hub.card import model_card
 
-ROOT = Path(__file__).resolve().parents[1]
+from .files import write_file
+
+__all__ = ['cards', 'names_with_weights', 'write_cards']
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def names_with_weights() -> list[str]:
@@ -32,29 +32,26 @@ def cards() -> dict[str, str]:
     if missing:
         raise SystemExit(
             f'benchmarks/results/data/cost.csv has no row for {", ".join(sorted(missing))}. Count them: '
-            'python benchmarks/cost/models.py --out benchmarks/results/data/cost.csv')
+            'python benchmarks/regenerate.py')
     texts = {}
     for name in names_with_weights():
-        results = ROOT / 'benchmarks/results' / f'{name.replace(".", "_")}.json'
+        results = ROOT / 'benchmarks/results/data' / f'{name.replace(".", "_")}.json'
         measured = json.loads(results.read_text()) if results.exists() else None
         texts[f'{name}.md'] = model_card(name, costs[name.split('.', 1)[0]], measured)
     return texts
 
 
-def main() -> None:
-    """Writes the cards and removes those of tags that are gone."""
+def write_cards() -> list[str]:
+    """Writes the cards that differ, removes those of tags that are gone, and names both."""
     folder = ROOT / 'model_cards'
     folder.mkdir(exist_ok=True)
-    texts = cards()
+    texts, changed = cards(), []
     for old in folder.glob('*.md'):
         if old.name not in texts:
             old.unlink()
+            changed.append(old.name)
     for name, text in texts.items():
-        partial = folder / f'{name}.partial'
-        partial.write_text(text)
-        os.replace(partial, folder / name)
-    print(f'{len(texts)} cards in {folder}')
-
-
-if __name__ == '__main__':
-    main()
+        if not (folder / name).exists() or (folder / name).read_text() != text:
+            write_file(folder / name, text.encode())
+            changed.append(name)
+    return changed

@@ -57,8 +57,8 @@ def count(name: str, device: str = 'meta', fused: bool = False, **kwargs) -> dic
 
 
 def names(pattern: str = '') -> list[str]:
-    """The video models, and the image models that are ours. `superimage` has the cost of its backbone, and no row."""
-    video = [name for name in flatzoo.list_models(pattern) if name != 'superimage']
+    """The video models, and the image models that are ours; those on any backbone have its cost, and no row."""
+    video = [name for name in flatzoo.list_models(pattern) if name not in ('superimage', 'tsm', 'probe', 'tall')]
     return video + timm.list_models(pattern or 'uniformer*', module='uniformer')
 
 

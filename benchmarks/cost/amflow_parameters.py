@@ -96,8 +96,8 @@ def report() -> str:
     return '\n'.join([
         '# Parameters of AM Flow beside those of the paper', '',
         '`python benchmarks/cost/amflow_parameters.py --out benchmarks/results/amflow_parameters.md`: counted on the '
-        'meta device, DINOv2 ViT-B/14 at 224 pixels. What is called the paper\'s is printed in arXiv:2411.02065, all else '
-        'is counted here.', '',
+        'meta device, DINOv2 ViT-B/14 at 224 pixels. What is called the paper\'s is printed in arXiv:2411.02065, all '
+        'else is counted here.', '',
         '## The size of the paper', '',
         'M trained parameters; in brackets the paper\'s and the difference. The paper states no width. These come '
         'closest to its columns: bottleneck 640; aligning encoder 192 wide, 4 layers, MLP 2048, 12 heads; TCN of 320 '

@@ -131,7 +131,8 @@ def write(path: Path, text: str) -> None:
 def main() -> None:
     """Parses arguments, tries and writes both files after every cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=Path('benchmarks/results/export_table.md'),
+    parser.add_argument(
+        '--out', type=Path, default=Path('benchmarks/results/export_table.md'),
         help='page; its CSV file goes into data/ beside it')
     parser.add_argument('--formats', nargs='*', default=list(FORMATS), choices=FORMATS)
     parser.add_argument('--models', nargs='*', default=['*'], help='names or patterns of rows')

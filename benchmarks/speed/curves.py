@@ -210,7 +210,7 @@ def plot(path: Path, rows: list[dict]) -> None:
         panel.grid(alpha=0.25)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc='outside lower center', ncols=4, frameon=False)
-    figure.savefig(path, dpi=70, pil_kwargs={'optimize': True})
+    figure.savefig(path, dpi=58, pil_kwargs={'optimize': True})
 
 
 def main(argv: list[str] | None = None) -> None:

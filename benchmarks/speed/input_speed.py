@@ -157,8 +157,8 @@ def write_pages(out: Path, rows: list[dict], loops: list[dict], args: argparse.N
         loops = save(out / 'data/input_speed_loop.csv', loops, ('width', 'key_frame_every', 'workers', 'step'))
         markdown(out / 'input_speed_loop.md', 'How long a training step waits for clips', [
             f'`python benchmarks/speed/input_speed.py --loop --repeats {args.repeats} --steps {args.steps}`. Wall '
-            f'clock, {os.cpu_count()} cores, load of {os.getloadavg()[2]:.0f} over the last 15 minutes: the `DataLoader` '
-            'alone, and in front of training steps (batches of 8).', loops])
+            f'clock, {os.cpu_count()} cores, load of {os.getloadavg()[2]:.0f} over the last 15 minutes: the '
+            '`DataLoader` alone, and in front of training steps (batches of 8).', loops])
 
 
 if __name__ == '__main__':

@@ -153,9 +153,9 @@ def main() -> None:
     if args.out:
         rows = save(args.out / 'data/loading.csv', rows, ('model', 'weights'))
         markdown(args.out / 'loading.md', 'Loading weights', [
-            f'`python benchmarks/speed/loading.py --rounds {args.rounds} --imports {args.imports}`. Median process time; '
-            'weights were compared with the file bit by bit. `faster` is times as fast as timm; `anonymous` is the peak '
-            'of memory that the file does not back, in units of the weights.', rows, *words])
+            f'`python benchmarks/speed/loading.py --rounds {args.rounds} --imports {args.imports}`. Median process '
+            'time; weights were compared with the file bit by bit. `faster` is times as fast as timm; `anonymous` is '
+            'the peak of memory that the file does not back, in units of the weights.', rows, *words])
 
 
 if __name__ == '__main__':

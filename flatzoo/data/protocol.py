@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .decode import VideoError, VideoReader
+from .official_sampling import RULES, official_indices
 from .sampling import dense_indices, uniform_indices
 from .transforms import EvalTransform, Size, resize
 
@@ -33,6 +34,10 @@ class EvalProtocol:
         stride: step between the frames of a dense clip; None for uniform sampling.
         scale_up: whether crops are taken with a margin, from frames resized to `img_size / 0.875`.
 
+        rule: whose official code says where clips begin and what short videos repeat (`official_indices`); None for
+            flatzoo's own `uniform_indices` and `dense_indices`, which also stand in for clips that a rule does not know
+            (several uniform ones of ST-Adapter and AIM).
+
     Raises:
         ValueError: a value that is not accepted.
     """
@@ -41,6 +46,7 @@ class EvalProtocol:
     num_crops: int = 1
     stride: int | None = None
     scale_up: bool = False
+    rule: str | None = None
 
     def __post_init__(self):
         if self.sampling not in ('uniform', 'dense'):
@@ -49,6 +55,8 @@ class EvalProtocol:
             raise ValueError(f'num_clips must be an integer of at least 1, got {self.num_clips!r}')
         if not _is_count(self.num_crops) or self.num_crops not in (1, 3):
             raise ValueError(f'num_crops must be 1 or 3, got {self.num_crops!r}')
+        if self.rule is not None and self.rule not in RULES:
+            raise ValueError(f'rule={self.rule!r} is none of {", ".join(map(repr, RULES))}.')
         if not isinstance(self.scale_up, bool):
             raise ValueError(f'scale_up must be true or false, got {self.scale_up!r}')
         if self.sampling == 'dense' and not _is_count(self.stride):
@@ -63,7 +71,8 @@ class EvalProtocol:
 
     def to_dict(self) -> dict[str, Any]:
         """The protocol as a dictionary that JSON can hold."""
-        return asdict(self)
+        values = asdict(self)
+        return values if self.rule else {key: value for key, value in values.items() if key != 'rule'}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'EvalProtocol':
@@ -82,6 +91,8 @@ class EvalProtocol:
 
     def sample(self, length: int, num_frames: int) -> Tensor:
         """Frame indices of the clips of a video with `length` frames, int64 `[num_clips, num_frames]`."""
+        if self.rule is not None and (self.sampling == 'dense' or self.num_clips == 1 or self.rule == 'zeroi2v'):
+            return official_indices(self.rule, length, num_frames, self.stride, self.num_clips)
         if self.sampling == 'dense':
             return dense_indices(length, num_frames, self.stride, self.num_clips)
         return uniform_indices(length, num_frames, self.num_clips)

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.models.base import VideoModel
 from flatzoo.models.flatten import FlattenUniFormer
 from flatzoo.models.sifar import SifarSwin
@@ -148,7 +149,10 @@ def convert_state_dict(
     dropped = _reasons(weights, taken, built, model, num_classes)
     _check_shapes(state_dict, wanted, model)
 
-    new = {key: 'not in the file, made by the filter' for key, keys in origins.items() if not keys}
+    made = 'not in the file, made by the filter'
+    if isinstance(built, AdapterModel):  # official files without the frozen backbone
+        made = f'not in the file: image weights {built._image_weights_name()}'
+    new = {key: made for key, keys in origins.items() if not keys}
     classifier = _classifier_keys(built)
     missing = [key for key in wanted if key not in state_dict]
     new |= {key: 'classifier, not written: it starts fresh' for key in missing if key in classifier}
@@ -271,7 +275,8 @@ def _weights_of(checkpoint: dict[str, Any], chosen: dict[str, Any]) -> tuple[dic
     return {key: value for key, value in chosen.items() if isinstance(value, Tensor)}, beside
 
 
-_CLASSIFIER = re.compile(r'(^|\.)(head|classifier|fc|side_head)(\.fc|\.l|\.\d+)*\.(weight|bias)$')
+_CLASSIFIER = re.compile(
+    r'(^|\.)(head|classifier|fc|new_fc|fc_cls|linear|side_head)(\.fc|\.l|\.\d+|\.linear2)*\.(weight|bias)$')
 # tensors that may be left out
 _EXPENDABLE = [(re.compile(pattern), reason) for pattern, reason in (
     (r'(^|\.)(attn_mask|relative_position_index|relative_coords_table)$', 'buffer that the model computes itself'),

@@ -4,6 +4,7 @@ import pkgutil
 
 from flatzoo.weights.download import HubError as HubError
 
+from .adapter_builder import model_from_adapters as model_from_adapters
 from .base import VideoModel as VideoModel
 from .builder import eval_protocol as eval_protocol, list_models as list_models
 

@@ -17,7 +17,7 @@ from timm.models.hiera import Hiera, HieraBlock, MaskUnitAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-__all__ = ['BlockRunner', 'block_runner']
+__all__ = ['BlockRunner', 'EvaRunner', 'HieraRunner', 'block_runner']
 
 
 class BlockRunner:
@@ -35,7 +35,16 @@ class BlockRunner:
 
     def embed(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images `[B, C, H, W]` -> tokens `[B, N, D]` and rotary positions, if there are any."""
-        return backbone.norm_pre(backbone._pos_embed(backbone.patch_embed(images))), None
+        x, positions = self.tokens(backbone, images)
+        return self.norm_pre(backbone, x), positions
+
+    def tokens(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The first half of `embed`, patches with their positions, for methods that add to them before `norm_pre`."""
+        return backbone._pos_embed(backbone.patch_embed(images)), None
+
+    def norm_pre(self, backbone: nn.Module, x: Tensor) -> Tensor:
+        """The second half of `embed`: the norm in front of the blocks, which CLIP has."""
+        return backbone.norm_pre(x)
 
     def position(self, backbone: nn.Module, positions: Tensor | None, index: int) -> Tensor | None:
         """The rotary positions of one block."""
@@ -54,6 +63,10 @@ class BlockRunner:
         if attn.gate is not None:
             x_out = x_out * attn.gate(x).sigmoid()
         return attn.proj_drop(attn.proj(x_out))
+
+    def attention(self, block: nn.Module, x: Tensor, position: Tensor | None = None) -> Tensor:
+        """`qkv` and `attend` at once: the block's attention of normalised tokens, without its residual branch."""
+        return self.attend(block, x, *self.qkv(block, x, position))
 
     def shortcut(self, block: nn.Module, x: Tensor, normed: Tensor) -> Tensor:
         """The residual stream around attention."""
@@ -119,9 +132,8 @@ class EvaRunner(BlockRunner):
     block_types = (EvaBlock,)
     attention_types = (EvaAttention, AttentionRope)
 
-    def embed(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        x, positions = backbone._pos_embed(backbone.patch_embed(images))
-        return backbone.norm_pre(x), positions
+    def tokens(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        return backbone._pos_embed(backbone.patch_embed(images))
 
     def position(self, backbone: nn.Module, positions: Tensor | None, index: int) -> Tensor | None:
         return positions[index] if backbone.rope_mixed and positions is not None else positions
@@ -165,8 +177,8 @@ class HieraRunner(BlockRunner):
     block_types = (HieraBlock,)
     attention_types = (MaskUnitAttention,)
 
-    def embed(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        return backbone.unroll(backbone._pos_embed(backbone.patch_embed(images))), None
+    def norm_pre(self, backbone: nn.Module, x: Tensor) -> Tensor:
+        return backbone.unroll(x)  # it has no norm there; from rows of patches to windows
 
     def qkv(self, block: nn.Module, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         attn = block.attn
@@ -230,7 +242,7 @@ _RUNNERS: dict[type, BlockRunner] = {
 _ACCEPTED = (
     'Accepted are timm models of the classes VisionTransformer (ViT, DeiT-III, CLIP, SigLIP, DINOv2), Eva (EVA-02, '
     'DINOv3, Perception Encoder, ViTs with rotary positions) and Hiera with their plain blocks.')
-_REASONS = {  # block or attention -> why AM Flow has no place there
+_REASONS = {  # block or attention -> why adapters have no place there
     'ParallelScalingBlock': 'attention and MLP share one residual, so that the two adapters would be one',
     'DiffParallelScalingBlock': 'attention and MLP share one residual, so that the two adapters would be one',
     'ParallelThingsBlock': 'a block has several attentions, so that there is no one attention map',
@@ -245,37 +257,38 @@ _REASONS = {  # block or attention -> why AM Flow has no place there
 }
 
 
-def block_runner(backbone: nn.Module, name: str) -> BlockRunner:
+def block_runner(backbone: nn.Module, name: str, method: str = 'AM Flow') -> BlockRunner:
     """The runner of a backbone.
 
     Args:
         backbone: A timm model.
         name: What the user calls it, for errors.
+        method: Who wants to run it, for errors.
 
     Raises:
         ValueError: If its blocks are none that a runner knows, with the reason and what is accepted.
     """
     runner = _RUNNERS.get(type(backbone))
     if runner is None:
-        raise _refusal(name, backbone)
+        raise _refusal(name, backbone, method)
     for block in backbone.blocks:
         if type(block) not in runner.block_types:
-            raise _refusal(name, block)
+            raise _refusal(name, block, method)
         if type(block.attn) not in runner.attention_types:
-            raise _refusal(name, block.attn)
+            raise _refusal(name, block.attn, method)
     if isinstance(runner, HieraRunner) and backbone.patch_embed.spatial_dims != 2:
         raise ValueError(f'backbone={name!r} takes clips itself; frames need a Hiera for images. {_ACCEPTED}')
     if runner.drops_patches(backbone):
         raise ValueError(
-            f'backbone={name!r} with patch_drop_rate drops other patches in every frame, so that attention maps of two '
-            'frames cannot be compared: build it with patch_drop_rate=0.')
+            f'backbone={name!r} with patch_drop_rate drops other patches in every frame, so that tokens and attention '
+            'maps of two frames cannot be compared: build it with patch_drop_rate=0.')
     return runner
 
 
-def _refusal(name: str, part: Any) -> ValueError:
+def _refusal(name: str, part: Any, method: str) -> ValueError:
     kind = type(part).__name__
     reason = _REASONS.get(kind, 'how it makes queries and keys is not known here')
-    return ValueError(f'backbone={name!r} is made of {kind}, which AM Flow cannot run: {reason}. {_ACCEPTED}')
+    return ValueError(f'backbone={name!r} is made of {kind}, which {method} cannot run: {reason}. {_ACCEPTED}')
 
 
 def _split(x: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,8 +19,8 @@ import timm
 from flatzoo.data.protocol import EvalProtocol
 
 __all__ = [
-    'DataSet', 'Figure', 'IMAGENET_1K', 'IMAGENET_21K', 'IMAGENET_22K', 'KINETICS_400', 'Paper', 'SSV2', 'TagRecord',
-    'register_records', 'tag_record',
+    'DataSet', 'Figure', 'IMAGENET_1K', 'IMAGENET_21K', 'IMAGENET_22K', 'KINETICS_400', 'KINETICS_710', 'LVD_142M',
+    'Paper', 'SSV2', 'TagRecord', 'register_records', 'tag_record',
 ]
 
 Unsupported = Literal['torch.jit.script', 'torch.fx']
@@ -71,6 +71,8 @@ IMAGENET_1K = DataSet('ImageNet-1k', 'imagenet-1k', 'image classification')
 IMAGENET_21K = DataSet('ImageNet-21k', 'imagenet-21k', 'image classification')
 IMAGENET_22K = DataSet('ImageNet-22k', 'imagenet-22k', 'image classification')
 KINETICS_400 = DataSet('Kinetics-400', 'kinetics-400', 'action recognition')
+LVD_142M = DataSet('LVD-142M', None, 'self-supervised image features')
+KINETICS_710 = DataSet('Kinetics-710', None, 'action recognition')
 SSV2 = DataSet('Something-Something v2', 'something-something-v2', 'action recognition')
 
 

@@ -13,7 +13,7 @@ from .backbone import default_img_size
 from .base import VideoModel, prefixed
 from .builder import build_video_model, has_own_weights
 
-__all__ = ['VideoModel']  # timm's registry appends the entry points
+__all__ = ['VideoModel', 'cfg_of_backbone', 'create_on_backbone']  # timm's registry appends the entry points
 
 
 class _AnyBackbone(VideoModel):
@@ -24,17 +24,37 @@ class _AnyBackbone(VideoModel):
         self.check_input_size()
 
     def _complete_cfg(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        if not cfg.get('classifier'):  # timm's configuration of the bare entry point: the backbone's says more
-            image = self.backbone.pretrained_cfg
-            cfg = {
-                **{key: image[key] for key in ('interpolation', 'crop_pct', 'mean', 'std', 'license') if key in image},
-                **{key: cfg[key] for key in ('architecture', 'tag', 'custom_load') if key in cfg},
-                'input_size': (self.in_chans, *self.img_size),
-                'num_classes': self.num_classes,
-                'first_conv': self._traits['first_conv'],
-                'classifier': prefixed(image.get('classifier')),
-            }
+        return cfg_of_backbone(self, cfg)
+
+
+def cfg_of_backbone(model: VideoModel, cfg: dict[str, Any], classifier: Any = None) -> dict[str, Any]:
+    """The configuration of an entry point for any backbone: where timm's says nothing, the backbone's speaks.
+
+    Args:
+        model: The model that takes the configuration.
+        cfg: What timm assigns.
+        classifier: Name of the classifier, that of the backbone if None.
+    """
+    if cfg.get('classifier'):
         return cfg
+    image = model.backbone.pretrained_cfg
+    return {
+        **{key: image[key] for key in ('interpolation', 'crop_pct', 'mean', 'std', 'license') if key in image},
+        **{key: cfg[key] for key in ('architecture', 'tag', 'custom_load') if key in cfg},
+        'input_size': (model.in_chans, *model.img_size),
+        'num_classes': model.num_classes,
+        'first_conv': model._traits['first_conv'],
+        'classifier': classifier or prefixed(image.get('classifier')),
+    }
+
+
+def create_on_backbone(model_cls: type[VideoModel], variant: str, pretrained: bool = False, **kwargs: Any) -> Any:
+    """Builds the entry point for any backbone, with `pretrained` from the backbone's image weights."""
+    cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')
+    if pretrained and not has_own_weights(variant, cfg, overlay):
+        kwargs['backbone_pretrained'] = True
+        pretrained = False
+    return build_video_model(model_cls, variant, pretrained, **kwargs)
 
 
 default_cfgs = generate_default_cfgs({'superimage.untrained': dict(num_classes=400, input_size=(3, 224, 224))})
@@ -43,8 +63,4 @@ default_cfgs = generate_default_cfgs({'superimage.untrained': dict(num_classes=4
 @register_model
 def superimage(pretrained: bool = False, **kwargs: Any) -> VideoModel:
     """Super image of `num_frames` frames (default 8) in `layout` (default `grid`) on any timm `backbone`."""
-    cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')
-    if pretrained and not has_own_weights('superimage', cfg, overlay):
-        kwargs['backbone_pretrained'] = True
-        pretrained = False
-    return build_video_model(_AnyBackbone, 'superimage', pretrained, **kwargs)
+    return create_on_backbone(_AnyBackbone, 'superimage', pretrained, **kwargs)

@@ -62,7 +62,7 @@ class Recipe:
         None, 'model', 'stochastic depth (default: 0.1 where the backbone has it)', low=0, high=1)
     model_kwargs: dict[str, Any] | None = _option(None, 'model', 'further arguments of the model')
     freeze_backbone: bool = _option(
-        False, 'model', 'train the classifier alone; of AM Flow, all that is not its backbone')
+        False, 'model', 'train the classifier alone; of methods with adapters, all that they train')
     grad_checkpointing: bool = _option(False, 'model', 'recompute activations in the backward pass, to save memory')
     selective_checkpointing: bool = _option(
         False, 'model', 'recompute all but matrix products: about half of the activations at about the same speed')

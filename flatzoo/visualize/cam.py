@@ -6,9 +6,9 @@
 - `rollout`: where attention comes from, whatever the class (Abnar & Zuidema, ACL 2020). Plain transformers only.
 
 Maps are those of the last features in front of the classifier, so that features are computed once. Where the classifier
-reads a class token, or the temporal units of AM Flow, that token has left the patches behind: there the maps are those
-that enter the last attention (`norm1` of the last block), and each channel costs a forward of the whole model, so that
-`gradcam` is the default.
+reads a class token, that token has left the patches behind: there, and for all methods with adapters, the maps are
+those that enter the last attention (`norm1` of the last block), and each channel costs a forward of the whole model, so
+that `gradcam` is the default.
 """
 import contextlib
 import math
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from flatzoo.models.amflow import AMFlow
+from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.models.base import VideoModel
 from flatzoo.models.videomae import VideoMAE
 
@@ -102,7 +102,7 @@ def frame_maps(model: VideoModel, maps: Tensor) -> Tensor:
 
 def _reads_tokens(model: VideoModel) -> bool:
     """Whether the classifier reads what no longer depends on the last patches."""
-    return isinstance(model, AMFlow) or model.global_pool == 'token'
+    return isinstance(model, AdapterModel) or model.global_pool == 'token'
 
 
 class _End(nn.Module):
@@ -180,7 +180,11 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
     Raises:
         ValueError: If the features of the backbone are no maps.
     """
-    handle = None
+    handle, passes, calls = None, 1, []
+    if model.num_images not in (1, model.super_image.num_images):
+        raise ValueError(
+            f'{_name(model)} sees grids and frames of a clip on two paths, so that there is no one map of its images. '
+            'Look at the importance of frames.')
     if _reads_tokens(model):
         blocks = getattr(model.backbone, 'blocks', None)
         norm = getattr(blocks[-1], 'norm1', None) if blocks else None
@@ -189,15 +193,24 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
                 f'the classifier of {_name(model)} reads a class token, and it has no blocks[-1].norm1 to look at. '
                 "Build it with global_pool='avg' if it takes that, or look at the importance of frames.")
         seen: list[Tensor] = []
-        handle = norm.register_forward_hook(lambda module, args, out: seen.pop() if seen else kept.append(out))
         kept: list[Tensor] = []
+
+        def look_or_change(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
+            if not seen:
+                kept.append(out)
+                return None
+            calls.append(1)  # AIM runs the norm twice, once for time; its last output is looked at, and changed
+            return seen.pop() if len(calls) == passes else None
+
+        handle = norm.register_forward_hook(look_or_change)
     try:
         with torch.no_grad():
             if handle is None:
                 features = model.forward_features(clip)
             else:
                 model(clip)
-                features = kept.pop()
+                passes, features = len(kept), kept[-1]
+                kept.clear()
         form = _MapForm(model, features)
 
         def tail(maps: Tensor) -> Tensor:
@@ -205,6 +218,7 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
             if handle is None:
                 return model.forward_head(changed)
             seen.append(changed)
+            calls.clear()
             return model(clip.expand(len(maps), -1, -1, -1, -1))
 
         yield form.maps, tail

@@ -34,11 +34,13 @@ def attention_rollout(model: VideoModel, clip: Tensor) -> Tensor:
         if type(backbone) not in (VisionTransformer, Eva):
             raise ValueError(type(backbone).__name__)
         runner = block_runner(backbone, name)
+        if not getattr(model, 'attends_as_backbone', True):
+            raise ValueError('attends to other frames')
     except ValueError:
         raise ValueError(
             f'attention rollout takes plain transformers with global attention (ViT, DeiT-III, CLIP, SigLIP, DINOv2, '
-            f"DINOv3, EVA-02, VideoMAE), not backbone={name!r} ({type(backbone).__name__}). Use method='ablation' or "
-            "'gradcam'.") from None
+            f'DINOv3, EVA-02, VideoMAE), not {type(model).__name__} with backbone={name!r} ({type(backbone).__name__}).'
+            " Use method='ablation' or 'gradcam'.") from None
     positions = runner.embed(backbone, model.super_image(clip))[1]
     rollout: list[Tensor] = []
 

@@ -6,6 +6,7 @@ on another backbone run without an error and answer nonsense.
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,17 @@ _FORMAT = 'flatzoo_adapters_v1'
 _FIELDS = {'model', 'model_args', 'adapter_args', 'backbone', 'backbone_digest'}
 
 
-def weight_digest(module: nn.Module) -> str:
-    """SHA-256 of the names, dtypes, shapes and bytes of a module's state dict, in the order of the names."""
+def weight_digest(module: nn.Module, without: Collection[str] = ()) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes of a module's state dict, in the order of the names.
+
+    Args:
+        module: The module.
+        without: Its parts, parameters or modules by name, that are left out.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if name.partition('.')[0] in without:
+            continue
         digest.update(f'{name} {tensor.dtype} {list(tensor.shape)}\n'.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return f'sha256:{digest.hexdigest()}'

@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .training_records import RECORDS
+
 __all__ = [
     'account_for_keys', 'choose_weights', 'image_checkpoint', 'load_checkpoint', 'map_weights', 'prefixed_weights',
     'unwrap_checkpoint',
@@ -173,7 +175,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Args:
         path: A safetensors file, or a PyTorch file with tensors and plain containers. Of all classes only
-            `argparse.Namespace`, in which training scripts keep their arguments, is allowed.
+            `argparse.Namespace`, in which training scripts keep their arguments, is allowed, and records of a training
+            run (`flatzoo.weights.training_records`), which come out empty.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -186,7 +189,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
         _check_zip(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *RECORDS]):
             mmap = zipfile.is_zipfile(path)  # files of torch < 1.6 are none, and cannot be mapped
             checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except _Bomb:

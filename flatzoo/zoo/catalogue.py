@@ -8,23 +8,33 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ['FILE', 'catalogue', 'describe', 'list_names']
+__all__ = ['FILE', 'PERMISSIVE', 'catalogue', 'describe', 'list_names']
 
 FILE = Path(__file__).with_name('catalogue.json')
 
 
-def catalogue(pattern: str = '', pretrained: bool = False) -> list[dict[str, Any]]:
+# licences under which weights may be used for any purpose, also by a company
+PERMISSIVE = frozenset({'apache-2.0', 'bsd-2-clause', 'bsd-3-clause', 'cc-by-4.0', 'cc0-1.0', 'isc', 'mit'})
+
+
+def catalogue(pattern: str = '', pretrained: bool = False, licence: str = '') -> list[dict[str, Any]]:
     """The rows of the models that match a pattern, see `describe`.
 
     Args:
         pattern: Wildcard as of `timm.list_models`, for an architecture or for `architecture.tag`; empty for all.
         pretrained: Whether to leave out the models that have no weights.
+        licence: Identifier of a licence such as `mit`, or `permissive` for those of `PERMISSIVE`; empty for all. Models
+            without weights have none.
     """
+    wanted = PERMISSIVE if licence == 'permissive' else {licence}
+
     def matches(name: str) -> bool:
         return not pattern or any(fnmatch.fnmatch(part, pattern) for part in (name, name.partition('.')[0]))
 
     rows = json.loads(FILE.read_text(encoding='utf-8'))
-    return [row for row in rows if matches(row['name']) and (row['source'] is not None or not pretrained)]
+    return [
+        row for row in rows if matches(row['name']) and (row['source'] is not None or not pretrained)
+        and (not licence or row['licence'] in wanted)]
 
 
 def list_names(pattern: str = '', pretrained: bool = False) -> list[str]:

@@ -9,6 +9,7 @@ come from; 'MB' is the size of the download as its publisher states it, '-' wher
 
     flatzoo list 'sifar*'
     flatzoo list --pretrained --json
+    flatzoo list --licence permissive
 """
 import argparse
 import json
@@ -23,15 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `flatzoo list`."""
     parser.add_argument('pattern', nargs='?', default='', metavar='PATTERN', help='names to list (default: all)')
     parser.add_argument('--pretrained', action='store_true', help='only models with weights')
+    parser.add_argument(
+        '--licence', default='', metavar='NAME',
+        help="only weights under this licence, such as mit; 'permissive' for all that a company may use freely")
     parser.add_argument('--json', action='store_true', help='print a JSON list of objects')
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo list`: 0, or a `CommandError` if nothing matches."""
-    rows = catalogue(args.pattern, args.pretrained)
+    rows = catalogue(args.pattern, args.pretrained, args.licence)
     if not rows:
         raise CommandError(
-            f"no model{' with weights' if args.pretrained else ''} matches {args.pattern!r}. "
+            f"no model{' with weights' if args.pretrained else ''} matches {args.pattern!r}"
+            f"{f' and has the licence {args.licence}' if args.licence else ''}. "
             "Put wildcards around a part of a name ('*swin*'); 'flatzoo list' shows all.")
     if args.json:
         write(json.dumps(rows, indent=2))

@@ -13,7 +13,8 @@ mean of all logits (25 for ViT-B), and flow in all blocks (AM/12) or in the firs
 all widths, the layout of encoder and temporal units, what becomes of heads and class token, where tokens are averaged,
 the flow of the last frame and how to train. Taken here: heads are channels, class token and registers take part, tokens
 are averaged before the temporal units, the last frame repeats the flow of the last pair, W_up starts at zero, and the
-backbone's own logits are those of the last frame's adapted features. Widths are arguments; those of the names without
+backbone's own logits are those of the last frame's adapted features (`backbone_logits='plain'`: of a second pass
+without adapters). Widths are arguments; those of the names without
 suffix come closest to the parameters that the paper prints for ViT-B, within 2 % in sum; what cannot be met, and why,
 is in `benchmarks/results/amflow_parameters.md`. `_lite` is what to start with.
 
@@ -35,7 +36,7 @@ The widths of S and L are ours (the bottleneck is 5/6 of the backbone's width, a
     model.freeze_backbone()
     ...                                         # train
     model.save_adapters('mine.safetensors')     # all but the backbone
-    model = flatzoo.models.amflow.amflow_from_adapters('mine.safetensors')
+    model = flatzoo.models.model_from_adapters('mine.safetensors')
 
 `pretrained=True` brings the image weights of the backbone, DINOv2 or OpenAI's CLIP, both Apache-2.0; all else starts
 fresh. `backbone=` takes any other plain ViT, with its own weights and their licence (`model.pretrained_cfg['license']`:
@@ -45,28 +46,20 @@ Adapters cannot be merged into the backbone after training, as those of other me
 a ReLU, and AM flow is another for every clip.
 """
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.layers import get_device_dtype
-from timm.models import PretrainedCfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from flatzoo.console.text import printable, shortened
-from flatzoo.layers import Layout, attention_map_flow, attention_received
+from flatzoo.layers import attention_map_flow, attention_received
 from flatzoo.layers.layout import LayoutSpec
-from flatzoo.weights.adapter_file import read_adapter_file
-from flatzoo.weights.hub_session import HubError
 
+from ..adapter_builder import build_adapter_model, model_from_adapters
 from ..adapter_model import AdapterModel
-from ..backbone import image_cfg, image_weights
-from ..base import Size, prefixed
-from ..block_runner import block_runner
-from ..builder import build_video_model
+from ..backbone import image_weights
+from ..base import Size
 from ..record import register_records
-from ..timm_private import feature_take_indices
 from .adapters import HyperAdapter, HyperNetwork, ParallelAdapter, SerialAdapter
 from .aligning_encoder import AligningEncoder
 from .facts import PAPER, record
@@ -78,6 +71,7 @@ __all__ = ['AMFlow', 'amflow_from_adapters']  # timm's registry appends the entr
 _CHOICES = dict(
     flow=('aligned', 'vanilla', 'none'), temporal=('tcn', 'lstm', 'transformer'),
     adapter=('parallel', 'serial', 'hyper'), fusion=('mean', 'linear', 'random'), squeeze=('before', 'after'),
+    backbone_logits=('adapted', 'plain'),
 )
 
 
@@ -110,6 +104,8 @@ class AMFlow(AdapterModel):
         fusion: Logits are fused by `mean`, by `linear` weights that are learned, or by `random` ones that are not.
         squeeze: Mean over tokens `before` the temporal units, or `after` them, which then run for every token.
         flow_grad: Whether gradients flow through queries and keys into earlier blocks; without, training is cheaper.
+        backbone_logits: The backbone's own logits are those of the `adapted` features of the last frame, or of a
+            second, `plain` pass of the last frame through the backbone without adapters. The paper allows both.
         bottleneck: Width of the adapters' bottleneck and of what the temporal units take.
         aligner_dim: Width of the aligning encoder.
         aligner_depth: Its layers.
@@ -139,6 +135,10 @@ class AMFlow(AdapterModel):
     Raises:
         ValueError: If an argument is unknown, or does not fit the backbone or the clip.
     """
+    method = 'AM Flow'
+    layout_reason = 'compares one frame with the next'
+    by_block = ('adapters', 'aligners', 'temporal')
+    args_of_old_files = {'backbone_logits': 'adapted'}
 
     def __init__(
             self,
@@ -155,6 +155,7 @@ class AMFlow(AdapterModel):
             fusion: str = 'mean',
             squeeze: str = 'before',
             flow_grad: bool = True,
+            backbone_logits: str = 'adapted',
             bottleneck: int = 640,
             aligner_dim: int = 192,
             aligner_depth: int = 4,
@@ -173,19 +174,19 @@ class AMFlow(AdapterModel):
             dtype=None,
             **kwargs: Any,
     ):
-        chosen = dict(flow=flow, temporal=temporal, adapter=adapter, fusion=fusion, squeeze=squeeze)
+        chosen = dict(
+            flow=flow, temporal=temporal, adapter=adapter, fusion=fusion, squeeze=squeeze,
+            backbone_logits=backbone_logits)
         for name, value in chosen.items():
             if value not in _CHOICES[name]:
                 raise ValueError(f'{name}={value!r} is none of {", ".join(map(repr, _CHOICES[name]))}.')
-        self._check_clip_args(num_frames, layout, flow, temporal, max_frames)
+        self._check_clip_args(num_frames, flow, temporal, max_frames)
         super().__init__(
-            backbone, num_frames=num_frames, layout=layout, img_size=img_size, in_chans=in_chans, num_classes=0,
-            device=device, dtype=dtype, **kwargs)
-        self.runner = block_runner(self.backbone, backbone)
-        self.check_input_size()
+            backbone, num_frames=num_frames, layout=layout, img_size=img_size, in_chans=in_chans,
+            num_classes=num_classes, device=device, dtype=dtype, **kwargs)
         self.flow, self.squeeze, self.serial, self.flow_grad = flow, squeeze, adapter == 'serial', flow_grad
+        self.backbone_logits = backbone_logits
         self.am_blocks = self._resolve_blocks(am_blocks)
-        self.grad_checkpointing = False
         widths = dict(
             bottleneck=bottleneck, aligner_dim=aligner_dim, aligner_depth=aligner_depth,
             aligner_mlp_dim=aligner_mlp_dim, aligner_heads=aligner_heads, tcn_dim=tcn_dim,
@@ -217,17 +218,12 @@ class AMFlow(AdapterModel):
             str(i): nn.ModuleDict({place: self._temporal_unit(**dd) for place in ('attn', 'mlp')})
             for i in self.am_blocks})
         self.fusion = LogitFusion(2 * len(self.am_blocks) + 1, fusion, **dd)
-        self._num_classes = num_classes
         self._build_heads()
 
     # What the model is made of
 
     @staticmethod
-    def _check_clip_args(num_frames: int, layout: LayoutSpec, flow: str, temporal: str, max_frames: int) -> None:
-        if str(Layout(layout)) != str(Layout('time:1')):
-            raise ValueError(
-                f"layout={str(layout)!r}: AM Flow compares one frame with the next, so that layout='time:1' is the "
-                "only one. For frames in one image use 'superimage'.")
+    def _check_clip_args(num_frames: int, flow: str, temporal: str, max_frames: int) -> None:
         if num_frames == 1 and flow != 'none':
             raise ValueError("num_frames=1: AM flow is between frames. Give 2 or more, or flow='none'.")
         if temporal == 'transformer' and num_frames > max_frames:
@@ -278,27 +274,12 @@ class AMFlow(AdapterModel):
 
     def _build_heads(self) -> None:
         """Fresh classifiers, of the last frame and of the temporal units."""
-        if self._num_classes and self.global_pool == '':
-            raise ValueError("global_pool='' leaves tokens that have no logits to fuse: it takes num_classes=0.")
-        dd = get_device_dtype(self.adapters)
-        self.head = self.side_head = nn.Identity()
-        if self._num_classes:
-            self.head = nn.Linear(self.backbone.head_hidden_size, self._num_classes, **dd)
-            units = [unit for places in self.temporal.values() for unit in places.values()]
-            if units:
-                self.side_head = HeadBank(len(units), units[0].out_dim, self._num_classes, **dd)
-        self.head.train(self.training)
+        super()._build_heads()
+        self.side_head = nn.Identity()
+        units = [unit for places in self.temporal.values() for unit in places.values()]
+        if self._num_classes and units:
+            self.side_head = HeadBank(len(units), units[0].out_dim, self._num_classes, **self._device_dtype())
         self.side_head.train(self.training)
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of the current heads, 0 if there are none."""
-        return self._num_classes
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens of a frame in front of its patches: class token and registers."""
-        return self.runner.num_prefix_tokens(self.backbone)
 
     @property
     def patch_grids(self) -> list[tuple[int, int]]:
@@ -324,40 +305,9 @@ class AMFlow(AdapterModel):
         return super().no_weight_decay() | own
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups by depth: what hangs on a block is as deep as the block, heads and fusion come last."""
-        matcher = super().group_matcher(coarse)
-        matcher['blocks'] = [*matcher['blocks'], (r'^(?:adapters|aligners|temporal)\.(\d+)', None)]
-        return matcher
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True, selective: bool = False) -> None:
-        """Recomputes each block, with what hangs on it, in the backward pass to save memory; clips stay whole.
-
-        Raises:
-            ValueError: For `selective`: adapters sit inside of the blocks, which run whole or not at all.
-        """
-        if selective:
-            raise ValueError('AM Flow recomputes whole blocks: use set_grad_checkpointing() without selective=True.')
-        super().set_grad_checkpointing(enable)
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """All classifiers: of the last frame and of the temporal units."""
         return nn.ModuleList([self.head, self.side_head])
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces all classifiers by fresh ones; temporal units stay.
-
-        Args:
-            num_classes: Number of classes; 0 to remove the classifiers.
-            global_pool: New type of pooling of the last frame, unchanged if None.
-        """
-        super().reset_classifier(0, global_pool)
-        self._num_classes = num_classes
-        self._build_heads()
-        self.pretrained_cfg = self._pretrained_cfg  # label names of another number of classes go
 
     def set_input_size(
             self,
@@ -372,52 +322,8 @@ class AMFlow(AdapterModel):
             ValueError: If they fit neither AM flow nor the backbone; both keep their size.
         """
         args = self.adapter_args
-        self._check_clip_args(
-            num_frames or self.num_frames, self.layout if layout is None else layout, args['flow'], args['temporal'],
-            args['max_frames'])
+        self._check_clip_args(num_frames or self.num_frames, args['flow'], args['temporal'], args['max_frames'])
         super().set_input_size(img_size, num_frames, layout, **backbone_args)
-
-    def forward_intermediates(
-            self,
-            x: Tensor,
-            indices: int | list[int] | None = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
-            per_frame: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Adapted features of several depths.
-
-        Args:
-            x: Clips `[B, C, T, H, W]`.
-            indices: The last n levels if int, all if None, or the levels to take: blocks, or stages of a Hiera.
-            norm: Whether to apply the final norm.
-            stop_early: Whether to stop after the last level that is asked for.
-            output_fmt: `NCHW` for maps of frames `[B * T, D, h, w]`, `NLC` for their patches `[B * T, h * w, D]`.
-            intermediates_only: Whether to return the list alone.
-            per_frame: Whether to return `[B, T, D, h, w]`.
-
-        Returns:
-            The list of maps, or the final tokens `[B, T, N, D]` and the list.
-        """
-        if output_fmt not in ('NCHW', 'NLC'):
-            raise ValueError(f"output_fmt={output_fmt!r} is neither 'NCHW' nor 'NLC'.")
-        if per_frame and output_fmt != 'NCHW':
-            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
-        blocks = [int(info['module'].rpartition('.')[2]) for info in self.backbone.feature_info]
-        levels, _ = feature_take_indices(sum(block < len(self.backbone.blocks) for block in blocks), indices)
-        taps = sorted({blocks[level] for level in levels})
-        x, kept = self._run_blocks(self.super_image(x), taps, stop=max(taps) + 1 if stop_early else None)[:2]
-        maps = []
-        for index, tokens in zip(taps, kept, strict=True):
-            tokens = self.runner.norm(self.backbone, tokens) if norm else tokens
-            tokens = self.runner.in_rows(self.backbone, tokens, index)[:, self.num_prefix_tokens:]  # [B * T, h * w, D]
-            if output_fmt == 'NCHW':
-                grid = self.runner.grid_size(self.backbone, self.image_size, index)
-                tokens = tokens.transpose(1, 2).unflatten(2, grid)
-            maps.append(self.frame_maps(tokens) if per_frame else tokens)
-        return maps if intermediates_only else (self._final(x), maps)
 
     def prune_intermediate_layers(
             self,
@@ -429,22 +335,21 @@ class AMFlow(AdapterModel):
 
         With `prune_head` temporal units and classifiers go, too. Without, those of the blocks that are left stay.
         """
-        width = self.backbone.head_hidden_size
-        levels = self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
+        levels = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         depth = len(self.backbone.blocks)
-        kept = [i for i in self.am_blocks if i < depth]
-        if prune_head or self.backbone.head_hidden_size != width:  # features of another width have no classifier
-            self._num_classes = 0
-            self.temporal = nn.ModuleDict()
-            self._build_heads()
-            self.fusion = nn.Identity()
-        elif len(kept) < len(self.temporal):
-            self._keep_classifiers(2 * len(kept))
-        self.adapters = self.adapters[:depth]
         self.aligners = _without_blocks(self.aligners, depth)
         self.temporal = _without_blocks(self.temporal, depth)
-        self.am_blocks = self.adapter_args['am_blocks'] = kept
+        self.am_blocks = self.adapter_args['am_blocks'] = [i for i in self.am_blocks if i < depth]
         return levels
+
+    def _prune_heads(self, remove: bool) -> None:
+        kept = sum(i < len(self.backbone.blocks) for i in self.am_blocks)
+        if remove:
+            self.temporal = nn.ModuleDict()
+            self.fusion = nn.Identity()
+        elif kept < len(self.temporal):
+            self._keep_classifiers(2 * kept)
+        super()._prune_heads(remove)
 
     def _keep_classifiers(self, count: int) -> None:
         """Keeps the classifiers of the first temporal units, and what they and the last frame weigh."""
@@ -458,23 +363,27 @@ class AMFlow(AdapterModel):
                 weight = torch.cat([old.weight[:count], old.weight[-1:]])
                 self.fusion.to(weight).weight.copy_(weight).requires_grad_(old.weight.requires_grad)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Adapted tokens of all frames after the final norm: `[B, C, T, H, W]` -> `[B, T, N, D]`."""
-        return self._final(self._run_blocks(self.super_image(x))[0])
+    def _pool(self, x: Tensor) -> Tensor:
+        """Features `[B, T, N, D]` -> those of the last frame, pooled."""
+        return self.backbone.forward_head(x[:, -1], pre_logits=True)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens `[B, T, N, D]` -> logits `[B, num_classes]` of the last frame alone, or its pooled features."""
-        x = self.backbone.forward_head(x[:, -1], pre_logits=True)
-        return x if pre_logits else self.head(x)
+        return super().forward_head(x, pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`, all classifiers fused."""
+        images = self._images(x)
         fuse = self._num_classes > 0 and len(self.temporal) > 0
-        x, _, units, _ = self._run_blocks(self.super_image(x), with_units=fuse)
-        logits = self.forward_head(self._final(x))
+        x, _, beside = self._run_blocks(images, with_units=fuse)
         if not fuse:
-            return logits
-        side = self.side_head(torch.cat(units, dim=1))  # [B, S, num_classes]
+            return self.forward_head(self._final(x))
+        if self.backbone_logits == 'plain':
+            last = images.unflatten(0, (-1, self.num_frames))[:, -1]
+            logits = self.forward_head(self.backbone.forward_features(last).unsqueeze(1))
+        else:
+            logits = self.forward_head(self._final(x))
+        side = self.side_head(torch.cat([unit for unit, _ in beside if unit is not None], dim=1))  # [B, S, num_classes]
         return self.fusion(torch.cat([side, logits.unsqueeze(1)], dim=1))
 
     def attention_flows(self, x: Tensor) -> list[Tensor]:
@@ -493,50 +402,19 @@ class AMFlow(AdapterModel):
         if not self.am_blocks or self.flow == 'none':
             raise ValueError("This model was built with flow='none', or pruned to blocks without flow: it has none.")
         with torch.no_grad():
-            flows = self._run_blocks(self.super_image(x), stop=self.am_blocks[-1] + 1)[3]
+            beside = self._run_blocks(self._images(x), stop=self.am_blocks[-1] + 1)[2]
+            flows = [flow for _, flow in beside if flow is not None]
             rows = [self.runner.in_rows(self.backbone, f.flatten(0, 1), i) for f, i in zip(flows, self.am_blocks)]
         return [flow.unflatten(0, (-1, self.num_frames)) for flow in rows]
 
-    # The loop over the blocks
-
-    def _run_blocks(
-            self,
-            images: Tensor,
-            taps: Sequence[int] = (),
-            stop: int | None = None,
-            with_units: bool = False,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-        """Runs the adapted blocks.
-
-        Args:
-            images: Frames `[B * T, C, H, W]`.
-            taps: Blocks whose output is wanted.
-            stop: Number of blocks to run, all by default.
-            with_units: Whether to run the temporal units.
-
-        Returns:
-            The last tokens `[B * T, N, D]`, those of `taps`, outputs `[B, 2, U]` of the temporal units by block, and
-            AM flow `[B, T, N, heads]` by block.
-        """
-        x, positions = self.runner.embed(self.backbone, images)
-        kept, units, flows = [], [], []
-        for index in range(len(self.backbone.blocks))[:stop]:
-            args = (index, x, self.runner.position(self.backbone, positions, index), with_units)
-            x, unit, flow = checkpoint(self._run_block, *args) if self.grad_checkpointing else self._run_block(*args)
-            if index in taps:
-                kept.append(x)
-            if unit is not None:
-                units.append(unit)
-            if flow is not None:
-                flows.append(flow)
-        return x, kept, units, flows
+    # How one block runs
 
     def _run_block(
             self,
             index: int,
             x: Tensor,
             position: Tensor | None,
-            with_units: bool,
+            with_units: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """One block with its adapters (equations 1 and 6): tokens, outputs of its temporal units, AM flow."""
         block, runner, adapters = self.backbone.blocks[index], self.runner, self.adapters[index]
@@ -586,39 +464,7 @@ class AMFlow(AdapterModel):
         hidden = hidden.transpose(1, 2).flatten(0, 1)  # [B * N, T, D]
         return unit(hidden).unflatten(0, (-1, tokens)).mean(1)
 
-    def _final(self, x: Tensor) -> Tensor:
-        """Tokens of the last block -> normed, by clip."""
-        return self.runner.norm(self.backbone, x).unflatten(0, (-1, self.num_frames))
-
-
-def amflow_from_adapters(path: str | Path, pretrained: bool = True, **kwargs: Any) -> AMFlow:
-    """Builds the model of an adapter file: the backbone from the Hub, all else from the file.
-
-    Args:
-        path: What `AMFlow.save_adapters` wrote.
-        pretrained: Whether to load the backbone's image weights, which the file holds to be these.
-        **kwargs: Further arguments of `timm.create_model`, such as `device` or `pretrained_cfg_overlay`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: As for `AMFlow.load_adapters`, or if the model was not built by its name.
-    """
-    _, header = read_adapter_file(path, header_only=True)
-    if not header['model']:
-        raise ValueError(
-            f'{path}: the model was not built by timm.create_model, so that its name is not known. Build it as then '
-            'and call load_adapters().')
-    try:
-        model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
-    except HubError:
-        raise
-    except Exception as error:  # the file may name any model and any argument, which are answered by any exception
-        raise ValueError(
-            f'{path}: its model cannot be built: {type(error).__name__}: {printable(error, 500)}') from error
-    if not isinstance(model, AMFlow):
-        raise ValueError(f"{path}: is of {shortened(header['model'])}, which takes no adapters.")
-    model.load_adapters(path)
-    return model
+amflow_from_adapters = model_from_adapters  # by its name of before other methods had adapters
 
 
 def _numbers(name: str, values: Any) -> list[int]:
@@ -688,31 +534,9 @@ register_records({
 })
 
 
-def _create_amflow(
-        variant: str,
-        pretrained: bool = False,
-        pretrained_cfg_overlay: dict[str, Any] | None = None,
-        **kwargs: Any,
-) -> AMFlow:
-    """Builds a model; a backbone that is not the default one brings its own normalisation and image weights."""
-    overlay, name = dict(pretrained_cfg_overlay or {}), kwargs['backbone']
-    saved = isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg))  # says all that there is to say
-    if name != _VARIANTS[variant][2]['backbone'] and not saved:
-        image = image_cfg(name)
-        fields = ['mean', 'std', 'interpolation', 'crop_pct', 'license']
-        if not any(overlay.get(key) for key in ('file', 'url', 'state_dict', 'hf_hub_id')):
-            if ':' in name:  # on the Hub or in a folder
-                kwargs['backbone_pretrained'], pretrained = pretrained, False
-            else:
-                fields += ['url', 'hf_hub_id', 'hf_hub_filename']
-        own = {field: image.get(field) for field in fields}
-        overlay = {**own, 'first_conv': prefixed(image.get('first_conv')), **overlay}
-    return build_video_model(AMFlow, variant, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
-
-
 def _entry_point(name: str, summary: str, model_args: dict[str, Any]) -> Callable[..., AMFlow]:
     def create(pretrained: bool = False, **kwargs: Any) -> AMFlow:
-        return _create_amflow(name, pretrained, **dict(model_args, **kwargs))
+        return build_adapter_model(AMFlow, name, model_args['backbone'], pretrained, **dict(model_args, **kwargs))
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = summary

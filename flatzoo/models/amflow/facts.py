@@ -3,7 +3,7 @@
 Tables print parameters as backbone + AM flow and linear layers + aligning encoder + temporal processing. Views are
 printed for Kinetics-400 alone, as frames x crops x clips.
 """
-from ..record import KINETICS_400, SSV2, DataSet, Figure, Paper, TagRecord
+from ..record import KINETICS_400, LVD_142M, SSV2, DataSet, Figure, Paper, TagRecord
 
 __all__ = ['PAPER', 'record']
 
@@ -14,7 +14,7 @@ PAPER = Paper(
 _K400, _SSV2 = KINETICS_400.title, SSV2.title
 _SMARTHOME = 'Toyota Smarthome, cross-subject'
 _DATA = {
-    'lvd142m': DataSet('LVD-142M', None, 'self-supervised image features'),
+    'lvd142m': LVD_142M,
     'openai': DataSet('400 M image-text pairs', None, 'matching images and text'),
 }
 _SIZES = {'vit_base_patch14_dinov2': 346_000_000}  # of timm's repositories, as their pages state them

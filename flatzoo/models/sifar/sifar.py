@@ -321,7 +321,8 @@ default_cfgs = generate_default_cfgs({
     'sifar_swin_l14_16f.ms_in22k': _image_cfg(_SWIN_L7),
     'sifar_swin_l12_384.ms_in22k': _image_cfg(_SWIN_L12, 384),
     'sifar_swin_tiny.untrained': _cfg(input_size=(3, 32, 32)),
-    # trained on the procedural actions of flatzoo.data.actions by benchmarks/learning/train_actions.py; ships in the package
+    # trained on the procedural actions of flatzoo.data.actions by
+    # benchmarks/learning/train_actions.py; ships in the package
     'sifar_resnet10t.actions16': _cfg(
         file=str(Path(__file__).parent / 'weights' / 'sifar_resnet10t.actions16.safetensors'), custom_load=True,
         num_classes=len(ACTIONS), label_names=ACTIONS, input_size=(3, 32, 32), license='apache-2.0',

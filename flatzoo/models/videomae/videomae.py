@@ -18,7 +18,11 @@ other: with the layout `time:1` ordinary frames, with `time:N` the new frames of
 the same number to all scores of a query, which softmax does not see: whatever its value, the output is that of VideoMAE
 and its gradient is zero. It is loaded as zero.
 
-Weights are those of the Hub, by their original authors, licensed CC BY-NC 4.0: not for commercial use.
+Weights are those of the Hub, by their original authors. Tags `mcg_*` are licensed CC BY-NC 4.0: not for commercial use.
+Tags `v2_*` (Apache-2.0) are the small models that VideoMAE V2 (Wang et al., CVPR 2023, https://arxiv.org/abs/2303.16727,
+official code https://github.com/OpenGVLab/VideoMAEv2) distilled from a giant one: the same network, trained on
+Kinetics-710, the union of Kinetics-400, 600 and 700 without what any of them validates on. `v2_k710` names all 710
+classes; `v2_k710_k400` is the same file, its classifier cut to the rows of Kinetics-400 in the official way.
 """
 import re
 from functools import partial
@@ -26,7 +30,7 @@ from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import generate_default_cfgs, register_model, register_notrace_module
+from timm.models import generate_default_cfgs, register_model, register_notrace_module, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from flatzoo.data.protocol import EvalProtocol
@@ -36,7 +40,7 @@ from flatzoo.weights.checkpoint import account_for_keys, prefixed_weights, unwra
 
 from ..base import Size, VideoModel
 from ..builder import build_video_model, label_names
-from ..record import KINETICS_400, SSV2, DataSet, Paper, TagRecord, register_records
+from ..record import KINETICS_400, KINETICS_710, SSV2, DataSet, Figure, Paper, TagRecord, register_records
 from .tubelet_embed import TubeletEmbed
 
 __all__ = ['VideoMAE']  # timm's registry appends the entry points
@@ -53,6 +57,8 @@ class VideoMAE(VideoModel):
         layout: `time:1` for ordinary frames, or any layout that makes T* images of a clip, such as `time:2:spatial`,
             which become the frames that the transformer sees.
         img_size: Frame size in pixels, a multiple of 16.
+        fc_norm_eps: Epsilon of the norm behind the mean: 1e-5 in transformers, 1e-6 in the official codes, which moves
+            logits by 1e-5.
         **kwargs: As for `VideoModel`; what it does not know reaches the transformer (`drop_path_rate`, ...).
 
     Raises:
@@ -65,6 +71,7 @@ class VideoMAE(VideoModel):
             num_frames: int = 16,
             layout: LayoutSpec = 'time:1',
             img_size: Size = 224,
+            fc_norm_eps: float = 1e-5,
             **kwargs: Any,
     ):
         layout = Layout(layout)
@@ -74,7 +81,7 @@ class VideoMAE(VideoModel):
             backbone, num_frames=num_frames, layout=layout, img_size=img_size, embed_layer=embed_layer,
             class_token=False, pos_embed='none', fc_norm=True, **kwargs)
         self.num_images = 1  # to the transformer a clip is one sequence: there is nothing to average
-        self.backbone.fc_norm.eps = 1e-5  # as in transformers; the official 1e-6 moves logits by 1e-5
+        self.backbone.fc_norm.eps = fc_norm_eps
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -201,6 +208,7 @@ class VideoMAE(VideoModel):
         optional = () if has_classifier else ('backbone.fc_norm.',)
         weights = prefixed_weights(weights)
         _check_channels(self, weights)
+        _cut_classifier(self, weights)
         return account_for_keys(self, weights, optional=optional)
 
 
@@ -219,6 +227,7 @@ def _num_images(layout: Layout, num_frames: int) -> int:
 # names of transformers (with and without the prefix of its classification model) and of the official pre-training model
 # -> names of timm, applied in this order
 _RENAMES = [(re.compile(pattern), name) for pattern, name in (
+    (r'^_orig_mod\.', ''),  # torch.compile
     (r'^videomae\.', ''),
     (r'^encoder\.(?=patch_embed\.|blocks\.|norm\.)', ''),
     (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
@@ -236,6 +245,7 @@ _RENAMES = [(re.compile(pattern), name) for pattern, name in (
     (r'\.intermediate\.dense\.', '.mlp.fc1.'),
     (r'\.output\.dense\.', '.mlp.fc2.'),
 )]
+_CUT_TAG = 'v2_k710_k400'
 _DECODER = ('decoder.', 'encoder_to_decoder.', 'mask_token')  # of pre-training
 
 
@@ -249,6 +259,16 @@ def _check_channels(model: VideoMAE, weights: dict[str, Tensor]) -> None:
             f'in_chans={model.in_chans}: build the model with in_chans={chans}, or with in_chans=1, for which the '
             'channels are summed, or train it without these weights.'
         )
+
+
+def _cut_classifier(model: VideoMAE, weights: dict[str, Tensor]) -> None:
+    """Leaves the rows of Kinetics-400 of a classifier of Kinetics-710 where the tag says so, in place."""
+    if model.pretrained_cfg.get('tag') != _CUT_TAG or model.num_classes != 400:
+        return
+    rows = [int(row) for row in label_names('kinetics710_rows_of_kinetics400')]
+    for key in ('backbone.head.weight', 'backbone.head.bias'):
+        if key in weights and len(weights[key]) == 710:
+            weights[key] = weights[key][rows]
 
 
 def _join_attention(weights: dict[str, Tensor]) -> None:
@@ -270,6 +290,9 @@ PAPER = Paper(
     'VideoMAE', 'arXiv:2203.12602',
     'VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training',
     'Tong, Zhan and Song, Yibing and Wang, Jue and Wang, Limin', 2022, 'tong2022videomae')
+PAPER_V2 = Paper(
+    'VideoMAE V2', 'arXiv:2303.16727', 'VideoMAE V2: Scaling Video Masked Autoencoders with Dual Masking',
+    'Wang, Limin and others', 2023, 'wang2023videomaev2')
 
 
 def _cfg(hub_name: str, **kwargs: Any) -> dict[str, Any]:
@@ -284,17 +307,31 @@ def _cfg(hub_name: str, **kwargs: Any) -> dict[str, Any]:
     }
 
 
+def _v2_cfg(file: str, **kwargs: Any) -> dict[str, Any]:
+    return _cfg('', **dict(
+        hf_hub_id='OpenGVLab/VideoMAE2', hf_hub_filename=f'distill/{file}', license='apache-2.0',
+        paper_name=PAPER_V2.title, paper_ids=PAPER_V2.id,
+        origin_url='https://github.com/OpenGVLab/VideoMAEv2', **kwargs))
+
+
 # the order of the class names is inferred: alphabetical, as the data sets number them
 _K400 = dict(label_names=label_names('kinetics400'), num_classes=400)
 _SSV2 = dict(label_names=label_names('ssv2'), num_classes=174)
 
+_K710 = dict(label_names=label_names('kinetics710'), num_classes=710)
+_V2_S, _V2_B = 'vit_s_k710_dl_from_giant.pth', 'vit_b_k710_dl_from_giant.pth'
+
 default_cfgs = generate_default_cfgs({
     'videomae_vit_s.mcg_k400': _cfg('videomae-small-finetuned-kinetics', **_K400),
     'videomae_vit_s.mcg_ssv2': _cfg('videomae-small-finetuned-ssv2', **_SSV2),
+    'videomae_vit_s.v2_k710': _v2_cfg(_V2_S, **_K710),
+    f'videomae_vit_s.{_CUT_TAG}': _v2_cfg(_V2_S, **_K400),
     'videomae_vit_b.mcg_k400': _cfg('videomae-base-finetuned-kinetics', **_K400),
     'videomae_vit_b.mcg_ssv2': _cfg('videomae-base-finetuned-ssv2', **_SSV2),
     'videomae_vit_b.mcg_mae_k400': _cfg('videomae-base', num_classes=0),
     'videomae_vit_b.mcg_mae_ssv2': _cfg('videomae-base-ssv2', num_classes=0),
+    'videomae_vit_b.v2_k710': _v2_cfg(_V2_B, **_K710),
+    f'videomae_vit_b.{_CUT_TAG}': _v2_cfg(_V2_B, **_K400),
     'videomae_vit_l.mcg_k400': _cfg('videomae-large-finetuned-kinetics', **_K400),
     'videomae_vit_l.mcg_mae_k400': _cfg('videomae-large', num_classes=0),
 })
@@ -315,6 +352,19 @@ def _pretrained(data: DataSet, size: int | None = None) -> TagRecord:
         PAPER, data, task='masked autoencoding of videos', size=size, limits='The encoder has seen no labels.')
 
 
+def _distilled(data: DataSet, top1: float) -> TagRecord:
+    return TagRecord(
+        PAPER_V2, data, started_from='a distillation of the giant model',
+        protocol=EvalProtocol('dense', num_clips=5, num_crops=3, stride=4),
+        figures=(Figure(data.title, top1, None, 'model zoo of the official repository', frames=16, clips=5, crops=3),),
+        about_figures='The repository averages the probabilities of the views, flatzoo their logits.',
+        limits=(
+            'Kinetics-710 joins Kinetics-400, 600 and 700, so that an accuracy on one of them is not zero-shot. Two '
+            'of the 400 classes are named differently in two official lists; the published cut of the classifier is '
+            'taken. The conversion is tested on small models of the original code; this file itself was not measured '
+            'by us.'))
+
+
 register_records({
     'videomae_vit_s.mcg_k400': _trained(KINETICS_400),
     'videomae_vit_s.mcg_ssv2': _trained(SSV2, 87_800_000),
@@ -322,12 +372,19 @@ register_records({
     'videomae_vit_b.mcg_ssv2': _trained(SSV2, 346_000_000),
     'videomae_vit_b.mcg_mae_k400': _pretrained(KINETICS_400, 377_000_000),
     'videomae_vit_b.mcg_mae_ssv2': _pretrained(SSV2),
+    'videomae_vit_s.v2_k710': _distilled(KINETICS_710, 77.6),
+    f'videomae_vit_s.{_CUT_TAG}': _distilled(KINETICS_400, 83.7),
+    'videomae_vit_b.v2_k710': _distilled(KINETICS_710, 81.5),
+    f'videomae_vit_b.{_CUT_TAG}': _distilled(KINETICS_400, 86.6),
     'videomae_vit_l.mcg_k400': _trained(KINETICS_400),
     'videomae_vit_l.mcg_mae_k400': _pretrained(KINETICS_400),
 })
 
 
 def _create_videomae(variant: str, pretrained: bool = False, **kwargs: Any) -> VideoMAE:
+    tag = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')).tag
+    if (tag or '').startswith('v2_'):
+        kwargs.setdefault('fc_norm_eps', 1e-6)
     return build_video_model(VideoMAE, variant, pretrained, **kwargs)
 
 
