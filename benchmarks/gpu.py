@@ -29,10 +29,10 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository: benchmarks.common, flatzoo
 
-from _gpu.context import Context, read_facts, write_facts  # noqa: E402
-from _gpu.report import write_report  # noqa: E402
+from benchmarks.common.gpu.context import Context, read_facts, write_facts
+from benchmarks.common.gpu.report import write_report
 
 PLAN = {  # part: its share of the time, module, function
     'card': (35, 'card', 'run'),
@@ -79,7 +79,7 @@ def child(context: Context, seconds: float, module: str, function: str, *args) -
     print(f'\n===== {context.part} {" ".join(map(str, args))}, {seconds:.0f} s =====', flush=True)
     faulthandler.register(signal.SIGTERM, file=sys.__stderr__, chain=True)  # where it is when its time is up
     with context.attempt(context.part):
-        getattr(importlib.import_module(f'_gpu.{module}'), function)(context, *args)
+        getattr(importlib.import_module(f'benchmarks.common.gpu.{module}'), function)(context, *args)
         return
     raise SystemExit(1)
 
@@ -112,7 +112,7 @@ def warm_up(out: Path, rehearse: bool, seconds: float) -> list[multiprocessing.P
     if rehearse:
         jobs = [('sifar_resnet10t', 8, 1)]
     else:
-        from _gpu.speed import COMPILED
+        from benchmarks.common.gpu.speed import COMPILED
         jobs = [*WARM, *((name, frames, 64) for name, frames in COMPILED[:WARM_OTHERS])]
     return [
         start(Context('warm-up', out, rehearse, 0), seconds, 'speed', 'warm_up', *job, MEMORY / len(jobs))

@@ -339,7 +339,7 @@ def test_pruned_models_keep_what_their_blocks_have():
     ('lstm', 400, 33_867_000, 45_066_000, 365_298_000),
 ])
 def test_parameters_of_the_paper_size(name, num_classes, rest, aligners, temporal):
-    """The preset that comes closest to the columns of the paper's tables; see benchmarks/amflow_parameters.py."""
+    """The preset that comes closest to the columns of the paper's tables; see benchmarks/cost/amflow_parameters.py."""
     model = timm.create_model(f'amflow_dinov2_b_{name}', num_classes=num_classes, device='meta')
     count = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in (
         'adapters', 'head', 'side_head', 'fusion', 'aligners', 'temporal', 'backbone')}

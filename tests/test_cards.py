@@ -89,7 +89,7 @@ def test_every_tag_with_weights_has_its_card_and_no_other(cards, script):
 
 def test_cards_are_not_stale(cards):
     stale = [name for name, text in cards.items() if (ROOT / 'model_cards' / name).read_text() != text]
-    assert not stale, f'run python benchmarks/write_cards.py: {stale}'
+    assert not stale, f'run python benchmarks/regenerate.py: {stale}'
 
 
 def test_front_matter_is_what_the_hub_reads(cards):
@@ -107,7 +107,7 @@ def test_only_measured_figures_are_in_the_model_index(cards, script):
     indexed = {name: ModelCard(text).data.eval_results for name, text in cards.items()}
     results = {name: value for name, value in indexed.items() if value}
     assert set(results) == {'sifar_resnet10t.actions16.md'}
-    measured = json.loads((ROOT / 'benchmarks/results/sifar_resnet10t_actions16.json').read_text())
+    measured = json.loads((ROOT / 'benchmarks/results/data/sifar_resnet10t_actions16.json').read_text())
     assert results['sifar_resnet10t.actions16.md'][0].metric_value == pytest.approx(
         100 * measured['eval']['still_camera']['normal'])
 

@@ -155,7 +155,7 @@ def rows():
 
 
 def test_rows(rows):
-    with (ROOT / 'benchmarks/results/cost.csv').open() as file:
+    with (ROOT / 'benchmarks/results/data/cost.csv').open() as file:
         table = {row['model']: row for row in csv.DictReader(file)}
     for name, row in rows.items():
         want = table[name.partition('.')[0]]

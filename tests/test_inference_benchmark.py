@@ -1,4 +1,4 @@
-"""`benchmarks/cpu_inference.py` on small models."""
+"""`benchmarks/speed/cpu_inference.py` on small models."""
 import csv
 import importlib.util
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parent.parent / 'benchmarks/cpu_inference.py'
+SCRIPT = Path(__file__).parent.parent / 'benchmarks/speed/cpu_inference.py'
 
 
 @pytest.fixture

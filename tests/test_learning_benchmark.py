@@ -64,7 +64,7 @@ def test_an_experiment_from_files_to_the_table(learning, tiny, tmp_path):
         assert all(0 <= run['test'][order] <= 100 for order in learning.ORDERS)
     folder = tmp_path / 'miniature'
     assert all((folder / name).stat().st_size for name in ('learning.md', 'learning_finetune.png'))
-    assert 'Has not been run yet: `python benchmarks/learning.py gpu`' in (folder / 'learning.md').read_text()
+    assert 'Has not been run yet: `python benchmarks/learning/learning.py gpu`' in (folder / 'learning.md').read_text()
     assert [call[0] for call in learning.calls] == 4 * ['train'] + 4 * ['train', 'validate']
 
     learning.calls.clear()  # what is there is measured only, and that goes on with its file

@@ -20,8 +20,9 @@ def model_card(name: str, cost: dict[str, Any], results: dict[str, Any] | None =
 
     Args:
         name: `architecture.tag`.
-        cost: The model's row of `benchmarks/results/cost.csv`.
-        results: Measured accuracies as `benchmarks/train_actions.py` writes them, for weights that flatzoo trained.
+        cost: The model's row of `benchmarks/results/data/cost.csv`.
+        results: Measured accuracies as `benchmarks/learning/train_actions.py` writes them, for weights that
+            flatzoo trained.
 
     Raises:
         ValueError: If there are no such weights.
@@ -137,8 +138,8 @@ class _Card:
             params += f', {float(cost["trainable_m"]):.2f} M trainable'
         gmacs = f'{float(cost["gmacs_per_view"]):.2f} G' + (f' x {views} view(s)' if self.of_video else '')
         return [
-            f'`python benchmarks/cost.py {self.arch}`, {cost["num_classes"]} classes, float32. Activations are those '
-            'that training keeps with eager attention; fused attention keeps less.'
+            f'`python benchmarks/cost/models.py {self.arch}`, {cost["num_classes"]} classes, float32. Activations are '
+            'those that training keeps with eager attention; fused attention keeps less.'
             + (' Trainable are the parameters outside the frozen backbone.' if cost.get('trainable_m') else ''), '',
             '| frames | size | layout | parameters | multiply-adds | weights | activations |',
             '|---|---|---|---|---|---|---|',

@@ -3,7 +3,7 @@
     model = timm.create_model('superimage', backbone='convnext_tiny', num_frames=8, layout='grid', img_size=112)
 
 With `pretrained=True` the backbone starts from its own image weights; `backbone='convnext_tiny.fb_in22k'` chooses among
-them. `benchmarks/any_backbone.py` tries one model of every timm module.
+them. `benchmarks/models/any_backbone.py` tries one model of every timm module.
 """
 from typing import Any
 

@@ -11,7 +11,7 @@ Speeds are read from CSV files with the columns model, clips_per_s, hardware, pr
 as the scripts in benchmarks/ write them. A model's fastest batch counts.
 
     flatzoo compare 'sifar*' 'flatten*'
-    flatzoo compare --measured benchmarks/results/cpu_inference.csv --page docs/models
+    flatzoo compare --measured benchmarks/results/data/cpu_inference.csv --page docs/models
 
 --page FOLDER writes FOLDER/comparison.html, a table that sorts itself at a click on a title, with
 a plot of the papers' accuracies against multiply-adds (needs flatzoo[show]), and FOLDER.md, the

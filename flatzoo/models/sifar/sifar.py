@@ -19,7 +19,7 @@ there joins all frames (Table 1); on ResNets, kernels that reach over several fr
 | `sifar_swin_l12_384` | SIFAR-L-12‡ | 8 | 384 | 12, 12, 12, whole map | 196 M | 944 |
 
 Windows (Table 1), parameters and multiply-adds of one crop (Tables 2 and 3) are the paper's, which tests with three
-crops. `benchmarks/sifar_cost.py` prints ours beside them.
+crops. `benchmarks/cost/sifar_cost.py` prints ours beside them.
 
 Of the 3x3 cells 8 frames leave one empty. It costs a ninth of the image and cannot be left out for more than 1 % of the
 multiply-adds, since attention soon spreads into it. `num_frames=9` puts a ninth real frame there at no cost, with the
@@ -321,7 +321,8 @@ default_cfgs = generate_default_cfgs({
     'sifar_swin_l14_16f.ms_in22k': _image_cfg(_SWIN_L7),
     'sifar_swin_l12_384.ms_in22k': _image_cfg(_SWIN_L12, 384),
     'sifar_swin_tiny.untrained': _cfg(input_size=(3, 32, 32)),
-    # trained on the procedural actions of flatzoo.data.actions by benchmarks/train_actions.py; ships in the package
+    # trained on the procedural actions of flatzoo.data.actions by
+    # benchmarks/learning/train_actions.py; ships in the package
     'sifar_resnet10t.actions16': _cfg(
         file=str(Path(__file__).parent / 'weights' / 'sifar_resnet10t.actions16.safetensors'), custom_load=True,
         num_classes=len(ACTIONS), label_names=ACTIONS, input_size=(3, 32, 32), license='apache-2.0',

@@ -1,0 +1,81 @@
+"""Rewrites everything that is generated and not timed: after a model is added, or what is known of one has changed.
+
+    python benchmarks/regenerate.py
+    python benchmarks/regenerate.py --all  # counts every model again: after the code of a model has changed
+
+Costs (`results/data/cost.csv`) and the catalogue that `flatzoo list` reads are counted for new names only. Model cards are
+written from them. What takes longer is written when something that it shows has changed: the comparison of all models
+(`docs/models.md`, `docs/models/`) and the counted tables below `results/`.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository: benchmarks.common, flatzoo
+
+from benchmarks.common import cost
+from benchmarks.common.cards import write_cards
+from benchmarks.common.files import write_file
+from flatzoo import cli
+from flatzoo.zoo import catalogue
+
+ROOT = Path(__file__).resolve().parents[1]
+COSTS = Path('benchmarks/results/data/cost.csv')
+COMPARISON = ('compare', '--measured', 'benchmarks/results/data/models.csv', '--page', 'docs/models')
+COUNTED = {  # page below results: script, and the models of which it is made
+    'sifar_cost.md': ('cost/sifar_cost.py', 'sifar_'),
+    'amflow_parameters.md': ('cost/amflow_parameters.py', 'amflow_'),
+    'uniformer_attention.md': ('cost/uniformer_attention.py', 'flatten_uniformer_'),
+}
+
+
+def count_costs(again: bool) -> set[str]:
+    """Counts the models that have no row, drops rows of models that are gone, and names the models that changed."""
+    rows = {row['model']: row for row in cost.read(COSTS)}
+    names = cost.names()
+    new = {}
+    for name in names:
+        if again or name not in rows:
+            new[name] = {key: str(value) for key, value in cost.count(name).items()}
+            print(f'counted {name}', flush=True)
+    changed = {name for name, row in new.items() if row != rows.get(name)} | (set(rows) - set(names))
+    if changed or list(rows) != names:
+        cost.write(COSTS, [new.get(name) or rows[name] for name in names])
+    return changed
+
+
+def describe_models(again: bool) -> bool:
+    """Writes the catalogue, and says whether it changed."""
+    rows = {row['name']: row for row in json.loads(catalogue.FILE.read_text(encoding='utf-8'))}
+    rows = {
+        name: catalogue.describe(name) if again or name not in rows else rows[name] for name in catalogue.list_names()}
+    text = '[\n' + ',\n'.join(json.dumps(row, ensure_ascii=False) for row in rows.values()) + '\n]\n'
+    if text == catalogue.FILE.read_text(encoding='utf-8'):
+        return False
+    write_file(catalogue.FILE, text.encode())
+    return True
+
+
+def main() -> None:
+    """Rewrites what is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--all', action='store_true', help='count every model again and write every page')
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    costs = count_costs(args.all)
+    listed = describe_models(args.all)
+    cards = write_cards()
+    print(f'{len(costs)} costs and {len(cards)} cards are new; the catalogue {"is" if listed else "is not"}.')
+    for page, (script, prefix) in COUNTED.items():
+        path = Path('benchmarks/results', page)
+        if args.all or not path.exists() or any(name.startswith(prefix) for name in costs):
+            subprocess.run([sys.executable, f'benchmarks/{script}', '--out', str(path)], check=True)
+    if args.all or costs or cards or listed or not Path('docs/models.md').exists():
+        raise SystemExit(cli.main([*COMPARISON]))
+
+
+if __name__ == '__main__':
+    main()
