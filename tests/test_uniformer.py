@@ -460,11 +460,13 @@ def test_default_cfg(tag):
     model.float()
 
     model.reset_classifier(0)
-    assert model.num_classes == 0 and model(x).shape == pre_logits.shape
+    assert model.num_classes == 0 and model.forward_head(features).shape == pre_logits.shape
     model.reset_classifier(0, '')
-    assert model(x).shape == features.shape
-    assert timm.create_model(tag, num_classes=0, device='meta').eval()(x).shape == pre_logits.shape
-    assert timm.create_model(tag, num_classes=0, global_pool='', device='meta').eval()(x).shape == features.shape
+    assert model.forward_head(features).shape == features.shape
+    model = timm.create_model(tag, num_classes=0, device='meta').eval()
+    assert model.forward_head(features).shape == pre_logits.shape
+    model = timm.create_model(tag, num_classes=0, global_pool='', device='meta').eval()
+    assert model.forward_head(features).shape == features.shape
 
 
 def test_api_contract():
