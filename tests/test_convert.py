@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from golden_files import DATA, read_golden
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -16,25 +17,23 @@ from flatzoo.cli import main
 from flatzoo.hub.convert import convert, convert_state_dict
 from flatzoo.models.sifar import SifarSwin
 
-DATA = Path(__file__).parent / 'data'
 SIFAR = dict(
     num_classes=10, embed_dim=16, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 8), num_frames=8, img_size=64,
     window_size=(4, 4, 4, 6), ape=True)
 VIDEOMAE = dict(num_classes=10, embed_dim=24, depth=2, num_heads=3, img_size=(32, 48))
 
 
-def golden(file: str, prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def golden(tensors: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Recorded tensors, and the official state dict among them."""
-    tensors = load_file(DATA / f'{file}.safetensors')
     return tensors, {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def sifar() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    return golden('sifar_e_3x3_8f_resize_ape', 'model.')
+    return golden(read_golden('sifar_e_3x3_8f_resize_ape'), 'model.')
 
 
 def uniformer(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
-    tensors, weights = golden(f'uniformer_{name}', 'state_dict.')
+    tensors, weights = golden(read_golden(f'uniformer_{name}'), 'state_dict.')
     config = json.loads((DATA / f'uniformer_{name}.json').read_text())['config']
     return tensors, weights, dict(
         num_classes=10, depths=tuple(config['depth']), embed_dims=tuple(config['embed_dim']),
@@ -43,7 +42,7 @@ def uniformer(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
 
 
 def videomae() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    return golden('videomae_tiny', 'weights/')
+    return golden(load_file(DATA / 'videomae_tiny.safetensors'), 'weights/')
 
 
 def load(file: Path, name: str, **args) -> nn.Module:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from golden_files import read_golden
+from safetensors.torch import save_file
 
 import flatzoo
 from flatzoo.data.protocol import EvalProtocol
 
-DATA = Path(__file__).parent / 'data'
 TINY = dict(num_classes=10, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 8))
 # recorded outputs of the official code, and the same model here
 GOLDEN = {
@@ -26,7 +26,7 @@ FRAME_EMBED = 'backbone.patch_embed.frame_pos_embed'
 
 def golden(name):
     """Recorded tensors, and the official state dict with its buffers."""
-    tensors = load_file(DATA / f'sifar_{name}.safetensors')
+    tensors = read_golden(f'sifar_{name}')
     return tensors, {key.removeprefix('model.'): value for key, value in tensors.items() if key.startswith('model.')}
 
 

@@ -5,13 +5,12 @@ import fnmatch
 import inspect
 import json
 import math
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from golden_files import DATA, read_golden
 from timm.layers import set_fused_attn, use_fused_attn
 from timm.models import GraphExtractNet, save_for_hf
 from timm.models._manipulate import group_parameters
@@ -20,7 +19,6 @@ from timm.optim import param_groups_layer_decay
 from flatzoo.models.uniformer import AttentionBlock, ConvBlock, UniFormer, checkpoint_filter_fn
 from flatzoo.runtime.cost import MultiplyAdds
 
-DATA = Path(__file__).parent / 'data'
 TAGS = [
     'uniformer_small.in1k', 'uniformer_small_plus.in1k', 'uniformer_small_plus_dim64.untrained',
     'uniformer_base.in1k', 'uniformer_base_ls.untrained',
@@ -70,7 +68,7 @@ def fused(request):
 
 def load_golden(name: str):
     """Returns the recorded tensors, the authors' state dict, and our arguments for their configuration."""
-    tensors = load_file(DATA / f'uniformer_{name}.safetensors')
+    tensors = read_golden(f'uniformer_{name}')
     config = json.loads((DATA / f'uniformer_{name}.json').read_text())['config']
     state_dict = {k.removeprefix('state_dict.'): v for k, v in tensors.items() if k.startswith('state_dict.')}
     args = dict(
@@ -462,11 +460,13 @@ def test_default_cfg(tag):
     model.float()
 
     model.reset_classifier(0)
-    assert model.num_classes == 0 and model(x).shape == pre_logits.shape
+    assert model.num_classes == 0 and model.forward_head(features).shape == pre_logits.shape
     model.reset_classifier(0, '')
-    assert model(x).shape == features.shape
-    assert timm.create_model(tag, num_classes=0, device='meta').eval()(x).shape == pre_logits.shape
-    assert timm.create_model(tag, num_classes=0, global_pool='', device='meta').eval()(x).shape == features.shape
+    assert model.forward_head(features).shape == features.shape
+    model = timm.create_model(tag, num_classes=0, device='meta').eval()
+    assert model.forward_head(features).shape == pre_logits.shape
+    model = timm.create_model(tag, num_classes=0, global_pool='', device='meta').eval()
+    assert model.forward_head(features).shape == features.shape
 
 
 def test_api_contract():

@@ -150,7 +150,8 @@ def build_video_model(
                 _check_memory(model_cls, model_args, source.weights)
             with deferred if draws_no_weights else contextlib.nullcontext():
                 model = model_cls(**model_args)
-        model.use_ema = use_ema
+        if use_ema is not None:
+            model.use_ema = use_ema
         if mmap:
             hooks.append(model.register_load_state_dict_pre_hook(map_weights))
         return model
@@ -161,7 +162,8 @@ def build_video_model(
             variant,
             pretrained,
             pretrained_cfg_overlay=source.overlay,
-            pretrained_filter_fn=lambda weights, model: pretrained_filter_fn(choose_weights(weights, use_ema), model),
+            pretrained_filter_fn=lambda weights, model: pretrained_filter_fn(
+                choose_weights(weights, model.use_ema), model),
             pretrained_strict=False,  # the filters account for every key, see `account_for_keys`
             feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
             **kwargs,

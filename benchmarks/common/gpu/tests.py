@@ -45,7 +45,7 @@ def run(context: Context) -> None:
 
     files = [path for path in sorted((ROOT / 'tests').glob('test_*.py')) if 'mark.gpu' in path.read_text()]
     files.sort(key=lambda path: next((i for i, name in enumerate(ORDER) if name in path.name), len(ORDER)))
-    options = ['-m', 'gpu', '--continue-on-collection-errors', '-p', 'no:cacheprovider', '--tb=long']
+    options = ['-o', 'addopts=', '-m', 'gpu', '--continue-on-collection-errors', '-p', 'no:cacheprovider', '--tb=long']
     if context.rehearse:
         files, options = [path for path in files if path.name == REHEARSED], [*options, '--collect-only']
     elif find_spec('pytest_timeout'):

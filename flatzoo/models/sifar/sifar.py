@@ -110,6 +110,7 @@ class SifarSwin(VideoModel):
             kwargs['strict_img_size'] = False  # no masks yet: timm makes one per block, most of the time of building
         super().__init__(
             backbone, num_frames=num_frames, layout=layout, img_size=img_size, window_size=tuple(windows), **kwargs)
+        self.use_ema = False  # the official code evaluates raw weights, never the average that it keeps beside them
         if shares_masks:
             self._share_masks()
         self._spec = dict(window_size=window_size, shift_rule=shift_rule, patch_size=patch_size, grid=grid)
