@@ -43,11 +43,10 @@ def run(root, *arguments):
 
 @pytest.mark.slow  # it counts the new model and runs a part of the suite
 def test_the_page_is_true(copy):
-    assert [name for name, _ in WRITTEN] == ['flatzoo/models/spiral.py', 'tests/models/test_spiral.py']
+    assert [name for name, _ in WRITTEN] == ['flatzoo/models/spiral.py', 'tests/test_spiral.py']
     run(copy, '-c', TRIED)
     assert (copy / 'model_cards/spiral_resnet18.a1_in1k.md').exists()
     assert 'spiral_resnet18.a1_in1k' in run(copy, '-m', 'flatzoo', 'list', 'spiral*')
-    tests = ('models/test_spiral.py', 'models/test_import.py', 'models/test_record.py', 'hub/test_cards.py',
-             'zoo/test_compare.py', 'zoo/test_sources.py', 'zoo/test_catalogue.py')
-    run(copy, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *(f'tests/{test}' for test in tests))
-    run(copy, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/docs/test_docs.py', '-k', 'not the_code_runs')
+    tests = ('spiral', 'import', 'record', 'cards', 'compare', 'sources', 'catalogue')
+    run(copy, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *(f'tests/test_{test}.py' for test in tests))
+    run(copy, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/test_docs.py', '-k', 'not the_code_runs')
