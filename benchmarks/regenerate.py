@@ -3,10 +3,9 @@
     python benchmarks/regenerate.py
     python benchmarks/regenerate.py --all  # counts every model again: after the code of a model has changed
 
-Costs (`results/data/cost.csv`) and the catalogue that `flatzoo list` reads are counted for new names only. Model
-cards are
-written from them. What takes longer is written when something that it shows has changed: the comparison of all models
-(`docs/models.md`, `docs/models/`) and the counted tables below `results/`.
+Costs (`results/data/cost.csv`) and the catalogue that `flatzoo list` reads are counted for new names only. Model cards
+are written from them. What takes longer is written when something that it shows has changed: the comparison of all
+models (`docs/models.md`, `docs/models/`) and the counted tables below `results/`.
 """
 import argparse
 import json

@@ -7,7 +7,7 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
+ROOT = Path(__file__).parents[1]
 MODEL_ARGS = {
     'time_resnet50': '{"backbone": "test_resnet", "img_size": 64}',
     'time_videomae_b': '{"backbone": "test_vit", "img_size": 32}',
@@ -17,8 +17,8 @@ MODEL_ARGS = {
 @pytest.fixture
 def time_diagnostic(monkeypatch, tmp_path):
     """Runs the script with a model of random weights and returns the table that it wrote."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    script = importlib.import_module('time_diagnostic')
+    monkeypatch.syspath_prepend(ROOT)
+    script = importlib.import_module('benchmarks.learning.time_diagnostic')
 
     def run(name, *options):
         model = timm.create_model(name, num_classes=16, **script.json.loads(MODEL_ARGS[name]))
@@ -49,7 +49,7 @@ def test_time_diagnostic_shrinks_frames_where_every_n_divides(time_diagnostic):
 
 
 def test_time_diagnostic_keeps_the_rows_that_it_has(time_diagnostic, tmp_path, monkeypatch):
-    import time_diagnostic as script
+    from benchmarks.learning import time_diagnostic as script
 
     measure, calls = script.measure_orders, []
 

@@ -63,7 +63,7 @@ def tiny(table: dict[str, dict], name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope='module')
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location('write_cards', ROOT / 'benchmarks' / 'write_cards.py')
+    spec = importlib.util.spec_from_file_location('benchmarks.common.cards', ROOT / 'benchmarks/common/cards.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

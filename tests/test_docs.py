@@ -130,3 +130,15 @@ def test_the_reference_has_every_public_name_and_module():
 def test_addresses_of_other_hosts(tmp_path):
     process = _sphinx('linkcheck', tmp_path)
     assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-6000:]
+
+
+def test_every_page_of_results_has_its_row():
+    folder = ROOT / 'benchmarks/results'
+    named = set(re.findall(r'\]\((\w+\.md)\)', (folder / 'README.md').read_text()))
+    assert named == {path.name for path in folder.glob('*.md')} - {'README.md'}
+
+
+def test_no_script_imports_another():
+    scripts = [path for path in (ROOT / 'benchmarks').rglob('*.py') if 'common' not in path.parts]
+    for path in scripts:
+        assert not re.search(r'^\s*(from|import) benchmarks\.(?!common)', path.read_text(), re.MULTILINE), path

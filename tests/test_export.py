@@ -253,8 +253,8 @@ def test_command_refuses(arguments, says, tmp_path, monkeypatch, capsys):
 
 
 def test_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / 'benchmarks')
-    script = importlib.import_module('export_table')
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    script = importlib.import_module('benchmarks.models.export_table')
     monkeypatch.setattr(script, 'MODELS', {
         'good': ('superimage', dict(backbone='test_resnet', img_size=32)),
         'bad': ('superimage', dict(backbone='test_resnet', img_size=32, layout='random:2x4:always')),
@@ -268,7 +268,7 @@ def test_table(tmp_path, monkeypatch, capsys):
     good, bad = (next(line for line in lines if line.startswith(f'| {name} ')) for name in ('good', 'bad'))
     assert good.startswith('| good | not tried | not tried | 0.0e+00, x') and bad.count('no (below)') == 1
     assert any(line.startswith('- bad, torchscript: ') and 'new order' in line for line in lines)
-    assert len(out.with_suffix('.csv').read_text().splitlines()) == 3
+    assert len((tmp_path / 'data/table.csv').read_text().splitlines()) == 3
 
 
 @pytest.mark.gpu

@@ -18,9 +18,9 @@ def benchmark(tmp_path):
 
     def run(*options: str) -> tuple[list[dict], str]:
         module.main([*options, '--rounds', '1', '--out', str(tmp_path)])
-        [path] = tmp_path.glob('*.csv')
+        [path] = tmp_path.glob('data/*.csv')
         with path.open() as file:
-            return list(csv.DictReader(file)), path.with_suffix('.md').read_text()
+            return list(csv.DictReader(file)), (tmp_path / 'cpu_inference.md').read_text()
 
     yield run
     torch.set_num_threads(threads)

@@ -15,15 +15,15 @@ from flatzoo import cli
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.decode import VideoReader
 
-BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
+ROOT = Path(__file__).parents[1]
 TINY = ('--model', 'superimage', '--model-kwargs', 'backbone=test_resnet', '--img-size', '32', '--num-frames', '4')
 
 
 @pytest.fixture
 def learning(monkeypatch):
     """The script, whose commands run in this process; they are kept in `calls`."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    module = importlib.import_module('learning')
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module('benchmarks.learning.learning')
     calls = []
 
     def call(work, *arguments):
@@ -48,7 +48,7 @@ def tiny(learning, monkeypatch):
     def run(work, *options):
         monkeypatch.setattr(sys, 'argv', ['learning.py', 'finetune', '--work', str(work), '--miniature', *options])
         learning.main()
-        return json.loads((work / 'miniature' / 'learning_finetune.json').read_text())
+        return json.loads((work / 'miniature' / 'data/learning_finetune.json').read_text())
 
     return run
 

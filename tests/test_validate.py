@@ -188,7 +188,7 @@ def test_classes_must_match(videos):
 
 
 def test_macs_are_those_of_the_table():
-    path = os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results', 'cost.csv')
+    path = os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results', 'data', 'cost.csv')
     with open(path, newline='') as file:
         want = {row['model']: float(row['gmacs_per_view']) for row in csv.DictReader(file)}
     for name in ('sifar_resnet10t', 'amflow_dinov2_s_tcn_lite', 'sifar_swin_tiny'):

@@ -6,9 +6,8 @@ from pathlib import Path
 import timm
 
 import flatzoo
+from benchmarks.common.files import write_file
 from flatzoo.hub.card import model_card
-
-from .files import write_file
 
 __all__ = ['cards', 'names_with_weights', 'write_cards']
 

@@ -143,6 +143,7 @@ def main() -> None:
 
     cells: dict[tuple[str, str], dict[str, str]] = {}
     data = args.out.parent / 'data' / f'{args.out.stem}.csv'
+    data.parent.mkdir(parents=True, exist_ok=True)
     if data.exists():
         with data.open(newline='') as file:
             cells = {(cell['model'], cell['format']): cell for cell in csv.DictReader(file)}
