@@ -398,7 +398,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
     with pytest.raises(ValueError, match='damaged'):
         checkpoint.load_last(path)
     torch.save({'model': {}}, path)
-    with pytest.raises(ValueError, match='no checkpoint of a run'):
+    with pytest.raises(ValueError, match='not a checkpoint of a flatzoo run'):
         checkpoint.load_last(path)
     torch.save({'format': 99, 'flatzoo_version': '9.9'}, path)
     with pytest.raises(ValueError, match='newer flatzoo'):
