@@ -34,8 +34,9 @@ def _from_markdown(app, what, name, obj, options, lines):
     out = []
     for line in lines:
         text = next((before for before in reversed(out) if before.strip()), '')
-        if line.startswith('    ') and out and not out[-1].strip() and re.match(r'[^\s:.*-].*(?<!::)$', text):
-            out += ['::', '']  # an indented paragraph after one at the margin is code
+        after = re.match(r'[^\s:.*-].*(?<!::)$|     - ', text)  # a paragraph at the margin, or a table
+        if line.startswith('    ') and out and not out[-1].strip() and after:
+            out += ['::', '']  # what is indented then is code
         cells = [cell.strip() for cell in re.split(r'(?<!\\)\|', line.strip()[1:-1])]
         is_row = re.fullmatch(r'\|.*\|', line.strip()) and len(cells) > 1
         line = re.sub(r'(?<!`)`([^`]+)`(?!`)', r'``\1``', line) if '>>>' not in line else line

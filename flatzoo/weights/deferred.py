@@ -34,6 +34,8 @@ class DeferredInit(TorchFunctionMode):
             model = build()
         model.load_state_dict(weights, strict=False)
         deferred.fill()
+
+    `fill` then draws what the weights have not brought.
     """
 
     def __init__(self):
