@@ -32,7 +32,8 @@ def vit(script, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.import_module('benchmarks.learning.train_frames_vit'), 'ARCHITECTURE', TINY)
     path = tmp_path / 'vit.safetensors'
     script(
-        'benchmarks.learning.train_frames_vit', '--steps', 2, '--train-frames', 16, '--eval-frames', 16, '--batch-size', 8, '--out', path,
+        'benchmarks.learning.train_frames_vit', '--steps', 2,
+        '--train-frames', 16, '--eval-frames', 16, '--batch-size', 8, '--out', path,
         '--results', path.with_suffix('.json'))
     return path
 
