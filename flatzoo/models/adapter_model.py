@@ -74,6 +74,9 @@ class AdapterModel(VideoModel):
     adapter_args: dict[str, Any]
     frozen = False
 
+    # properties that TorchScript must not compile
+    __jit_unused_properties__ = [*VideoModel.__jit_unused_properties__, 'num_prefix_tokens']
+
     def __init__(
             self,
             backbone: str,

@@ -40,7 +40,7 @@ default_cfgs = generate_default_cfgs({
 })
 
 _RECORD = TagRecord(
-    PAPER, LVD_142M, frozen_backbone=True,
+    PAPER, LVD_142M, frozen_backbone=True, limits='The backbone has seen single images only, no clips.',
     starts_fresh='**The probe and its classifier are freshly initialised** and must be trained.')
 register_records({f'probe_dinov2_{size}.lvd142m': _RECORD for size in _BACKBONES})
 
