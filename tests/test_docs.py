@@ -20,7 +20,9 @@ def _name(path):
     return str(path.relative_to(ROOT))
 
 
-WITH_CODE = [page for page in PAGES if any(block.language in ('python', 'sh') for block in blocks(page.read_text()))]
+WITH_CODE = [
+    page for page in PAGES
+    if any(block.language in ('python', 'sh') and block.marker != 'skip' for block in blocks(page.read_text()))]
 
 
 @pytest.mark.parametrize('page', WITH_CODE, ids=_name)

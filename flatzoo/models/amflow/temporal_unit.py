@@ -106,6 +106,14 @@ class LSTMUnit(nn.Module):
         """`[B, T, dim]` -> `[B, hidden_dim]`."""
         _check_sequence(x, self.dim)
         weights = [w for c in self.cells for w in (c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh)]
+        if x.device.type != 'cpu':
+            return self._states(x, weights)
+        # oneDNN has no LSTM of reduced precision for CPUs without AVX-512, and autocast would ask for one
+        with torch.autocast('cpu', enabled=False):
+            return self._states(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, [
+                w.float() if w.dtype in (torch.bfloat16, torch.float16) else w for w in weights]).to(x.dtype)
+
+    def _states(self, x: Tensor, weights: list[Tensor]) -> Tensor:
         start = x.new_zeros(len(self.cells), x.shape[0], self.out_dim)
         states = torch.lstm(x, (start, start), weights, True, len(self.cells), 0., self.training, False, True)[0]
         return states[:, -1]

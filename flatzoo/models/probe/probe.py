@@ -9,6 +9,7 @@
 `pretrained=True` brings DINOv2's image weights (Apache-2.0); a probe starts fresh. The probes of V-JEPA 2 that were
 released fit its own video encoders alone.
 """
+from dataclasses import replace
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -42,7 +43,8 @@ default_cfgs = generate_default_cfgs({
 _RECORD = TagRecord(
     PAPER, LVD_142M, frozen_backbone=True, limits='The backbone has seen single images only, no clips.',
     starts_fresh='**The probe and its classifier are freshly initialised** and must be trained.')
-register_records({f'probe_dinov2_{size}.lvd142m': _RECORD for size in _BACKBONES})
+register_records({
+    f'probe_dinov2_{size}.lvd142m': replace(_RECORD, size=346_000_000 if size == 'b' else None) for size in _BACKBONES})
 
 
 def _create_probe(size: str, pretrained: bool, kwargs: dict[str, Any]) -> Probe:
