@@ -88,17 +88,19 @@ def _of(data: DataSet, protocol: EvalProtocol, top1: float, frames: int = 8) -> 
         limits='The conversion is tested on networks of the official code; this file itself was not measured by us.')
 
 
+_IMAGES = TagRecord(PAPER, IMAGENET_1K, limits='The backbone has seen single images only, no clips.')
+
 register_records({
     'tsm_resnet50.mit_k400': _of(KINETICS_400, _DENSE, 74.1),
     'tsm_resnet50.mit_uniform_k400': _of(KINETICS_400, _ONE_CLIP, 71.2),
     'tsm_resnet50.mit_ssv2': _of(SSV2, _TWO_CLIPS, 61.2),
-    'tsm_resnet50.tv_in1k': TagRecord(PAPER, IMAGENET_1K),
+    'tsm_resnet50.tv_in1k': _IMAGES,
     'tsm_resnet50_16f.mit_uniform_k400': _of(KINETICS_400, _ONE_CLIP, 72.6, 16),
     'tsm_resnet50_16f.mit_ssv2': _of(SSV2, _TWO_CLIPS, 63.1, 16),
     'tsm_resnet50_nl.mit_k400': _of(KINETICS_400, _DENSE, 75.6),
     'tsm_resnet101.mit_ssv2': _of(SSV2, _TWO_CLIPS, 63.3),
     'tsm_mobilenetv2_100.mit_k400': _of(KINETICS_400, _DENSE, 69.5),
-    'tsm_mobilenetv2_100.ra_in1k': TagRecord(PAPER, IMAGENET_1K),
+    'tsm_mobilenetv2_100.ra_in1k': _IMAGES,
     'tsm_online_mobilenetv2_100.mit_jester': TagRecord(
         PAPER, JESTER, limits='The repository states no accuracy of these weights, and they were not measured by us.'),
 })
