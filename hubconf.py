@@ -4,7 +4,8 @@ Every model of flatzoo is one, and nothing of timm's own list. They are built by
 loaded here saves and reloads like any other. `torch.hub.help('flatzoo/flatzoo', 'sifar_swin_b12')` describes a model.
 """
 dependencies = [
-    'av', 'einops', 'huggingface_hub', 'numpy', 'PIL', 'safetensors', 'timm', 'torch', 'torchvision', 'tqdm']
+    'av', 'einops', 'filelock', 'huggingface_hub', 'numpy', 'PIL', 'safetensors', 'timm', 'torch', 'torchvision',
+    'tqdm']
 
 import timm as _timm  # noqa: E402 - torch.hub reads `dependencies` first
 

@@ -138,7 +138,11 @@ def convert_state_dict(
     built = _build(model, device='meta', **args)
     if to == 'official':
         _check_official(model, built)
-    chosen = choose_weights(checkpoint, use_ema)
+    if isinstance(built, VideoModel):
+        built.use_ema = use_ema
+        chosen = built.choose_weights(checkpoint)
+    else:
+        chosen = choose_weights(checkpoint, use_ema)
     weights, beside = _weights_of(checkpoint, chosen)
     with _Follow(weights) as follow:
         converted = _filter(built, chosen)

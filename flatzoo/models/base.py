@@ -465,10 +465,17 @@ class VideoModel(nn.Module):
         """Loads a weight file that timm's own loaders would refuse or misread; timm calls it for `custom_load`."""
         sources = ('url', 'file', 'hf_hub_id', 'source')
         cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in sources}
-        cfg.update(custom_load=False, state_dict=choose_weights(load_checkpoint(path), self.use_ema))
+        cfg.update(custom_load=False, state_dict=self.choose_weights(load_checkpoint(path)))
         load_pretrained(
             self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, strict=False,
             filter_fn=lambda weights, model: model.filter_checkpoint(weights))
+
+    @torch.jit.ignore
+    def choose_weights(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+        """The weights inside a training checkpoint: the moving average or the raw ones, see `use_ema` and
+        `flatzoo.weights.checkpoint.choose_weights`.
+        """
+        return choose_weights(checkpoint, self.use_ema)
 
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:

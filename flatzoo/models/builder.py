@@ -18,7 +18,7 @@ from timm.models import build_model_with_cfg, parse_model_name, resolve_pretrain
 from flatzoo.console.text import printable
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import SuperImage
-from flatzoo.weights.checkpoint import choose_weights, map_weights
+from flatzoo.weights.checkpoint import map_weights
 from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
@@ -163,7 +163,7 @@ def build_video_model(
             pretrained,
             pretrained_cfg_overlay=source.overlay,
             pretrained_filter_fn=lambda weights, model: pretrained_filter_fn(
-                choose_weights(weights, model.use_ema), model),
+                model.choose_weights(weights), model),
             pretrained_strict=False,  # the filters account for every key, see `account_for_keys`
             feature_cfg=dict(out_indices=None, feature_cls=_FeatureNet),
             **kwargs,

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from flatzoo.data.actions import ACTIONS
 from flatzoo.layers import Layout
-from flatzoo.weights.checkpoint import account_for_keys, prefixed_weights, unwrap_checkpoint
+from flatzoo.weights.checkpoint import account_for_keys, choose_weights, prefixed_weights, unwrap_checkpoint
 
 from ..backbone import WindowSize, check_windows, image_weights, resolve_stage_windows
 from ..base import VideoModel
@@ -110,7 +110,6 @@ class SifarSwin(VideoModel):
             kwargs['strict_img_size'] = False  # no masks yet: timm makes one per block, most of the time of building
         super().__init__(
             backbone, num_frames=num_frames, layout=layout, img_size=img_size, window_size=tuple(windows), **kwargs)
-        self.use_ema = False  # the official code evaluates raw weights, never the average that it keeps beside them
         if shares_masks:
             self._share_masks()
         self._spec = dict(window_size=window_size, shift_rule=shift_rule, patch_size=patch_size, grid=grid)
@@ -183,6 +182,15 @@ class SifarSwin(VideoModel):
         self._spec = spec
         self._args['window_size'] = spec['window_size']
         self._apply_shift_rule()
+
+    @torch.jit.ignore
+    def choose_weights(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+        """As in `VideoModel`; of a file of the official code the raw weights, which are those that it evaluates."""
+        raw = checkpoint.get('model')
+        is_official = isinstance(raw, dict) and any(key.startswith('layers.0.downsample.') for key in raw)
+        if self.use_ema is None and is_official:
+            return choose_weights(checkpoint, use_ema=False)
+        return super().choose_weights(checkpoint)
 
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
