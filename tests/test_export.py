@@ -168,7 +168,7 @@ def test_answers_that_are_no_numbers_are_no_answers():
     (TINY, dict(input='uint16'), ValueError, 'uint8, float'),
     (dict(TINY, dtype=torch.bfloat16), {}, ValueError, 'bfloat16'),
     (dict(TINY, layout='random:2x4:always'), {}, ValueError, 'new order'),
-    (dict(model_name='test_resnet'), {}, TypeError, 'Video models'),
+    (dict(model_name='test_resnet'), {}, TypeError, 'Only video models'),
 ])
 def test_what_cannot_be_exported(args, kwargs, error, says, tmp_path):
     with pytest.raises(error, match=says):
@@ -209,7 +209,7 @@ def test_files_of_others_are_not_loaded(tmp_path):
         warnings.simplefilter('ignore')
         torch.jit.script(torch.nn.ReLU()).save(tmp_path / 'relu.pt')
     for name in ('text.onnx', 'weights.pt', 'relu.pt'):
-        with pytest.raises(ValueError, match=f'{name}: is no file of'):
+        with pytest.raises(ValueError, match=f'{name}: is not a file of'):
             flatzoo.export.load(tmp_path / name)
 
 
