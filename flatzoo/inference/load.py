@@ -33,6 +33,7 @@ def load_model(
         in_chans: int = 3,
         needs_head: bool = True,
         use_ema: bool | None = None,
+        shown_as: str | None = None,
         **kwargs: Any,
 ) -> 'VideoModel':
     """Loads a video model in eval mode that is ready to answer.
@@ -49,6 +50,7 @@ def load_model(
             backbone.
         use_ema: For a checkpoint with raw weights and their moving average: whether to take the average. None takes the
             average and warns.
+        shown_as: How a message calls a model that cannot be had. None calls it by its name.
         **kwargs: Further arguments of the model.
 
     Raises:
@@ -92,7 +94,7 @@ def load_model(
         else:
             model = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # noqa: BLE001 - the Hub client, loaders and backbones raise anything
-        raise ModelError(_unavailable(checkpoint or name, error)) from error
+        raise ModelError(_unavailable(shown_as or checkpoint or name, error)) from error
     if not isinstance(model, VideoModel):
         raise ModelError(f"{name} is an image model. 'flatzoo list' shows the video models.")
     if model.in_chans != in_chans:
