@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .evaluation.probe import probe as probe
     from .hub.pull import pull as pull
     from .hub.push import push_to_hub as push_to_hub, save_pretrained as save_pretrained
     from .inference.classifier import Classifier as Classifier, predict as predict
@@ -26,7 +27,8 @@ _PUBLIC = {
     'Classifier': 'inference.classifier', 'HubError': 'models', 'Layout': 'layers', 'SuperImage': 'layers',
     'VideoModel': 'models', 'embed': 'inference.embed', 'eval_protocol': 'models', 'list_models': 'models',
     'load_features': 'inference.features', 'optimize': 'runtime',
-    'predict': 'inference.classifier', 'pull': 'hub.pull', 'push_to_hub': 'hub.push', 'save_pretrained': 'hub.push',
+    'predict': 'inference.classifier', 'probe': 'evaluation.probe', 'pull': 'hub.pull', 'push_to_hub': 'hub.push',
+    'save_pretrained': 'hub.push',
 }
 
 __all__ = ['__version__', *_PUBLIC]

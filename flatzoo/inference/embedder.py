@@ -63,6 +63,7 @@ class Embedder:
             allow_untrained: bool = False,
             **kwargs: Any,
     ):
+        from flatzoo.models.borrowed import borrowed_digest
         from flatzoo.runtime import optimize
 
         if per not in PER:
@@ -93,7 +94,7 @@ class Embedder:
             'model': self.name,
             'layout': str(self.model.layout),
             'model_args': {key: _plain(value) for key, value in sorted(kwargs.items())},
-            'digest': feature_digest(self.model, tokens),
+            'digest': borrowed_digest(self.model, tokens),
             'num_frames': self.model.num_frames,
             'img_size': list(self.model.img_size),
             'protocol': self.protocol.to_dict(),
@@ -155,16 +156,6 @@ class Embedder:
         return frames.unflatten(0, (count, -1)).cpu()
 
 
-def feature_digest(model: 'VideoModel', tokens: bool = False) -> str:
-    """What identifies the weights that features come from: all but the classifier, of tokens also without a pooler."""
-    from flatzoo.weights.adapter_file import state_digest
-
-    left_out = model.classifier_keys()
-    return state_digest({
-        name: tensor for name, tensor in model.state_dict().items()
-        if name not in left_out and not (tokens and name.startswith('pooler.'))})
-
-
 def load_backbone(
         name: str,
         *,
@@ -189,9 +180,17 @@ def load_backbone(
 
     import flatzoo.models  # noqa: F401 - registers them
     from flatzoo.layers import Layout
+    from flatzoo.models.probe import Probe
 
     if not _is_image_model(name):
-        return load_model(name, allow_untrained=allow_untrained, device=device, needs_head=False, **kwargs)
+        model = load_model(name, allow_untrained=allow_untrained, device=device, needs_head=False, **kwargs)
+        if not isinstance(model, Probe) or model.probe == 'linear' or model.head_trained:
+            return model
+        # a probe that was never trained: what counts is its backbone, at the size that the probe takes
+        cfg = model.backbone.pretrained_cfg
+        name = f'{cfg["architecture"]}.{cfg["tag"]}' if cfg.get('tag') else cfg['architecture']
+        size = dict(num_frames=model.num_frames, img_size=model.img_size, in_chans=model.in_chans)
+        kwargs, layout = {**size, **kwargs}, 'time:1'
     has_weights = ':' in name or timm.get_pretrained_cfg(name).has_weights
     if not has_weights and not allow_untrained:
         raise ModelError(f'{name} has no weights. Choose another, or get features of random weights with '
