@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .evaluation.audit.run import audit as audit
     from .evaluation.probe import probe as probe
     from .hub.pull import pull as pull
     from .hub.push import push_to_hub as push_to_hub, save_pretrained as save_pretrained
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 # public name -> the room that has it
 _PUBLIC = {
     'Classifier': 'inference.classifier', 'HubError': 'models', 'Layout': 'layers', 'SuperImage': 'layers',
-    'VideoModel': 'models', 'embed': 'inference.embed', 'eval_protocol': 'models', 'list_models': 'models',
+    'VideoModel': 'models', 'audit': 'evaluation.audit.run', 'embed': 'inference.embed', 'eval_protocol': 'models',
+    'list_models': 'models',
     'load_features': 'inference.features', 'optimize': 'runtime',
     'predict': 'inference.classifier', 'probe': 'evaluation.probe', 'pull': 'hub.pull', 'push_to_hub': 'hub.push',
     'save_pretrained': 'hub.push',
