@@ -17,6 +17,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.views import read_views
 
 from .ahead import load_ahead
+from .cut import cut_windows
 from .embedder import Embedder
 from .features import FeatureRow, Features, FeatureStore, load_features
 from .find import find_videos
@@ -66,18 +67,21 @@ def embed(
         OSError: The folder cannot be written. What it held before is kept.
         ImportError: pyarrow is not installed, which `out` needs.
     """
-    lists = _lists(source)
+    lists, lost = _lists(source)
     store = None if out is None else FeatureStore(out)
     embedder = model if isinstance(model, Embedder) else Embedder(model, **kwargs)
     if isinstance(model, Embedder) and kwargs:
         raise ValueError(f'{", ".join(kwargs)}: is said by the Embedder, not here.')
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    if embedder.window is not None:
+        lists = [cut_windows(videos, embedder.window, workers) for videos in lists]
     wanted = _rows(lists)
     classes = tuple(dict.fromkeys(name for videos in lists for name in videos.classes if _has_classes(videos)))
     if not wanted:
         raise ValueError('there is no clip to embed. Check the files and folders.')
-    workers = min(8, os.cpu_count() or 1) if workers is None else workers
     if store is None:
-        return _in_memory(wanted, classes, embedder, batch_size, workers, progress)
+        features = _in_memory(wanted, classes, embedder, batch_size, workers, progress)
+        return replace(features, errors=features.errors + lost)
 
     store.open(embedder.settings)
     with _locked(store):
@@ -97,7 +101,7 @@ def embed(
         raise ValueError(f'none of the {len(wanted)} clips has a feature: {store.rows[next(iter(wanted))].error}')
     kept = [index for index, row in enumerate(features.rows) if row.key in wanted]
     return replace(
-        features.select(kept), errors=tuple(row for row in features.errors if row.key in wanted))
+        features.select(kept), errors=tuple(row for row in features.errors if row.key in wanted) + lost)
 
 
 def every_split(spec: str, root: str | os.PathLike, splits: Sequence[str] = ()) -> list[VideoList]:
@@ -124,19 +128,21 @@ def every_split(spec: str, root: str | os.PathLike, splits: Sequence[str] = ()) 
     return list(found.values()) or [read_videos(spec, root, 'all')]
 
 
-def _lists(source: Any) -> list[VideoList]:
+def _lists(source: Any) -> tuple[list[VideoList], tuple[FeatureRow, ...]]:
+    """The lists of a source, and rows for paths that lead to no file."""
     if isinstance(source, VideoList):
-        return [source]
+        return [source], ()
     items = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if items and all(isinstance(item, VideoList) for item in items):
         if len({videos.depth for videos in items}) > 1:
             raise ValueError('some lists are of depth maps and some are not. Embed them one by one.')
-        return items
+        return items, ()
     found = find_videos([os.fsdecode(item) for item in items])
-    lost = [error for _, error in found if error is not None]
-    if lost:
-        raise ValueError(' '.join(lost))
-    return [VideoList('files', tuple(Clip(path, 0) for path, _ in found), ('class 0',))]
+    lost = tuple(FeatureRow(path, error=error) for path, error in found if error is not None)
+    clips = tuple(Clip(path, 0) for path, error in found if error is None)
+    if lost and not clips:
+        raise ValueError(' '.join(row.error for row in lost))
+    return [VideoList('files', clips, ('class 0',))], lost
 
 
 def _has_classes(videos: VideoList) -> bool:

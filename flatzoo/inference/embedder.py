@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ['Embedder', 'Per', 'load_backbone']
 
-Per = Literal['clip', 'frame']
+Per = Literal['clip', 'frame', 'window']
 PER: tuple[Per, ...] = get_args(Per)
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
@@ -31,7 +31,8 @@ class Embedder:
         model: A name as for `load_model`; the name of an image model of timm, such as
             `vit_small_patch14_dinov2.lvd142m`; or a video model.
         per: `'clip'` for a feature of each clip, `[D]`. `'frame'` for one of each frame, `[T, D]`, of models that look
-            at frames one by one.
+            at frames one by one. `'window'` for one of each window of a long clip, `[D]`.
+        window: Length of a window in seconds.
         tokens: Whether to keep what `forward_features` gives for each image of a clip, `[K, ...]`, without pooling.
             Attentive probes are trained on it.
         layout: Of an image model: `'time:1'` for frame by frame, or a layout of a super image such as `'grid'`.
@@ -55,6 +56,7 @@ class Embedder:
             model: 'str | VideoModel',
             *,
             per: Per = 'clip',
+            window: float | None = None,
             tokens: bool = False,
             layout: str = 'time:1',
             dtype: str = 'float32',
@@ -70,8 +72,10 @@ class Embedder:
             raise ValueError(f'per={per!r} is none of {", ".join(map(repr, PER))}.')
         if dtype not in DTYPES:
             raise ValueError(f'dtype={dtype!r} is none of {", ".join(map(repr, DTYPES))}.')
-        if tokens and per != 'clip':
-            raise ValueError("tokens=True keeps all tokens of all frames: leave per='clip'.")
+        if (per == 'window') != (window is not None):
+            raise ValueError("per='window' needs the length of a window in seconds, window=2.0, and nothing else does.")
+        if tokens and per == 'frame':
+            raise ValueError("tokens=True keeps all tokens of all frames: leave per='frame' out.")
         self.protocol = protocol or EvalProtocol()
         if tokens and self.protocol.views > 1:
             raise ValueError(
@@ -88,7 +92,7 @@ class Embedder:
                     self.name, layout=layout, device=device, allow_untrained=allow_untrained, **kwargs)
         else:
             self.model = model.eval()
-        self.per, self.tokens, self.dtype = per, tokens, dtype
+        self.per, self.window, self.tokens, self.dtype = per, window, tokens, dtype
         self._fast = optimize(self.model, None if dtype == 'float32' else DTYPES[dtype])
         self.settings = {
             'model': self.name,
@@ -101,6 +105,7 @@ class Embedder:
             'per': per,
             'tokens': tokens,
             'dtype': dtype,
+            **({'window': float(window)} if window is not None else {}),
             **({'random_weights': True} if allow_untrained else {}),
         }
 
@@ -120,7 +125,8 @@ class Embedder:
                 'the features are of a model that was built in Python and has no name: give the model itself, or embed '
                 'again with the name or the folder of a model.')
         embedder = cls(
-            settings['model'], per=settings['per'], tokens=settings['tokens'], layout=settings['layout'],
+            settings['model'], per=settings['per'], window=settings.get('window'),
+            tokens=settings['tokens'], layout=settings['layout'],
             dtype=settings['dtype'], device=device, protocol=EvalProtocol.from_dict(settings['protocol']),
             allow_untrained=settings.get('random_weights', False), **settings['model_args'])
         if embedder.settings['digest'] != settings['digest']:
@@ -146,7 +152,7 @@ class Embedder:
         x = model.forward_features(clips)
         if self.tokens:
             return (x.unflatten(0, (count, -1)) if len(x) != count or model.num_images == 1 else x).cpu()
-        if self.per == 'clip':
+        if self.per != 'frame':
             return model.forward_head(x, pre_logits=True).cpu()
         frames = model.backbone.forward_head(x, pre_logits=True) if len(x) == count * model.num_frames else x
         if frames.ndim != 2 or len(frames) != count * model.num_frames:

@@ -157,6 +157,8 @@ def test_bad_input(root, tmp_path, monkeypatch):
     good = next((root / 'val').rglob('*.mp4'))
     features = flatzoo.embed([str(tmp_path / 'clips'), str(good)], MODEL, tmp_path / 'features')
     assert len(features) == 1 and 'text.mp4' in features.errors[0].error
+    features = flatzoo.embed(['nothing.mp4', str(good)], MODEL)  # one bad file stops nothing
+    assert len(features) == 1 and 'nothing.mp4: no such file' in features.errors[0].error
     with pytest.raises(ValueError, match='none of the 1 clips has a feature'):
         flatzoo.embed(str(tmp_path / 'clips'), MODEL)
     with pytest.raises(FileNotFoundError, match="'flatzoo embed' writes one"):
@@ -173,6 +175,19 @@ def test_bad_input(root, tmp_path, monkeypatch):
         patch.setattr(Embedder, '__call__', lambda self, views: torch.full((len(views), 4), float('nan')))
         with pytest.raises(ValueError, match='the features are not finite'):
             flatzoo.embed(str(good), MODEL)
+
+
+def test_windows(tmp_path):
+    """A clip of four seconds is two windows of two; what is left counts if it is long enough."""
+    path = write_action(tmp_path / 'long.mp4', 0, 1, size=32, num_frames=32, fps=8)
+    features = flatzoo.embed(str(path), MODEL, per='window', window=2.0)
+    assert [(row.start, row.end) for row in features.rows] == [(0, 2), (2, 4)]
+    assert all(row.start <= time < row.end for row in features.rows for time in row.times)
+    assert not torch.equal(features.values[0], features.values[1])
+    for seconds, count in ((1.5, 3), (3.0, 1), (9.0, 1)):
+        assert len(flatzoo.embed(str(path), MODEL, per='window', window=seconds)) == count
+    with pytest.raises(ValueError, match='needs the length of a window'):
+        flatzoo.embed(str(path), MODEL, per='window')
 
 
 def test_groups(root):

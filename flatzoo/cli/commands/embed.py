@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_embedding_arguments(parser)
     parser.add_argument(
-        '--per', choices=('clip', 'frame'), default='clip', help='a feature of each clip or of each frame')
+        '--per', choices=('clip', 'frame', 'window'), default='clip',
+        help='a feature of each clip, of each frame, or of each window of --window seconds (default: %(default)s)')
+    parser.add_argument('--window', type=float, metavar='SECONDS', help='length of a window')
     parser.add_argument('--tokens', action='store_true', help='keep all tokens, which attentive probes are trained on')
 
 
@@ -89,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
     sources = lists_or_files(args.sources, args.split)
     try:
         features = embed(
-            sources, args.model, args.out, per=args.per, tokens=args.tokens, **embedding_kwargs(args))
+            sources, args.model, args.out, per=args.per, window=args.window, tokens=args.tokens,
+            **embedding_kwargs(args))
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(one_line(error)) from error
     for row in features.errors:
