@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> dict[str, Audit]:
     """Audits, prints the ranking, and writes the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, help='pages, without a suffix')
-    parser.add_argument('--train', type=int, default=1600, help='clips that the heads learn from')
-    parser.add_argument('--clips', type=int, default=20, help='held-out clips of each action')
+    parser.add_argument('--train', type=int, default=640, help='clips that the heads learn from')
+    parser.add_argument('--clips', type=int, default=10, help='held-out clips of each action')
     args = parser.parse_args(argv)
     start = time.process_time()
     model = timm.create_model(MODEL, pretrained=True).eval()

@@ -37,6 +37,7 @@ class Audit:
         labels: Class of each clip that was answered, `[N]`.
         answers: Most probable class under each control, `[N]`.
         groups: Group of each clip.
+        clips: Name of each clip.
         verdict: What they prove.
         symmetric: Pairs of classes that are each other's reverse to the model.
         calibration: `temperature`, and the expected calibration error `before` and `after`; None if not asked for.
@@ -49,6 +50,7 @@ class Audit:
     labels: Tensor
     answers: dict[str, Tensor]
     groups: tuple[str | None, ...]
+    clips: tuple[str, ...]
     verdict: Verdict
     symmetric: tuple[tuple[str, str], ...] = ()
     calibration: dict[str, float] | None = None
@@ -180,7 +182,8 @@ def audit(
         {name: found == labels for name, found in named.items()}, labels == counts.argmax(), alpha, margin)
     return Audit(
         subject.name, f'{videos.name} ({videos.split})', videos.classes, labels, named,
-        tuple(groups[index] for index in kept), verdict, _symmetric(named, labels, videos.classes),
+        tuple(groups[index] for index in kept), tuple(videos.clips[index].name for index in kept), verdict,
+        _symmetric(named, labels, videos.classes),
         _calibration(logits, labels) if calibrate else None, tuple(broken), time.monotonic() - start)
 
 
@@ -201,7 +204,7 @@ def rank_models(audits: Sequence[Audit]) -> list[dict[str, Any]]:
     Raises:
         ValueError: The audits are of different clips.
     """
-    if any(not torch.equal(found.labels, audits[0].labels) for found in audits):
+    if any(found.clips != audits[0].clips for found in audits):  # labels count the classes of each model
         raise ValueError(
             'models are ranked on the same clips in the same order: audit them on one list, with one seed, and without '
             'files that one of them could not read.')
