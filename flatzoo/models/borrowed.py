@@ -103,7 +103,7 @@ def complete_weights(model: Any, weights: dict[str, Tensor], borrowed: Borrowed)
     try:
         if args.get('backbone') == borrowed.model:
             name = model.pretrained_cfg['architecture']
-            lender = timm.create_model(name, **{**args, 'backbone_pretrained': True}, num_classes=0)
+            lender = timm.create_model(name, **{**args, 'backbone_pretrained': True, 'num_classes': 0})
         else:
             lender = timm.create_model(borrowed.model, pretrained=True, **borrowed.model_args)
     except Exception as error:
