@@ -18,14 +18,18 @@ import yaml
 
 from flatzoo.console.text import printable, shortened
 
-__all__ = ['Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
+__all__ = ['RECIPES', 'Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
+
+RECIPES = ('auto', 'few_clips', 'sifar')
+"""What `flatzoo train --recipe` takes beside the names of presets, see `flatzoo.train.auto.fit_recipe`."""
 
 _PRESETS = Path(__file__).parent / 'presets'
 
 # options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
 _FREE = {
     'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
-    'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing'}
+    'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing',
+    'channels_last', 'reasons'}
 _REMEDIES = {'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype'}  # against a loss that is no number
 
 
@@ -66,6 +70,7 @@ class Recipe:
     grad_checkpointing: bool = _option(False, 'model', 'recompute activations in the backward pass, to save memory')
     selective_checkpointing: bool = _option(
         False, 'model', 'recompute all but matrix products: about half of the activations at about the same speed')
+    channels_last: bool = _option(False, 'model', 'channels last in memory; convolutions on CPUs are faster so')
     torchcompile: str | None = _option(None, 'model', 'compile the model with this backend')
 
     # how a clip is cut out and changed
@@ -132,6 +137,10 @@ class Recipe:
     task_loss_weight: float | None = _option(None, 'distillation', 'weight of the classification loss', low=0)
 
     output: str | None = _option(None, 'run', 'folder of the run (default: runs/MODEL)')
+    val_interval: int = _option(1, 'run', 'epochs between two evaluations; the last epoch always has one', low=1)
+    keep: str = _option(
+        'best', 'run', "model that is kept: 'best' on --val-split, which chooses on it, or 'last', which chooses "
+        'nothing', ('best', 'last'))
     resume: str | None = _option(None, 'run', "'auto' continues the run in --output if there is one", ('auto',))
     seed: int = _option(42, 'run', 'seed of all that is random', low=0)
     device: str = _option('auto', 'run', "'auto' (CUDA if there is one), or a torch device")
@@ -145,6 +154,7 @@ class Recipe:
         10, 'run', 'least seconds between log lines where standard error is not a terminal', low=0)
     max_broken: float = _option(
         0.01, 'run', 'share of clips that may be unreadable before the run stops', low=0, high=1)
+    reasons: dict[str, Any] | None = _option(None, 'run', "what '--recipe auto' chose, and why; changes nothing")
 
     def __post_init__(self):
         for option in dataclasses.fields(self):
