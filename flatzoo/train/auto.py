@@ -175,12 +175,12 @@ def choose(facts: Facts, given: Iterable[str] = (), few: bool | None = None) -> 
 
 
 def directed_classes(classes: Iterable[str]) -> list[str]:
-    """Names that speak of a direction, or of something drawn or written, or that are single characters.
+    """Names that speak of a direction, or of something drawn or written, or that are all single characters or numbers.
 
     A mirrored clip may not have such a label any more. `sided_classes` asks for less: left, right and clockwise.
     """
     classes = list(classes)
-    if classes and all(len(name.strip()) == 1 for name in classes):
+    if all(re.fullmatch(r'\d+|.', name.strip()) for name in classes):
         return classes
     sided = set(sided_classes(classes))
     return [name for name in classes if name in sided or _DIRECTION.search(name) or _DRAWN.search(name)]
