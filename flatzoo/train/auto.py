@@ -58,7 +58,7 @@ class Facts:
         flip: `VideoList.flip`.
         model: Name of the model.
         parameters: Number of its parameters.
-        transformer: Whether it has attention.
+        convolutional: Whether most of its weights are those of 2D convolutions, as in a ResNet.
         frozen: Whether its method keeps the backbone frozen.
         start: What weights training starts from: `'video'`, `'image'`, a `'file'`, or `'none'`.
         weights: Where they are from, for the reader; empty without weights.
@@ -75,7 +75,7 @@ class Facts:
     flip: bool
     model: str
     parameters: int
-    transformer: bool
+    convolutional: bool
     frozen: bool
     start: Start
     weights: str
@@ -146,8 +146,7 @@ def look(recipe: Recipe, start_is_given: bool = True) -> Facts:
     return Facts(
         clips=len(train), classes=train.classes, per_class=(min(counts), max(counts)),
         val_clips=len(val) if val is not None else 0, frames=frames, size=size, flip=train.flip, model=recipe.model,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        transformer=any('attn' in name for name, _ in model.named_parameters()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()), convolutional=_is_convolutional(model),
         frozen=tag_record(recipe.model).frozen_backbone, start=start, weights=weights, offered=offered,
         device='cpu' if device == 'auto' else device.partition(':')[0], processes=world_info_from_env()[2])
 
@@ -215,7 +214,7 @@ def _beginning(facts: Facts) -> Choice:
 
 def _updates(facts: Facts, given: Mapping[str, Any]) -> Choice:
     """Batch, epochs and optimizer for few clips."""
-    light = facts.parameters <= LIGHT_MODEL and not facts.transformer
+    light = facts.parameters <= LIGHT_MODEL and facts.convolutional
     total = min(32, 2 ** int(math.log2(max(facts.clips // 4, 2))))  # clips per update; at least 4 updates per epoch
     share = max(total // facts.processes, 1)
     batch = given.get('batch_size') or min(share, 32 if light else 8)
@@ -224,7 +223,7 @@ def _updates(facts: Facts, given: Mapping[str, Any]) -> Choice:
     per_epoch = max(facts.clips // total, 1)
     epochs = given.get('epochs') or _epochs(facts.clips)
     options: dict[str, Any] = {'epochs': epochs, 'batch_size': batch, 'grad_accum_steps': steps}
-    convolutional = not facts.transformer and not facts.frozen
+    convolutional = facts.convolutional and not facts.frozen
     optimizer = given.get('opt') or ('muon' if convolutional else 'adamw')
     options['opt'] = optimizer
     if convolutional and optimizer in _RATES:
@@ -244,7 +243,7 @@ def _updates(facts: Facts, given: Mapping[str, Any]) -> Choice:
 def _changes(facts: Facts) -> Choice:
     """How few clips are changed in training."""
     options = _flip(facts) | {'mixup': 0.0, 'cutmix': 0.0, 'smoothing': 0.05}
-    options['drop_path'] = 0.1 if facts.transformer and not facts.frozen else 0.0
+    options['drop_path'] = 0.0 if facts.convolutional or facts.frozen else 0.1
     return Choice('clips', options, f'nothing is mixed, for few clips need no more noise; {_about_flip(facts)}')
 
 
@@ -257,7 +256,7 @@ def _many(facts: Facts) -> tuple[Choice, Choice]:
 
 def _run(facts: Facts, few: bool, given: Mapping[str, Any]) -> Choice:
     cuda = facts.device == 'cuda'
-    options: dict[str, Any] = {'amp': cuda, 'channels_last': not facts.transformer}
+    options: dict[str, Any] = {'amp': cuda, 'channels_last': facts.convolutional}
     reason = f'{facts.device}, {"mixed" if cuda else "full"} precision'
     if not few:
         return Choice('run', options, f'{reason}; the best model on val is kept')
@@ -315,6 +314,11 @@ def _outline(recipe: Recipe, videos: VideoList) -> VideoModel:
     """The model of a recipe without memory for its weights."""
     arguments = {**(recipe.model_kwargs or {}), 'device': 'meta'}
     return build.build_model(dataclasses.replace(recipe, model_kwargs=arguments), videos, pretrained=False)
+
+
+def _is_convolutional(model: VideoModel) -> bool:
+    sizes = [(parameter.ndim, parameter.numel()) for parameter in model.parameters()]
+    return sum(size for ndim, size in sizes if ndim == 4) > sum(size for _, size in sizes) / 2
 
 
 def _start(recipe: Recipe, is_given: bool) -> tuple[Start, str, str]:

@@ -2,6 +2,7 @@
 import dataclasses
 
 import pytest
+import timm
 import torch
 import yaml
 from train_runs import PLAIN, train, weights, write_clips
@@ -13,7 +14,7 @@ from flatzoo.train.recipe import Recipe, RecipeError, load_recipe
 
 FACTS = auto.Facts(
     clips=283, classes=('bend', 'jog'), per_class=(9, 15), val_clips=273, frames=(13, 39, 76), size=(112, 112),
-    flip=True, model='sifar_resnet10t', parameters=1_240_000, transformer=False, frozen=False, start='video',
+    flip=True, model='sifar_resnet10t', parameters=1_240_000, convolutional=True, frozen=False, start='video',
     weights='video weights', offered='', device='cpu', processes=1)
 
 
@@ -64,7 +65,7 @@ def test_what_is_given_is_not_chosen_and_the_rest_follows_it():
 
 def test_batches_fit_the_number_of_clips_the_model_and_the_processes():
     assert chosen(clips=20)['batch_size'] == 4 and chosen(clips=3)['batch_size'] == 2
-    large = chosen(parameters=90_000_000, transformer=True)
+    large = chosen(parameters=90_000_000, convolutional=False)
     assert (large['batch_size'], large['grad_accum_steps'], large['opt'], large['lr']) == (8, 4, 'adamw', 1e-4)
     assert chosen(processes=4)['batch_size'] == 8 and chosen(processes=64)['batch_size'] == 1
     epochs = [chosen(clips=count)['epochs'] for count in (20, 300, 3_000, 19_000)]
@@ -81,9 +82,9 @@ def test_many_clips_have_the_recipe_of_sifar():
 
 
 def test_adapters_keep_their_backbone_frozen_only_with_weights():
-    options = chosen(frozen=True, transformer=True, start='image')
+    options = chosen(frozen=True, convolutional=False, start='image')
     assert options['freeze_backbone'] and options['opt'] == 'adamw'
-    assert not chosen(frozen=True, transformer=True, start='none')['freeze_backbone']
+    assert not chosen(frozen=True, convolutional=False, start='none')['freeze_backbone']
 
 
 def test_a_look_at_the_clips_and_the_model(clips):
@@ -96,7 +97,8 @@ def test_a_look_at_the_clips_and_the_model(clips):
     assert '--pretrained would start from' in str(auto.choose(scratch)[1])
     vit = load_recipe(
         spec='folder', root=str(clips), model='superimage', model_kwargs={'backbone': 'test_vit'}, pretrained=True)
-    assert auto.look(vit).transformer and auto.look(vit).start == 'image'
+    assert not auto.look(vit).convolutional and auto.look(vit).start == 'image'
+    assert facts.convolutional and auto._is_convolutional(timm.create_model('test_byobnet', num_classes=2))
     assert auto.look(load_recipe(spec='folder', root=str(clips), model='aim_clip_b', pretrained=True)).frozen
 
 
