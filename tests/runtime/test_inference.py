@@ -2,6 +2,7 @@
 import copy
 import pickle
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import flatzoo
 from flatzoo.layers import window_attention
-from flatzoo.runtime import swin as swin_stage
+from flatzoo.runtime import choice, mlp, swin as swin_stage
 from flatzoo.runtime.mlp import PackedMlp
 from flatzoo.runtime.packed_linear import PackedLinear, _packs
 from flatzoo.runtime.swin import WindowOrderStage, _chunks, _window_order
@@ -65,10 +66,12 @@ class Operators(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def one_thread():
+    """The other ways are taken wherever there are some, whichever is faster on this machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    yield
+    with choice.rule('always'):
+        yield
     torch.set_num_threads(threads)
 
 
@@ -135,6 +138,54 @@ def test_bfloat16_is_as_exact_as_before(case, scores, monkeypatch):
         # two errors of like size, of some twenty logits, that no kernel rounds alike: three times is no coincidence
         assert (prepared(x.bfloat16()).float() - exact).norm() <= 3 * (plain - exact).norm()
     assert next(model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize('rule', ['measure', 'never'])
+@pytest.mark.parametrize('case', ['oblong', 'ViT', 'ConvNeXt of linear layers'])
+@torch.no_grad()
+def test_both_ways_give_the_same_logits(case, rule, monkeypatch):
+    monkeypatch.setattr(mlp, '_ROWS_PER_THREAD', 16)
+    name, args, size = IMAGE_MODELS[case]
+    model, x = build(name, args), torch.randn(2, 3, *size)
+    with choice.rule(rule):
+        prepared = flatzoo.optimize(model)
+        assert_near(prepared(x), model(x))
+        assert torch.equal(prepared(x), prepared(x))
+
+
+@packs
+@torch.no_grad()
+def test_the_plain_way_is_that_of_torch():
+    prepared, x = flatzoo.optimize(build('vit_tiny_patch16_224', VIT)), torch.randn(1, 3, 32, 32)
+    with choice.rule('never'), Operators() as operators:
+        prepared(x)
+    assert not any('mkldnn' in name for name in operators.count if 'convolution' not in name)
+
+
+@pytest.mark.parametrize(('pause', 'taken'), [(0, True), (.02, False)])
+def test_the_faster_way_is_taken_and_remembered(pause, taken):
+    calls = Counter()
+
+    def way(name, seconds):
+        calls[name] += 1
+        time.sleep(seconds)
+
+    plain, other = lambda: way('plain', .01), lambda: way('other', pause)
+    key = ('a test', pause)
+    with choice.rule('measure'):
+        assert choice.faster(key, plain, other) is taken
+        tried = dict(calls)
+        assert tried['plain'] == tried['other'] >= 2
+        assert choice.faster(key, plain, other) is taken and calls == tried
+    for rule in ('always', 'never'):
+        with choice.rule(rule):
+            assert choice.faster(key, plain, other) is (rule == 'always') and calls == tried
+    with pytest.raises(ValueError, match="'measure', 'always' or 'never'"):
+        choice.rule('fast')
+
+
+def test_size_classes():
+    assert [choice.size_class(rows) for rows in (1, 2, 3, 64, 65, 10 ** 6)] == [1, 2, 4, 64, 128, 2048]
 
 
 @packs
