@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.protocol import EvalProtocol
 
-__all__ = ['KeyValues', 'add_ema_arguments', 'add_model_arguments', 'add_view_arguments', 'chosen_protocol', 'count']
+__all__ = [
+    'KeyValues', 'add_ema_arguments', 'add_model_arguments', 'add_precision_argument', 'add_view_arguments',
+    'chosen_protocol', 'count',
+]
 
 
 def count(text: str) -> int:
@@ -57,6 +60,14 @@ def add_ema_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         '--raw', dest='use_ema', action='store_const', const=False,
         help='of a checkpoint with both, take the raw weights')
+
+
+def add_precision_argument(parser: argparse.ArgumentParser, default: str = 'auto') -> None:
+    """In which numbers the model computes; `flatzoo.runtime.prepare` takes it."""
+    parser.add_argument(
+        '--precision', choices=('auto', 'fp32', 'bf16'), default=default,
+        help='numbers to compute in; auto takes bf16 on GPUs and on CPUs that are several times as fast with it, and '
+        'fp32 elsewhere (default: %(default)s)')
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:

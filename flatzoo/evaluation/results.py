@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flatzoo.data.lists import VideoList
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.runtime import precision_of
 from flatzoo.runtime.cost import count_forward
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ COLUMNS = (
     # those of video
     'num_frames', 'views', 'gmacs', 'gmacs_views', 'mean_class', 'clips', 'broken', 'missing', 'data', 'root',
     'split', 'order', 'sampling', 'stride', 'num_clips', 'num_crops', 'checkpoint',
-    'model_kwargs', 'seconds',
+    'model_kwargs', 'precision', 'seconds',
 )
 """Columns of the results: accuracies and errors in per cent, parameters in millions, multiply-adds in 10^9."""
+_COLUMNS_BEFORE = tuple(column for column in COLUMNS if column != 'precision')  # files of earlier releases
 
 
 def result_setting(
@@ -54,6 +56,7 @@ def result_setting(
         'num_crops': protocol.num_crops,
         'checkpoint': checkpoint or '',
         'model_kwargs': ' '.join(f'{key}={value}' for key, value in sorted((model_kwargs or {}).items())),
+        'precision': precision_of(model),
     }
     return {key: str(value) for key, value in values.items()}
 
@@ -108,10 +111,10 @@ def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
         return []
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f'{os.fsdecode(path)}: is not a CSV file ({error}).') from error
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    if tuple(reader.fieldnames or ()) not in (COLUMNS, _COLUMNS_BEFORE):
         raise ValueError(
             f"{os.fsdecode(path)}: does not have the columns of 'flatzoo validate'. Give another file for the results.")
-    return rows
+    return [{'precision': 'fp32', **row} for row in rows]
 
 
 def write_results(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS) -> None:

@@ -1,5 +1,6 @@
 """In which numbers a model computes: fp32, or bfloat16 where the machine gains several times by it."""
 import functools
+import os
 import time
 from typing import Literal, get_args
 
@@ -39,7 +40,8 @@ def choose_precision(model: nn.Module, precision: Precision = 'auto') -> Literal
 
     `auto` takes bf16 on CUDA devices that compute in it, and on CPUs whose matrix units multiply it at least three
     times as fast as fp32 (Intel's AMX does; found out once per process, in milliseconds). All others take fp32, as do
-    models whose answer bf16 would blur: those say so by `bfloat16_blurs`.
+    models whose answer bf16 would blur: those say so by `bfloat16_blurs`. The environment variable FLATZOO_PRECISION
+    says what `auto` means on a machine.
 
     Args:
         model: The model, on its device.
@@ -48,6 +50,8 @@ def choose_precision(model: nn.Module, precision: Precision = 'auto') -> Literal
     Raises:
         ValueError: There is no such precision.
     """
+    if precision == 'auto':
+        precision = os.environ.get('FLATZOO_PRECISION') or 'auto'
     if precision not in PRECISIONS:
         raise ValueError(f'precision is one of {", ".join(PRECISIONS)}, got {precision!r}')
     if precision != 'auto':

@@ -12,17 +12,28 @@ RESNET = dict(model_name='sifar_resnet50_c7', backbone='resnetv2_18', groups=128
 
 
 ADAPTERS = [name for family in ('st_adapter', 'aim', 'zeroi2v', 'dualpath') for name in list_models(f'{family}_*')]
+ONE_OF_EACH = (  # the others differ from these in nothing but widths, depths and frames
+    'flatten_resnet50', 'flatten_swinv2_t', 'flatten_uniformer_s', 'probe', 'probe_dinov2_s', 'sifar_resnet10t',
+    'sifar_resnet50', 'sifar_resnet50_c7', 'sifar_resnet50_c21_11', 'sifar_swin_b7', 'sifar_swin_b12',
+    'sifar_swin_b14_16f', 'sifar_swin_l12_384', 'sifar_swin_tiny', 'superimage', 'tall', 'time_resnet50',
+    'time_videomae_b', 'time_vit_b', 'tsm', 'tsm_mobilenetv2_100', 'tsm_online_mobilenetv2_100', 'tsm_resnet50',
+    'tsm_resnet50_nl', 'videomae_vit_s', 'st_adapter_clip_b', 'aim_clip_b', 'zeroi2v_clip_b', 'dualpath_clip_b',
+)
+
+
+def marked(names):
+    """The names, of which all but one of each are for `-m slow`."""
+    return [name if name in ONE_OF_EACH else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 class TestConfigs(ConfigTester):
-    names = [
+    names = marked(
         name for name in list_models()
-        if name not in ADAPTERS and not name.startswith('amflow')]  # which has its own in test_amflow
+        if name not in ADAPTERS and not name.startswith('amflow'))  # which has its own in test_amflow
 
 
 class TestAdapterConfigs(ConfigTester):
-    names = [  # the others differ from these in nothing but widths and frames
-        name if name.endswith('clip_b') else pytest.param(name, marks=pytest.mark.slow) for name in ADAPTERS]
+    names = marked(ADAPTERS)
 
     def of_images(self, features):
         return features.flatten(0, 1)

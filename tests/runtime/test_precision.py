@@ -12,6 +12,7 @@ TINY = dict(model_name='sifar_resnet10t', num_frames=4, img_size=32, num_classes
 @pytest.fixture
 def gain(monkeypatch):
     """Sets how many times as fast this CPU multiplies in bfloat16."""
+    monkeypatch.delenv('FLATZOO_PRECISION')
     return lambda value: monkeypatch.setattr(precision, '_gain_of_bfloat16', lambda: value)
 
 
@@ -22,6 +23,16 @@ def test_auto_takes_bf16_where_it_pays(gain, value, chosen):
     assert choose_precision(model) == precision_of(prepare(model)) == chosen
     assert choose_precision(model, 'fp32') == 'fp32' and choose_precision(model, 'bf16') == 'bf16'
     assert precision_of(model) == 'fp32'
+
+
+def test_the_environment_says_what_auto_means(gain, monkeypatch):
+    gain(6.5)
+    model = timm.create_model(**TINY)
+    monkeypatch.setenv('FLATZOO_PRECISION', 'fp32')
+    assert choose_precision(model) == 'fp32' and choose_precision(model, 'bf16') == 'bf16'
+    monkeypatch.setenv('FLATZOO_PRECISION', 'half')
+    with pytest.raises(ValueError, match="got 'half'"):
+        choose_precision(model)
 
 
 def test_models_that_bf16_blurs_stay_in_fp32(gain):

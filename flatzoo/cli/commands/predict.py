@@ -31,7 +31,7 @@ from flatzoo.console.text import printable
 from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write, write_error
-from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
+from ..arguments import add_ema_arguments, add_precision_argument, add_view_arguments, chosen_protocol, count
 
 if TYPE_CHECKING:
     from flatzoo.inference.classifier import Prediction
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         '--allow-untrained', action='store_true', help='give random answers if the classifier was never trained')
     model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    add_precision_argument(model)
 
     add_view_arguments(parser)
 
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error('give a CLIP, or a list of them with --files-from')
     from flatzoo.inference.classifier import classify_files
     from flatzoo.inference.find import find_videos
+    from flatzoo.runtime import precision_of
 
     found = find_videos(args.clips)
     if args.files_from is not None:
@@ -97,8 +99,11 @@ def run(args: argparse.Namespace) -> int:
     if files:
         args.model = model_name(args.model)
         model = load_model(
-            args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema)
+            args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema,
+            precision=args.precision)
         protocol = chosen_protocol(model, args)
+        if (precision := precision_of(model)) != 'fp32':
+            write(f'computing in {precision}; --precision fp32 computes in the numbers of the weights', sys.stderr)
         frames = protocol.num_clips * model.num_frames
         if args.parquet is not None:
             from ..parquet import predict_to_parquet

@@ -33,7 +33,14 @@ from flatzoo.console.text import printable
 from flatzoo.inference.load import ModelError, load_model, model_name, weights_name_classes
 
 from .. import CommandError, write, write_error
-from ..arguments import KeyValues, add_ema_arguments, add_view_arguments, chosen_protocol, count
+from ..arguments import (
+    KeyValues,
+    add_ema_arguments,
+    add_precision_argument,
+    add_view_arguments,
+    chosen_protocol,
+    count,
+)
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -61,8 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         '--allow-untrained', action='store_true', help='measure models whose classifier was never trained, too')
     model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    model.add_argument(
-        '--amp-dtype', choices=('bfloat16', 'float16'), help='compute in this type where autocast allows it')
+    add_precision_argument(model, 'fp32')
 
     add_view_arguments(parser)
     parser.add_argument(
@@ -211,7 +217,7 @@ def _model_for(
                     num_classes = len(videos.classes)
         model = load_model(
             name, args.checkpoint, num_classes, args.allow_untrained, device, videos.in_chans,
-            **{'use_ema': args.use_ema, **args.model_kwargs})
+            **{'use_ema': args.use_ema, 'precision': args.precision, **args.model_kwargs})
         return model, match(videos, model.num_classes, model.pretrained_cfg.get('label_names'))
 
     def match(*arguments: Any) -> 'VideoList':
@@ -233,8 +239,6 @@ def _measure(
         rows: list[dict[str, Any]],
 ) -> tuple[dict[str, Any], 'Evaluation'] | None:
     """The row of a model and what was counted; None if `rows` has it already."""
-    import torch
-
     from flatzoo.evaluation.evaluate import evaluate
     from flatzoo.evaluation.results import result_row, result_setting
 
@@ -249,7 +253,7 @@ def _measure(
     try:
         evaluation = evaluate(
             model, videos, protocol, batch_size=args.batch_size, workers=args.workers, order=order, seed=args.seed,
-            amp_dtype=args.amp_dtype and getattr(torch, args.amp_dtype), progress=True)
+            progress=True)
     except RuntimeError as error:
         if 'memory' not in str(error):  # of the device, or of the machine
             raise
