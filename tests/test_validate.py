@@ -124,7 +124,7 @@ def test_own_protocol_by_default(model, videos, monkeypatch):
         seen.append(clips.shape[1]), torch.zeros(len(clips), 16))[1])
     monkeypatch.setattr(model, 'saved_protocol', EvalProtocol(num_clips=3, num_crops=3), raising=False)
     evaluate(model, replace(videos, clips=videos.clips[:1]))
-    assert seen == [9]
+    assert seen == [3]  # three clips of a square, whose three crops are one
 
 
 def test_broken_files_are_wrong_answers(model, broken_root):

@@ -21,7 +21,7 @@ from .lists import Clip, VideoList
 from .protocol import EvalProtocol
 from .sampling import Sampling, dense_indices, uniform_indices
 from .transforms import Size, TrainTransform
-from .views import read_frames, read_views
+from .views import equal_views, read_frames, read_views
 
 __all__ = ['ClipDataset', 'clip_span', 'collate_clips', 'open_clip']
 
@@ -30,9 +30,9 @@ class ClipDataset(Dataset):
     """Clips of a `VideoList` as a map-style data set.
 
     An item is a dictionary with `index`, `label` and `clip`: in training uint8 `[C, T, H, W]`; in evaluation all views
-    of the protocol, `[V, C, T, H, W]`, over which the logits are averaged. C is 3 (RGB) or 1 (depth). A file that
-    cannot be read raises nothing: its item has `error`, a line that names the file and says why, in place of `clip`.
-    `collate_clips` makes batches of such items.
+    of the protocol, `[V, C, T, H, W]`, over which the logits are averaged (`read_views` says what V is). C is 3 (RGB)
+    or 1 (depth). A file that cannot be read raises nothing: its item has `error`, a line that names the file and says
+    why, in place of `clip`. `collate_clips` makes batches of such items.
 
     All that is random in item i comes from (seed, epoch, i) alone, whatever the number and the order of workers; also
     what a transform draws from the default generators of torch, numpy and Python. These are left as they were. One
@@ -157,11 +157,15 @@ def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     good = [item for item in items if 'clip' in item]
     return {
-        'clip': torch.stack([item['clip'] for item in good]) if good else None,
+        'clip': torch.stack(_alike([item['clip'] for item in good])) if good else None,
         'label': torch.tensor([item['label'] for item in good], dtype=torch.int64),
         'index': torch.tensor([item['index'] for item in good], dtype=torch.int64),
         'broken': [(item['index'], item['error']) for item in items if 'clip' not in item],
     }
+
+
+def _alike(clips: list[Tensor]) -> list[Tensor]:
+    return equal_views(clips) if clips[0].ndim == 5 else clips  # views, or clips of the training
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ COLUMNS = (
     'model', 'img_size', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'crop_pct', 'interpolation',
     # those of video
     'num_frames', 'views', 'gmacs', 'gmacs_views', 'mean_class', 'clips', 'broken', 'missing', 'data', 'root',
-    'split', 'order', 'sampling', 'stride', 'num_clips', 'num_crops', 'checkpoint',
+    'split', 'order', 'sampling', 'stride', 'num_clips', 'num_crops', 'fit', 'checkpoint',
     'model_kwargs', 'seconds',
 )
 """Columns of the results: accuracies and errors in per cent, parameters in millions, multiply-adds in 10^9."""
@@ -52,6 +52,7 @@ def result_setting(
         'stride': '' if protocol.stride is None else protocol.stride,
         'num_clips': protocol.num_clips,
         'num_crops': protocol.num_crops,
+        'fit': protocol.fit,
         'checkpoint': checkpoint or '',
         'model_kwargs': ' '.join(f'{key}={value}' for key, value in sorted((model_kwargs or {}).items())),
     }
@@ -108,7 +109,10 @@ def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
         return []
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f'{os.fsdecode(path)}: is not a CSV file ({error}).') from error
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    columns = tuple(reader.fieldnames or ())
+    if columns == tuple(column for column in COLUMNS if column != 'fit'):  # an older flatzoo, which always cropped
+        return [{column: row.get(column, 'crop') for column in COLUMNS} for row in rows]
+    if columns != COLUMNS:
         raise ValueError(
             f"{os.fsdecode(path)}: does not have the columns of 'flatzoo validate'. Give another file for the results.")
     return rows

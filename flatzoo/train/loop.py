@@ -6,6 +6,7 @@ therefore holds only weights, the optimizer's moments and a count of updates. Wi
 a resumed run ends with the same bits as an uninterrupted run.
 """
 import contextlib
+import dataclasses
 import importlib.util
 import math
 import sys
@@ -23,6 +24,7 @@ from flatzoo.console.progress import LogLines
 from flatzoo.data.clips import collate_clips
 from flatzoo.data.lists import class_findings, some
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.survey import survey
 from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
 
@@ -88,6 +90,14 @@ class Trainer:
         processes.check_same(self.lists, 'the lists of clips')
         seed_all(recipe.seed)
         self.model = build.build_model(recipe, self.train_list, pretrained=None if saved is None else False)
+        self.fit_reason = ''
+        if recipe.fit == 'auto':
+            if saved is not None:  # as the run began
+                fit = saved['recipe'].get('fit', 'crop')
+            else:
+                fit, self.fit_reason = build.choose_fit(survey(self.train_list), self.model.img_size)
+            processes.check_same(fit, 'the fit of the clips')
+            self.recipe = recipe = dataclasses.replace(recipe, fit=fit)
         self.protocol = build.protocol_of(recipe, self.model)
         if recipe.freeze_backbone:
             build.freeze(self.model)
@@ -441,6 +451,8 @@ class Trainer:
             f'{self.recipe.model}: {trained / 1e6:.2f} M parameters to train on {len(self.train_list)} clips of '
             f'{self.train_list.name} ({len(self.train_list.classes)} classes), {self.batches.global_batch} clips per '
             f'update, {self.batches.updates} updates per epoch, into {self.folder}')
+        if self.fit_reason:
+            self.report(f'fit {self.recipe.fit}: {self.fit_reason}')
         if self.train_list.note:
             self.report(f'note: {self.train_list.note}')
         for line in class_findings([self.train_list] if self.val_list is None else [self.train_list, self.val_list]):

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from flatzoo.console.text import printable, shortened
+from flatzoo.data.transforms import FITS
 
 __all__ = ['Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
 
@@ -75,6 +76,10 @@ class Recipe:
     num_clips: int | None = _option(
         None, 'clips', "clips per video in the protocol that is saved with the model (default: the model's)", low=1)
     num_crops: int | None = _option(None, 'clips', 'crops per clip in that protocol', (1, 3))
+    fit: str = _option(
+        'auto', 'clips', 'how frames of another aspect ratio become those of the model: crop cuts off, letterbox adds '
+        'black bars, stretch distorts, auto looks at the clips and chooses between the first two; it stands in the '
+        'protocol that is saved (presets and older runs: crop)', ('auto', *FITS))
     scale: tuple[float, ...] | None = _option(
         None, 'clips', 'area of a random resized crop, LOW HIGH (default: the multi-scale crop of SIFAR)', low=0,
         high=1)
@@ -254,7 +259,8 @@ def load_recipe(config: str | None = None, **options: Any) -> Recipe:
     unknown = sorted(options.keys() - {option.name for option in dataclasses.fields(Recipe)})
     if unknown:
         raise RecipeError(f'there is no option {", ".join(map(repr, unknown))}')
-    return Recipe(**{**(read_config(config) if config else {}), **options})
+    # papers crop, and so did runs before there was a choice
+    return Recipe(**{**({'fit': 'crop', **read_config(config)} if config else {}), **options})
 
 
 def option_type(option: dataclasses.Field) -> tuple[type, bool, bool]:
