@@ -49,6 +49,8 @@ class Clip:
         unit: `'frames'` or `'seconds'`, of `start` and `end`.
         id: The publisher's name of the clip.
         member: Of a shard, the place of the clip in it: (name, offset in bytes, size in bytes).
+        group: Who or what is behind the clip, such as the person; empty if that is not known. See
+            `flatzoo.data.groups`.
     """
 
     path: str
@@ -58,6 +60,7 @@ class Clip:
     unit: Unit = 'frames'
     id: str = ''
     member: tuple[str, int, int] | None = None
+    group: str = ''
 
     def __post_init__(self):
         if self.unit not in UNITS:
@@ -201,6 +204,7 @@ def read_videos(
     Raises:
         DataError: An unknown layout, split or option, a folder that is not laid out so, or missing files.
     """
+    from .groups import read_groups, with_groups
     from .readers import READERS, open_reader
 
     name, spec_options = parse_spec(spec)
@@ -224,7 +228,8 @@ def read_videos(
     folder = root if '://' in root else Path(root)
     videos = reader.read(folder, _split_name(name, split, reader.SPLITS), **fixed, **options)
     base = root if '://' in root or os.path.isdir(root) else os.path.dirname(root) or '.'
-    return _without_missing(replace(videos, root=base), missing)
+    videos = _without_missing(replace(videos, root=base), missing)
+    return videos if '://' in base else with_groups(videos, read_groups(base))
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:

@@ -97,7 +97,8 @@ def pack(
             key = f'{number:09d}'
             packed[key] = clip
             about = {'id': clip.id, 'label': videos.classes[clip.label], 'start': clip.start, 'end': clip.end}
-            writer.write({'__key__': key, suffix: data, 'cls': clip.label, 'json': about | {'unit': clip.unit}})
+            about |= {'unit': clip.unit} | ({'group': clip.group} if clip.group else {})
+            writer.write({'__key__': key, suffix: data, 'cls': clip.label, 'json': about})
     if not packed:
         raise DataError(f'no clip of {videos.name} could be read: {some(failed)}')
     clips = []
@@ -146,6 +147,9 @@ def read_index(root: Path | str, split: str) -> VideoList | None:
                     (_text(member), _count(offset), _count(size)))
                 for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
             ]
+            groups = data.get('groups')
+            if groups:
+                clips = [replace(clip, group=_text(group)) for clip, group in zip(clips, groups, strict=True)]
             return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
         except (KeyError, IndexError, TypeError, ValueError) as error:
             if isinstance(error, DataError):
@@ -218,6 +222,7 @@ def index_shards(
             about.get('unit') or 'frames',
             str(about.get('id') or member[0]),
             member,
+            str(about.get('group') or ''),
         )
         for (path, member, _, about), label in zip(entries, labels, strict=True)
     ]
@@ -258,6 +263,8 @@ def _write_index(folder: Path, videos: VideoList) -> None:
     data['clips'] = [
         [number[c.path], *c.member, c.label, c.start, c.end, c.unit, c.id] for c in videos.clips
     ]  # fmt: skip
+    if any(clip.group for clip in videos.clips):
+        data['groups'] = [clip.group for clip in videos.clips]
     path = _index_path(folder, videos.split)
     partial = path.with_name(f'{path.name}.partial')
     partial.write_text(json.dumps(data), encoding='utf-8')

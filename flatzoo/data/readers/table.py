@@ -2,7 +2,8 @@
 
 Columns: `path` (a video or a folder of frames, from the folder of the list on) and `label` (a name, or a number from
 0); and where wanted `split`, `id`, and the part of the file that is the clip, `start` and `end` in frames from 0 (end
-excluded) or `start_time` and `end_time` in seconds. The usual other words for path and label are understood
+excluded) or `start_time` and `end_time` in seconds; and `group`, the person or whatever else makes clips alike (see
+`flatzoo.data.groups`). The usual other words for path and label are understood
 (`video_path`, `filename`, `class_id`, ...). CSV may be separated by commas, semicolons, tabs or blanks. Without a
 header it has the columns path and label, or path, number of frames and label, as the lists of many video libraries;
 the number of frames is then left to the files.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import bad_line, first_file, is_video, read_lines, read_text, to_int
+from ..groups import GROUP_COLUMNS, GROUPS_FILE
 from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list
 from ._labels import read_labels
 
@@ -86,7 +88,8 @@ def _lists(root: Path, kind: str) -> dict[str | None, Path]:
         own: path for own, names in SPLIT_NAMES.items()
         if (path := first_file(root, *(f'{name}.{kind}' for name in names)))
     }  # fmt: skip
-    if not lists and len(others := sorted(root.glob(f'*.{kind}'))) == 1:
+    others = [path for path in sorted(root.glob(f'*.{kind}')) if path.name != GROUPS_FILE]
+    if not lists and len(others) == 1:
         lists = {None: others[0]}
     return lists
 
@@ -198,15 +201,16 @@ def _clip(path: Path, number: int, row: dict[str, Any], folder: Path, label: int
 
     target = row['path'] if '://' in row['path'] else str(folder / row['path'])  # an absolute path stays
     name = str(value('id') or row['path'])
+    group = str(next((one for one in map(value, GROUP_COLUMNS) if one is not None), ''))
     frames = value('start'), value('end')
     times = value('start_time'), value('end_time')
     if times == (None, None):
         start, end = (None if one is None else to_int(one, path, number, 'a frame') for one in frames)
-        return Clip(target, label, start or 0, end, 'frames', name)
+        return Clip(target, label, start or 0, end, 'frames', name, group=group)
     if frames != (None, None):
         raise bad_line(path, number, 'gives its start or end in frames and in seconds')
     try:
         start, end = (None if one is None else float(one) for one in times)
     except (TypeError, ValueError):
         raise bad_line(path, number, f'start_time and end_time should be seconds, they are {times}') from None
-    return Clip(target, label, start or 0, end, 'seconds', name)
+    return Clip(target, label, start or 0, end, 'seconds', name, group=group)
