@@ -104,8 +104,8 @@ def group_findings(lists: Iterable[VideoList]) -> list[str]:
         for group, splits in sorted(counts.items()) if group and len(splits) > 1]
     without = counts.pop('', None)
     if counts and without:
-        lines.append(
-            f'without a group: {_clips(sum(without.values()))} ({some(f"{count} in {s}" for s, count in without.items())})')
+        where = some(f'{count} in {split}' for split, count in without.items())
+        lines.append(f'without a group: {_clips(sum(without.values()))} ({where})')
     return lines
 
 

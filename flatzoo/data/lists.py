@@ -192,8 +192,8 @@ def read_videos(
         read_videos('ntu120', 'nturgb+d/', 'train', protocol='xset', modality='depth')
 
     Args:
-        spec: Name of a layout, see `flatzoo.data.readers.READERS`, or `'auto'` to recognise it; options may follow as
-            in `'ucf101:fold=2,missing=skip'`.
+        spec: Name of a layout, see `flatzoo.data.readers.READERS`, or `'auto'` to recognise it, which is refused where
+            several fit; options may follow as in `'ucf101:fold=2,missing=skip'`.
         root: Folder of the data set. For the generic lists also the list itself.
         split: `'train'`, `'val'` or `'test'`. A data set with one evaluation split gives it under both names. Some
             layouts know `'all'`.
@@ -343,14 +343,25 @@ def _split_name(name: str, split: str, splits: tuple[str, ...]) -> str:
 
 
 def _recognise(root: str) -> str:
-    from .readers import READERS, open_reader
+    from .readers import GENERIC, READERS, open_reader
+    from .readers.folder import has_several_classes
 
     if '://' in root:
         return 'wds'
-    for name in READERS:  # publishers first, generic layouts last
-        reader, fixed = open_reader(name)
-        if reader.matches(Path(root), **fixed):
-            return name
+    for names in ([name for name in READERS if name not in GENERIC], GENERIC):
+        fitting = []
+        for name in names:
+            reader, fixed = open_reader(name)
+            if reader.matches(Path(root), **fixed):
+                fitting.append(name)
+        if len(fitting) > 1 and not has_several_classes(Path(root)):
+            fitting = [name for name in fitting if name not in ('folder', 'frames')]
+        if len(fitting) > 1:  # each would give other clips or other labels
+            raise DataError(
+                f'{root}: looks like {" and like ".join(fitting)} at once, so auto cannot choose. Name the layout in '
+                f'place of auto ({", ".join(fitting)}), or remove what does not belong there.')
+        if fitting:
+            return fitting[0]
     raise DataError(
         f'{root}: no known layout. Looked for {", ".join(READERS)}. Put the videos of each class into a folder of its '
         'own, or write a CSV file with the columns path and label.')

@@ -28,8 +28,17 @@ def holds_classes(root: Path, find: Callable[[Path], Iterable[str]]) -> bool:
     """Whether any folder of a class holds what `find` looks for."""
     if not root.is_dir():
         return False
-    bases = [folder for folder in map(lambda own: split_folder(root, own), SPLIT_NAMES) if folder] or [root]
-    return any(next(iter(find(base / name)), None) for base in bases for name in subfolders(base))
+    return any(next(iter(find(base / name)), None) for base in _bases(root) for name in subfolders(base))
+
+
+def has_several_classes(root: Path) -> bool:
+    """Whether there are folders of two classes; one alone may be where the files of a list lie."""
+    return root.is_dir() and len({name for base in _bases(root) for name in subfolders(base)}) > 1
+
+
+def _bases(root: Path) -> list[Path]:
+    """Folders that hold those of the classes."""
+    return [folder for folder in map(lambda own: split_folder(root, own), SPLIT_NAMES) if folder] or [root]
 
 
 def read_classes(
