@@ -32,8 +32,8 @@ def holds_classes(root: Path, find: Callable[[Path], Iterable[str]]) -> bool:
 
 
 def has_several_classes(root: Path) -> bool:
-    """Whether there are folders of two classes; one alone may be where the files of a list lie."""
-    return root.is_dir() and len({name for base in _bases(root) for name in subfolders(base)}) > 1
+    """Whether there are folders of splits or of two classes; one alone may be where the files of a list lie."""
+    return root.is_dir() and (_bases(root) != [root] or len(subfolders(root)) > 1)
 
 
 def _bases(root: Path) -> list[Path]:
