@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .evaluate import Evaluation, Order
 
-__all__ = ['COLUMNS', 'read_results', 'result_row', 'result_setting', 'write_results']
+__all__ = ['COLUMNS', 'json_row', 'read_results', 'result_row', 'result_setting', 'write_results']
 
 COLUMNS = (
     # those of timm
@@ -93,6 +93,25 @@ def result_row(
         'seconds': round(evaluation.seconds, 1),
     }
     return {column: row[column] for column in COLUMNS}
+
+
+_WHOLE = ('num_frames', 'stride', 'num_clips', 'num_crops')
+
+
+def json_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `result_row` for JSON, which knows more than text.
+
+    Returns:
+        The row with numbers as numbers. `img_size` is one number, or `[height, width]` where these differ. `stride` and
+        `checkpoint` are None where there is none.
+    """
+    values = dict(row)
+    size = [int(side) for side in str(row['img_size']).split('x')]
+    values['img_size'] = size[0] if len(size) == 1 else size
+    values['crop_pct'] = float(row['crop_pct'])
+    values |= {name: int(row[name]) if str(row[name]) else None for name in _WHOLE}
+    values['checkpoint'] = row['checkpoint'] or None
+    return values
 
 
 def read_results(path: str | os.PathLike) -> list[dict[str, str]]:

@@ -17,7 +17,8 @@ from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 
 from flatzoo.data.clips import ClipDataset
-from flatzoo.data.lists import DataError, VideoList, read_videos, same_name
+from flatzoo.data.groups import GROUPS_FILE
+from flatzoo.data.lists import DataError, VideoList, read_videos, same_name, some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.survey import ClipFacts, centre_crop_loss, median
 from flatzoo.data.transforms import Fit
@@ -43,6 +44,8 @@ def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
             clips.
     """
     train = read_videos(recipe.spec, recipe.root, recipe.train_split)
+    if recipe.hold_out is not None:
+        return _without_group(recipe, train)
     if recipe.val_split == 'none':
         return train, None
     val = read_videos(recipe.spec, recipe.root, recipe.val_split)
@@ -54,6 +57,24 @@ def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
         raise DataError(
             f'the classes of {val.split} are not those of {train.split}; name them alike. {error}'
         ) from None
+
+
+def _without_group(recipe: Recipe, train: VideoList) -> tuple[VideoList, VideoList]:
+    """All clips of both splits but those of a group, and those of the group."""
+    pool = list(train.clips)
+    if recipe.val_split not in ('none', recipe.train_split):
+        pool += read_videos(recipe.spec, recipe.root, recipe.val_split).with_classes(train.classes).clips
+    groups = sorted({clip.group for clip in pool} - {''})
+    if recipe.hold_out not in groups:
+        known = f'the groups are {some(groups, 10)}' if groups else (
+            f'no clip of {train.name} has a group. Write {GROUPS_FILE} with the columns path and group')
+        raise DataError(f'hold_out {recipe.hold_out}: there is no such group; {known}.')
+    held_out = tuple(clip for clip in pool if clip.group == recipe.hold_out)
+    others = tuple(clip for clip in pool if clip.group != recipe.hold_out)
+    if not others:
+        raise DataError(f'hold_out {recipe.hold_out}: all clips are of this group; nothing is left to train on.')
+    return (dataclasses.replace(train, clips=others, split=f'all but {recipe.hold_out}'),
+            dataclasses.replace(train, clips=held_out, split=recipe.hold_out))
 
 
 def list_digests(recipe: Recipe, train: VideoList, val: VideoList | None) -> dict[str, str]:

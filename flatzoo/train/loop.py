@@ -25,6 +25,7 @@ from flatzoo.data.clips import collate_clips
 from flatzoo.data.lists import class_findings, some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.survey import survey
+from flatzoo.data.workers import default_workers
 from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
 
@@ -32,6 +33,7 @@ from . import build, checkpoint as files
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
 from .ends import Interruption, TrainingInterrupted, TrainingStopped, clear_ends, leave_interrupts
 from .recipe import Recipe
+from .results import conclude, read_test_list
 
 __all__ = ['Trainer', 'TrainingInterrupted', 'TrainingStopped', 'train']
 
@@ -67,6 +69,7 @@ class Trainer:
     Attributes:
         model: The video model.
         history: A row per epoch, as in `summary.csv`.
+        results: Of a finished run: what `results.json` says, see `flatzoo.train.results.conclude`.
         broken: For each training clip that could not be read: its index and the reason.
         update: Number of updates so far.
         kept: Number of updates in the last checkpoint, None without a checkpoint.
@@ -77,6 +80,7 @@ class Trainer:
         self.recipe, self.processes, self.folder = recipe, processes, recipe.folder
         self.report = report or (lambda line: tqdm.write(line, file=sys.stderr))
         self.history: list[dict[str, Any]] = []
+        self.results: dict[str, Any] = {}
         self.broken: dict[int, str] = {}
         self.reported_broken = 0  # how many of them the user has been told about
         self.log: LogLines | None = None  # in place of a bar
@@ -86,6 +90,7 @@ class Trainer:
         saved = self._load_checkpoint()
 
         self.train_list, self.val_list = build.read_lists(recipe)
+        self.test_list = read_test_list(recipe, self.train_list, self.val_list)
         self.lists = build.list_digests(recipe, self.train_list, self.val_list)
         processes.check_same(self.lists, 'the lists of clips')
         seed_all(recipe.seed)
@@ -121,9 +126,12 @@ class Trainer:
 
         clips = build.train_clips(recipe, self.train_list, self.model)
         self.batches = GlobalBatches(len(clips), recipe.batch_size, recipe.grad_accum_steps, processes, recipe.seed)
+        self.workers = recipe.workers
+        if self.workers is None:  # one prepares a whole batch
+            self.workers = min(default_workers(), self.batches.updates * recipe.grad_accum_steps)
         self.loader = DataLoader(
-            clips, batch_sampler=self.batches, collate_fn=collate_clips, num_workers=recipe.workers,
-            persistent_workers=recipe.workers > 0, pin_memory=device.type == 'cuda', worker_init_fn=leave_interrupts)
+            clips, batch_sampler=self.batches, collate_fn=collate_clips, num_workers=self.workers,
+            persistent_workers=self.workers > 0, pin_memory=device.type == 'cuda', worker_init_fn=leave_interrupts)
         self.set_rate = build.build_schedule(recipe, self.optimizer, self.batches.updates)
         self.meters = torch.zeros(3, dtype=torch.float64, device=device)  # of the epoch: loss, right, clips
         self.best: float | None = None
@@ -152,6 +160,7 @@ class Trainer:
                     self._end_epoch(epoch, speed, board)
                     if self.interruption.number is not None:
                         raise TrainingInterrupted
+            self.results = conclude(self)
         return self.history[-1]
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
@@ -337,8 +346,8 @@ class Trainer:
         recipe = self.recipe
         seed_all(recipe.seed, self.update, 0, self.processes.rank)  # for layouts that are also random in evaluation
         result = evaluate(
-            self._whole_model(), self.val_list, build.validation_protocol(recipe),
-            batch_size=recipe.validation_batch_size or recipe.batch_size, workers=recipe.workers,
+            self.whole_model(), self.val_list, build.validation_protocol(recipe),
+            batch_size=recipe.validation_batch_size or recipe.batch_size, workers=self.workers,
             amp_dtype=self.amp_dtype)
         if result.broken and self.processes.first:
             self.report(
@@ -347,7 +356,7 @@ class Trainer:
         row = {'eval_top1': result.top1, 'eval_top5': result.top5, 'eval_broken': len(result.broken)}
         return row | ({'eval_mean_class': result.mean_class} if self.val_list.metric == 'mean_class' else {})
 
-    def _whole_model(self) -> VideoModel:
+    def whole_model(self) -> VideoModel:
         """The model to evaluate and save: the moving average if there is one. It is never sharded."""
         if self.whole_copy is not None:
             self.whole_copy.load_state_dict(whole_state(self.model))
@@ -362,7 +371,7 @@ class Trainer:
         return torch.zeros(1, self.model.in_chans, self.model.num_frames, *self.model.img_size, dtype=torch.uint8)
 
     def _save_best(self) -> None:
-        model = self._whole_model()
+        model = self.whole_model()
         if self.processes.first:
             files.save_model(model, self.folder, self.train_list.classes, self.protocol)
 

@@ -29,6 +29,8 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from flatzoo.data.workers import available_cores
+
 from .. import CommandError, write, write_error
 from ..arguments import count
 from ..check import DataReport, check_videos, report_text
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--frames', type=count, default=16, metavar='T', help='frames of a clip, 8 a second (default: %(default)s)')
     render.add_argument('--seed', type=int, default=0, metavar='N', help='of other clips (default: %(default)s)')
     render.add_argument(
-        '--workers', type=count, default=os.cpu_count() or 1, metavar='N',
+        '--workers', type=count, default=available_cores(), metavar='N',
         help='processes that render (default: %(default)s, one per core)')
     for action in (check, pack):
         action.add_argument('spec', metavar='SPEC', help='layout and its options, see flatzoo data --help')
@@ -71,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         '--num-frames', type=count, default=8, metavar='T', help='frames of a clip (default: %(default)s)')
     check.add_argument(
-        '--workers', type=count, default=min(8, os.cpu_count() or 1), metavar='N',
+        '--workers', type=count, default=available_cores(), metavar='N',
         help='files that are opened at the same time (default: %(default)s)')
     check.add_argument('--json', action='store_true', help='print one JSON object')
     pack.add_argument(
