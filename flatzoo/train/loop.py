@@ -428,8 +428,18 @@ class Trainer:
             raise ValueError(
                 f'{self.folder} holds a run with other options: {", ".join(differ)}. Give the same ones '
                 f'(--config {self.folder / files.ARGS}), or another --output.')
+        former = saved['recipe'].get('epochs')
+        done = saved['update'] / self.batches.updates
+        if former != self.recipe.epochs and done > self.recipe.epochs:
+            raise ValueError(
+                f'{self.folder} has done {done:g} epochs already; give --epochs {math.ceil(done)} or more, or another '
+                '--output.')
         if remedies and self.processes.first:
             self.report(f'continues with other options: {", ".join(remedies)}')
+            if former != self.recipe.epochs:
+                self.report(
+                    f'the learning rate follows the schedule of {self.recipe.epochs} epochs from here on; what went '
+                    f'before followed that of {former}')
 
     def _restore(self, saved: dict[str, Any]) -> None:
         rates = [group['lr'] for group in self.optimizer.param_groups]

@@ -28,7 +28,8 @@ _FREE = {
     'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
     'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing',
     'test_split'}
-_REMEDIES = {'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype'}  # against a loss that is no number
+_REMEDIES = {  # against a loss that is no number, and against a run that was too short
+    'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype', 'epochs'}
 
 
 class RecipeError(ValueError):
@@ -143,7 +144,9 @@ class Recipe:
     task_loss_weight: float | None = _option(None, 'distillation', 'weight of the classification loss', low=0)
 
     output: str | None = _option(None, 'run', 'folder of the run (default: runs/MODEL)')
-    resume: str | None = _option(None, 'run', "'auto' continues the run in --output if there is one", ('auto',))
+    resume: str | None = _option(
+        None, 'run', "'auto' continues the run in --output if there is one; with more --epochs also a finished one",
+        ('auto',))
     seed: int = _option(42, 'run', 'seed of all that is random', low=0)
     device: str = _option('auto', 'run', "'auto' (CUDA if there is one), or a torch device")
     workers: int | None = _option(

@@ -1,10 +1,11 @@
 """What a finished run says: last and best epoch, a test on other clips, groups that are held out."""
 import json
+import math
 import os
 import shutil
 
 import pytest
-from train_runs import PLAIN, small_recipe, train, write_clips
+from train_runs import PLAIN, same, small_recipe, train, weights, write_clips
 
 import flatzoo
 from flatzoo.cli import main
@@ -109,3 +110,23 @@ def test_workers_are_the_cores_that_there_are(tmp_path, monkeypatch):
     for text, cores in (('max 100000', 6), ('250000 100000', 2), ('50000 100000', 1), ('900000 100000', 6)):
         (tmp_path / 'none').write_text(text)
         assert workers.available_cores() == cores
+
+
+def test_a_finished_run_is_lengthened_and_goes_on_from_its_end(root, tmp_path):
+    folder, options = tmp_path / 'run', dict(PLAIN, warmup_epochs=0, min_lr=0)
+    train(root, folder, epochs=1, **options)
+    before = weights(folder)
+    with open(folder / 'summary.csv') as file:
+        first = file.readlines()
+    _, lines = train(root, folder, epochs=3, resume='auto', **options)
+    with open(folder / 'summary.csv') as file:
+        rows = file.readlines()
+    assert rows[:2] == first and len(rows) == 4
+    assert any('epochs 3 (was 1)' in line for line in lines) and any('schedule of 3 epochs' in line for line in lines)
+    column = rows[0].strip().split(',').index('lr')
+    rates = [float(row.split(',')[column]) for row in rows[2:]]
+    # the cosine of 3 epochs of 2 updates, where it was at updates 3 and 5
+    assert rates == pytest.approx([1e-3 * (1 + math.cos(math.pi * update / 6)) / 2 for update in (3, 5)])
+    assert not same(before, weights(folder)) and checkpoint.load_last(folder / 'last.pt')['update'] == 6
+    with pytest.raises(ValueError, match='has done 3 epochs already; give --epochs 3 or more'):
+        train(root, folder, epochs=2, resume='auto', **options)
