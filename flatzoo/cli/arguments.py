@@ -85,7 +85,8 @@ def chosen_protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProto
 
     try:
         if args.views == 'fast':
-            protocol = EvalProtocol(fit=eval_protocol(model).fit)
+            own = eval_protocol(model)
+            protocol = EvalProtocol(fit=own.fit, depth=own.depth)
         else:
             protocol = eval_protocol(model, args.views)
     except ValueError as error:

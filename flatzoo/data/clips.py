@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .array_file import ArrayFile
 from .decode import Backend, VideoError, VideoReader
+from .files import is_array
 from .frame_folder import FrameFolder
 from .lists import Clip, VideoList
 from .protocol import EvalProtocol
 from .sampling import Sampling, dense_indices, uniform_indices
 from .transforms import Size, TrainTransform
 from .views import equal_views, read_frames, read_views
+
+Reader = VideoReader | FrameFolder | ArrayFile
 
 __all__ = ['ClipDataset', 'clip_span', 'collate_clips', 'open_clip']
 
@@ -169,8 +173,8 @@ def _alike(clips: list[Tensor]) -> list[Tensor]:
 
 
 @contextlib.contextmanager
-def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -> Iterator[VideoReader | FrameFolder]:
-    """Opens the file, the folder of frames or the member of a shard that a clip is in.
+def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -> Iterator['Reader']:
+    """Opens the file, the folder of frames, the array or the member of a shard that a clip is in.
 
     Args:
         clip: The clip; `clip_span` says which frames of the reader are its own.
@@ -187,8 +191,12 @@ def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -
         path = clip.path if clip.member is None else stack.enter_context(_extracted(clip))
         if os.path.isdir(path) or path.endswith('.zip'):
             yield stack.enter_context(FrameFolder(path, depth, clip.name))
+        elif is_array(path):
+            yield stack.enter_context(ArrayFile(path, depth, clip.name))
         elif depth is not None:
-            raise VideoError(f'{clip.name}: depth maps come as a folder of images; this is a file.')
+            raise VideoError(
+                f'{clip.name}: depth maps come as a folder of images, or as an array (.npy, .npz, .mat); this is '
+                'another file.')
         else:
             try:
                 yield stack.enter_context(VideoReader(path, backend))
@@ -196,7 +204,7 @@ def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -
                 raise VideoError(str(error).replace(path, clip.name)) from None
 
 
-def clip_span(clip: Clip, reader: VideoReader | FrameFolder) -> tuple[int, int]:
+def clip_span(clip: Clip, reader: 'Reader') -> tuple[int, int]:
     """First frame of a clip and the one behind its last, counted in the frames of its file.
 
     Raises:
@@ -206,7 +214,7 @@ def clip_span(clip: Clip, reader: VideoReader | FrameFolder) -> tuple[int, int]:
     first, end = clip.start, length if clip.end is None else clip.end
     if clip.unit == 'seconds' and (clip.start or clip.end is not None):
         if not isinstance(reader, VideoReader):
-            raise VideoError(f'{clip.name}: a folder of frames has no times. Give start and end in frames.')
+            raise VideoError(f'{clip.name}: frames of folders and arrays have no times. Give start and end in frames.')
         times = reader.timestamps
         bounds = torch.tensor([clip.start, float('inf') if clip.end is None else clip.end], dtype=torch.float64)
         first, end = torch.searchsorted(times - times[0], bounds).tolist()

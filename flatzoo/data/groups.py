@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .files import bad_line, is_video, read_table, read_text
+from .files import bad_line, is_array, is_video, read_table, read_text
 from .lists import Clip, DataError, VideoList, same_name, some
 
 __all__ = ['GROUPS_FILE', 'GROUP_COLUMNS', 'group_findings', 'groups_of', 'read_groups', 'with_groups']
@@ -118,4 +118,5 @@ def _key(text: str) -> str:
 
 
 def _stem(name: str) -> str:
-    return name.rpartition('.')[0] if is_video(name.rpartition('/')[2]) else name
+    file = name.rpartition('/')[2]
+    return name.rpartition('.')[0] if is_video(file) or is_array(file) else name

@@ -2,6 +2,7 @@
 
 `read_videos('ucf101', root, 'train')` is all that a user needs; each publisher has a file in `flatzoo.data.readers`.
 """
+import importlib.util
 import inspect
 import os
 import re
@@ -229,6 +230,8 @@ def read_videos(
     videos = reader.read(folder, _split_name(name, split, reader.SPLITS), **fixed, **options)
     base = root if '://' in root or os.path.isdir(root) else os.path.dirname(root) or '.'
     videos = _without_missing(replace(videos, root=base), missing)
+    if any(clip.path.lower().endswith('.mat') for clip in videos.clips) and importlib.util.find_spec('scipy') is None:
+        raise DataError(f"{root}: MATLAB files are read with scipy: pip install 'flatzoo[mat]'.")
     return videos if '://' in base else with_groups(videos, read_groups(base))
 
 

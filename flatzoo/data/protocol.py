@@ -34,6 +34,7 @@ class EvalProtocol:
         fit: How a frame becomes one of the model's aspect ratio: `'crop'`, `'letterbox'` (black bars) or `'stretch'`.
             The latter two show the whole frame, so that there is one crop and no margin, whatever is asked for. It is
             that of the training; what was saved before there was a choice is `'crop'`.
+        depth: Of weights for depth maps, the reading that became 255 in their training. None for RGB, or unknown.
         rule: The method whose official code decides where clips begin and which frames of short videos are repeated,
             see `official_indices`. None uses flatzoo's own `uniform_indices` and `dense_indices`. These are also used
             for clips that a rule does not define (several uniform clips of ST-Adapter and AIM).
@@ -48,6 +49,7 @@ class EvalProtocol:
     scale_up: bool = False
     rule: Rule | None = None
     fit: Fit = 'crop'
+    depth: int | None = None
 
     def __post_init__(self):
         if self.sampling not in ('uniform', 'dense'):
@@ -60,6 +62,8 @@ class EvalProtocol:
             raise ValueError(f'rule={self.rule!r} is none of {", ".join(map(repr, RULES))}.')
         if self.fit not in FITS:
             raise ValueError(f'fit must be one of {", ".join(FITS)}, got {self.fit!r}')
+        if self.depth is not None and not _is_count(self.depth):
+            raise ValueError(f'depth must be an integer of at least 1 or None, got {self.depth!r}')
         if not isinstance(self.scale_up, bool):
             raise ValueError(f'scale_up must be true or false, got {self.scale_up!r}')
         if self.sampling == 'dense' and not _is_count(self.stride):
@@ -80,7 +84,8 @@ class EvalProtocol:
 
     def to_dict(self) -> dict[str, Any]:
         """The protocol as a dictionary that JSON can hold."""
-        usual = {'rule': None, 'fit': 'crop'}  # left out, so that an older flatzoo reads what it can evaluate
+        # left out, so that an older flatzoo reads what it can evaluate
+        usual = {'rule': None, 'fit': 'crop', 'depth': None}
         return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
     @classmethod

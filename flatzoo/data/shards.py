@@ -23,7 +23,7 @@ from typing import Any
 
 from .clips import open_clip
 from .decode import VideoError
-from .files import frame_order, is_ours, is_video
+from .files import frame_order, is_array, is_ours, is_video
 from .frame_folder import FrameFolder
 from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
 from .readers._labels import read_labels
@@ -289,7 +289,7 @@ def _payload(clip: Clip) -> tuple[str, bytes]:
         suffix = os.path.splitext(clip.path)[1].lower().lstrip('.')
         if suffix == 'zip':
             suffix = 'frames.zip'
-        elif not is_video(f'x.{suffix}'):
+        elif not is_video(f'x.{suffix}') and not is_array(f'x.{suffix}'):
             suffix = 'mp4'  # readers look at the content
         return suffix, Path(clip.path).read_bytes()
     names = frame_order(os.listdir(clip.path))
@@ -336,7 +336,9 @@ def _apart(key: str, members: dict[str, _Member]) -> list[tuple[str, dict[str, _
 
 
 def _payload_member(members: dict[str, _Member]) -> _Member | None:
-    return next((m for suffix, m in members.items() if suffix == 'frames.zip' or is_video(f'x.{suffix}')), None)
+    videos = [member for suffix, member in members.items() if suffix == 'frames.zip' or is_video(f'x.{suffix}')]
+    arrays = [member for suffix, member in members.items() if is_array(f'x.{suffix}')]
+    return next(iter(videos + arrays), None)  # an array beside a video may be anything
 
 
 def _bytes(path: Path, member: _Member) -> bytes:

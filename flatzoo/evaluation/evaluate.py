@@ -159,7 +159,8 @@ def evaluate(
         progress: Whether to show the progress on standard error of the first process.
 
     Raises:
-        ValueError: The classes do not fit, the order is unknown, or the processes have different lists.
+        ValueError: The classes or the scale of depth maps do not fit, the order is unknown, or the processes have
+            different lists.
     """
     from flatzoo.models import eval_protocol
 
@@ -176,6 +177,11 @@ def evaluate(
     model.eval()
     device = next(model.parameters()).device
     protocol = protocol or eval_protocol(model)
+    if protocol.depth is not None and protocol.depth != videos.depth:
+        got = 'are RGB' if videos.depth is None else f'have {videos.depth} as 255'
+        raise ValueError(
+            f'{videos.name}: the weights were trained on depth maps with the reading {protocol.depth} as 255, and '
+            f'these clips {got}. Give the layout with depth={protocol.depth}.')
     dataset = ClipDataset(videos, model.num_frames, model.img_size, train=False, protocol=protocol)
     share = range(rank, len(videos), world)  # no padding: shares may differ by a clip
     loader = DataLoader(

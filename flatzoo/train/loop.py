@@ -103,7 +103,7 @@ class Trainer:
                 fit, self.fit_reason = build.choose_fit(survey(self.train_list), self.model.img_size)
             processes.check_same(fit, 'the fit of the clips')
             self.recipe = recipe = dataclasses.replace(recipe, fit=fit)
-        self.protocol = build.protocol_of(recipe, self.model)
+        self.protocol = dataclasses.replace(build.protocol_of(recipe, self.model), depth=self.train_list.depth)
         if recipe.freeze_backbone:
             build.freeze(self.model)
         build.set_recomputing(self.model, recipe)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import bad_line, first_file, is_video, read_lines, read_text, to_int
+from ..files import bad_line, depth_option, first_file, is_video, read_lines, read_text, to_int
 from ..groups import GROUP_COLUMNS, GROUPS_FILE
 from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list
 from ._labels import read_labels
@@ -42,8 +42,16 @@ def matches(root: Path, kind: str) -> bool:
         return False
 
 
-def read(root: Path, split: str, kind: str) -> VideoList:
-    """The clips of a list; `root` is its folder or the list itself."""
+def read(root: Path, split: str, kind: str, depth: int | None = None) -> VideoList:
+    """The clips of a list.
+
+    Args:
+        root: Its folder or the list itself.
+        split: The split.
+        kind: `'csv'` or `'jsonl'`.
+        depth: All clips are depth maps, folders of images of 16 bits or arrays (see `flatzoo.data.array_file`), and
+            this reading becomes 255.
+    """
     lists = _lists(root, kind)
     if not lists:
         raise DataError(f'{root}: has no list such as train.{kind}. Write one with the columns path and label.')
@@ -74,7 +82,7 @@ def read(root: Path, split: str, kind: str) -> VideoList:
     clips = [
         _clip(path, number, row, folder, label)
         for (path, number, own, row), label in zip(rows, labels, strict=True) if split in (own, 'all')]
-    return generic_list(kind, split, clips, classes)
+    return generic_list(kind, split, clips, classes, depth=depth_option(depth))
 
 
 _SPLIT_OF = {name: own for own, names in SPLIT_NAMES.items() for name in names}
