@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .array_file import ArrayFile
+from .clip_cache import ClipCache
 from .decode import Backend, VideoError, VideoReader
 from .files import is_array
 from .frame_folder import FrameFolder
@@ -55,6 +56,10 @@ class ClipDataset(Dataset):
         crop: Called in training on a few frames at a time, uint8 `[n, C, H, W]` to `[n, C, h, w]`, each time from the
             same state of torch's default generator, so that all frames get the same crop. `TrainTransform` with the
             `flip` of the list if None.
+        shrink: Called in training before `crop` on a few frames at a time, uint8 `[n, C, H, W]` to `[n, C, h, w]`; each
+            frame becomes the same whatever others come with it.
+        cache: Keeps what is decoded: in training all frames of a clip, after `shrink`; in evaluation the views. Items
+            are the same with and without it.
         backend: Decoder, see `VideoReader`.
 
     Raises:
@@ -74,6 +79,8 @@ class ClipDataset(Dataset):
             seed: int = 0,
             *,
             crop: Callable[[Tensor], Tensor] | None = None,
+            shrink: Callable[[Tensor], Tensor] | None = None,
+            cache: ClipCache | None = None,
             backend: Backend = 'auto',
     ):
         EvalProtocol(sampling=sampling, stride=stride)  # checks them
@@ -81,8 +88,9 @@ class ClipDataset(Dataset):
             raise ValueError(f'num_frames must be an integer of at least 1, got {num_frames!r}')
         if train and protocol is not None:
             raise ValueError('a protocol is for evaluation; leave it out or give train=False')
-        if not train and (transform is not None or crop is not None):
-            raise ValueError('in evaluation the protocol says how frames are cropped; leave transform and crop out')
+        if not train and not transform is crop is shrink is None:
+            raise ValueError(
+                'in evaluation the protocol says how frames are cropped; leave transform, crop and shrink out')
         self.videos = videos
         self.num_frames = num_frames
         self.img_size = img_size
@@ -93,6 +101,8 @@ class ClipDataset(Dataset):
         self.protocol = protocol or EvalProtocol()
         self.seed = seed
         self.crop = crop or TrainTransform(img_size, flip=videos.flip)
+        self.shrink = shrink or _as_it_is
+        self.cache = cache
         self.backend = backend
         # In shared memory, so that workers that live on from epoch to epoch see it.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -116,40 +126,78 @@ class ClipDataset(Dataset):
         item = {'index': index, 'label': clip.label}
         if not self.train:
             try:
-                return item | {'clip': self._views(clip)}
+                return item | {'clip': self._views(clip, index)}
             except VideoError as error:
                 return item | {'error': _one_line(error)}
         with _seeded(self.seed, self.epoch, index):
             try:
-                frames = self._train_frames(clip)  # [T, C, h, w]
+                frames = self._train_frames(clip, index)  # [T, C, h, w]
             except VideoError as error:
                 return item | {'error': _one_line(error)}
             if self.transform is not None:
                 frames = self.transform(frames)
             return item | {'clip': frames.transpose(0, 1).contiguous()}
 
-    def _train_frames(self, clip: Clip) -> Tensor:
+    def _train_frames(self, clip: Clip, index: int) -> Tensor:
+        kept = None if self.cache is None else self.cache.get(index)
+        if kept is not None:
+            return self._cropped(_Kept(kept), clip, 0, len(kept), _as_it_is)
         with open_clip(clip, self.videos.depth, self.backend) as reader:
             first, end = clip_span(clip, reader)
-            if self.sampling == 'dense':
-                rows = dense_indices(end - first, self.num_frames, self.stride, training=True)
-            else:
-                rows = uniform_indices(end - first, self.num_frames, training=True)
-            needed, places = rows[0].unique(return_inverse=True)
-            state = torch.get_rng_state()
+            if self.cache is not None and (kept := self._whole(reader, clip, first, end)) is not None:
+                self.cache.put(index, kept)
+                return self._cropped(_Kept(kept), clip, 0, len(kept), _as_it_is)
+            return self._cropped(reader, clip, first, end, self.shrink)
 
-            def crop(frames: Tensor) -> Tensor:
-                torch.set_rng_state(state)
-                return self.crop(frames)
+    def _cropped(self, reader: Any, clip: Clip, first: int, end: int, shrink: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.sampling == 'dense':
+            rows = dense_indices(end - first, self.num_frames, self.stride, training=True)
+        else:
+            rows = uniform_indices(end - first, self.num_frames, training=True)
+        needed, places = rows[0].unique(return_inverse=True)
+        state = torch.get_rng_state()
 
-            return read_frames(reader, clip.name, needed + first, crop)[places]
+        def crop(frames: Tensor) -> Tensor:
+            torch.set_rng_state(state)
+            return self.crop(shrink(frames))
 
-    def _views(self, clip: Clip) -> Tensor:
+        return read_frames(reader, clip.name, needed + first, crop)[places]
+
+    def _whole(self, reader: Any, clip: Clip, first: int, end: int) -> Tensor | None:
+        """All frames of a clip, shrunk; None if there is no room for them, or some cannot be read."""
+        try:
+            size = self.shrink(reader.get_frames(torch.tensor([first]))).numel()
+            if not self.cache.has_room((end - first) * size):
+                return None
+            return read_frames(reader, clip.name, torch.arange(first, end), self.shrink)
+        except VideoError:  # perhaps none of those that this item needs
+            return None
+
+    def _views(self, clip: Clip, index: int) -> Tensor:
         """The views that `load_views` takes of a whole video file, here of any clip."""
+        kept = None if self.cache is None else self.cache.get(index)
+        if kept is not None:
+            return kept.clone()
         with open_clip(clip, self.videos.depth, self.backend) as reader:
             span = clip_span(clip, reader)
-            return read_views(
-                self.protocol, reader, clip.name, span, self.num_frames, self.img_size).contiguous()
+            views = read_views(self.protocol, reader, clip.name, span, self.num_frames, self.img_size).contiguous()
+        if self.cache is not None:
+            self.cache.put(index, views)
+        return views
+
+
+class _Kept:
+    """Frames in memory, `[T, C, H, W]`, read as those of a file."""
+
+    def __init__(self, frames: Tensor):
+        self.frames = frames
+
+    def get_frames(self, indices: Tensor) -> Tensor:
+        return self.frames[indices]
+
+
+def _as_it_is(frames: Tensor) -> Tensor:
+    return frames
 
 
 def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 import os
 from pathlib import Path
 
-__all__ = ['available_cores', 'default_workers']
+__all__ = ['available_cores', 'default_workers', 'local_processes']
 
 _QUOTA = Path('/sys/fs/cgroup/cpu.max')  # of a container (Linux, cgroup v2): microseconds per period, and the period
 
@@ -20,5 +20,10 @@ def available_cores() -> int:
 
 def default_workers() -> int:
     """Number of decoding processes where the user gives none: the cores, shared by the processes of torchrun here."""
-    local = os.environ.get('LOCAL_WORLD_SIZE', '1')
-    return max(available_cores() // max(int(local) if local.isdecimal() else 1, 1), 1)
+    return max(available_cores() // local_processes(), 1)
+
+
+def local_processes() -> int:
+    """Number of processes that torchrun has started on this machine, 1 without it."""
+    text = os.environ.get('LOCAL_WORLD_SIZE', '1')
+    return max(int(text), 1) if text.isdecimal() else 1

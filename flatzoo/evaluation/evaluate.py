@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flatzoo.console.progress import Progress
+from flatzoo.data.clip_cache import ClipCache
 from flatzoo.data.clips import ClipDataset, collate_clips
 from flatzoo.data.lists import Clip, DataError, VideoList, some
 from flatzoo.data.protocol import EvalProtocol
@@ -138,6 +139,7 @@ def evaluate(
         seed: int = 0,
         amp_dtype: torch.dtype | None = None,
         progress: bool = False,
+        cache: ClipCache | None = None,
 ) -> Evaluation:
     """Runs a model on every clip of a list and counts its answers.
 
@@ -157,6 +159,7 @@ def evaluate(
         seed: Seed of the permutations. Each follows from it and the position of the clip in the list.
         amp_dtype: Type to compute in where autocast allows it. None keeps the type of the weights.
         progress: Whether to show the progress on standard error of the first process.
+        cache: Keeps the views of the clips, for several evaluations of one list by one protocol.
 
     Raises:
         ValueError: The classes or the scale of depth maps do not fit, the order is unknown, or the processes have
@@ -182,7 +185,7 @@ def evaluate(
         raise ValueError(
             f'{videos.name}: the weights were trained on depth maps with the reading {protocol.depth} as 255, and '
             f'these clips {got}. Give the layout with depth={protocol.depth}.')
-    dataset = ClipDataset(videos, model.num_frames, model.img_size, train=False, protocol=protocol)
+    dataset = ClipDataset(videos, model.num_frames, model.img_size, train=False, protocol=protocol, cache=cache)
     share = range(rank, len(videos), world)  # no padding: shares may differ by a clip
     loader = DataLoader(
         _Reordered(dataset, order, seed), max(1, batch_size // protocol.views), sampler=share, num_workers=workers,

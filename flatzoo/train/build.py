@@ -210,8 +210,14 @@ def _fit_of(recipe: Recipe) -> Fit:
     return 'crop' if recipe.fit == 'auto' else recipe.fit  # auto: not chosen yet
 
 
-def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel) -> ClipDataset:
+def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel, **cache: Any) -> ClipDataset:
     """The data set to train on.
+
+    Args:
+        recipe: The recipe.
+        videos: The list.
+        model: The model.
+        **cache: `shrink` and `cache` of the data set.
 
     Raises:
         ValueError: An augmentation is unknown or does not fit the data.
@@ -227,7 +233,7 @@ def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel) -> ClipDat
     return ClipDataset(
         videos, model.num_frames, model.img_size, train=True, transform=transform, sampling=recipe.sampling,
         stride=recipe.stride, seed=recipe.seed,
-        crop=train_crop(model.img_size, flip, recipe.scale, recipe.ratio, recipe.no_aug, _fit_of(recipe)))
+        crop=train_crop(model.img_size, flip, recipe.scale, recipe.ratio, recipe.no_aug, _fit_of(recipe)), **cache)
 
 
 def normalised(model: VideoModel, clips: Tensor) -> Tensor:

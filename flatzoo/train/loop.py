@@ -30,6 +30,7 @@ from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
 
 from . import build, checkpoint as files
+from .cached import make_caches
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
 from .ends import Interruption, TrainingInterrupted, TrainingStopped, clear_ends, leave_interrupts
 from .recipe import Recipe
@@ -96,11 +97,14 @@ class Trainer:
         seed_all(recipe.seed)
         self.model = build.build_model(recipe, self.train_list, pretrained=None if saved is None else False)
         self.fit_reason = ''
+        if saved is not None and 'cache_gb' not in saved['recipe']:  # an older flatzoo, which kept nothing
+            self.recipe = recipe = dataclasses.replace(recipe, cache_gb=0)
+        facts = survey(self.train_list) if recipe.cache_gb or (recipe.fit == 'auto' and saved is None) else []
         if recipe.fit == 'auto':
             if saved is not None:  # as the run began
                 fit = saved['recipe'].get('fit', 'crop')
             else:
-                fit, self.fit_reason = build.choose_fit(survey(self.train_list), self.model.img_size)
+                fit, self.fit_reason = build.choose_fit(facts, self.model.img_size)
             processes.check_same(fit, 'the fit of the clips')
             self.recipe = recipe = dataclasses.replace(recipe, fit=fit)
         self.protocol = dataclasses.replace(build.protocol_of(recipe, self.model), depth=self.train_list.depth)
@@ -124,7 +128,9 @@ class Trainer:
         self.amp_dtype = getattr(torch, recipe.amp_dtype) if recipe.amp else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
 
-        clips = build.train_clips(recipe, self.train_list, self.model)
+        self.caches = make_caches(recipe, self.model, self.train_list, self.val_list, facts)
+        clips = build.train_clips(
+            recipe, self.train_list, self.model, shrink=self.caches.shrink, cache=self.caches.train)
         self.batches = GlobalBatches(len(clips), recipe.batch_size, recipe.grad_accum_steps, processes, recipe.seed)
         self.workers = recipe.workers
         if self.workers is None:  # one prepares a whole batch
@@ -348,7 +354,7 @@ class Trainer:
         result = evaluate(
             self.whole_model(), self.val_list, build.validation_protocol(recipe),
             batch_size=recipe.validation_batch_size or recipe.batch_size, workers=self.workers,
-            amp_dtype=self.amp_dtype)
+            amp_dtype=self.amp_dtype, cache=self.caches.val)
         if result.broken and self.processes.first:
             self.report(
                 f'{len(result.broken)} of {len(self.val_list)} clips of the evaluation have no answer and count as '
@@ -472,6 +478,8 @@ class Trainer:
             f'update, {self.batches.updates} updates per epoch, into {self.folder}')
         if self.fit_reason:
             self.report(f'fit {self.recipe.fit}: {self.fit_reason}')
+        if self.caches.line:
+            self.report(self.caches.line)
         if self.train_list.note:
             self.report(f'note: {self.train_list.note}')
         for line in class_findings([self.train_list] if self.val_list is None else [self.train_list, self.val_list]):

@@ -151,6 +151,8 @@ class Recipe:
     device: str = _option('auto', 'run', "'auto' (CUDA if there is one), or a torch device")
     workers: int | None = _option(
         None, 'run', 'processes that decode, per process that trains (default: one for each core there is)', low=0)
+    cache_gb: float = _option(
+        1.0, 'run', 'GB of memory for the decoded clips, if all fit in: they are then decoded once. 0 for none', low=0)
     validation_batch_size: int | None = _option(
         None, 'run', 'clips per process and step of the evaluation (default: --batch-size)', low=1)
     fsdp: bool = _option(False, 'run', 'shard parameters over the processes (FSDP2) in place of copying them (DDP)')
