@@ -195,15 +195,12 @@ def choose_fit(facts: Sequence[ClipFacts], img_size: tuple[int, int]) -> tuple[F
     losses = [centre_crop_loss(one.height, one.width, img_size) for one in facts]
     loss = median(losses)
     one = facts[losses.index(loss)]
-    seen = f'half of the clips are {one.width}x{one.height} or nearer to {img_size[1]}x{img_size[0]}'
+    share, middle = f'{100 * loss:.0f} % of the longer side', f'the middle clip ({one.width}x{one.height})'
     if loss <= 0.01:
-        return 'crop', f'{seen}, which loses next to nothing'
-    share = f'{100 * loss:.0f} % of the longer side'
+        return 'crop', f'a centre crop loses next to nothing of {middle}'
     if loss > MAX_CROP_LOSS:
-        return 'letterbox', (
-            f'a centre crop would lose {share} of a clip of {one.width}x{one.height}, and half of the clips lose as '
-            'much or more; --fit crop takes it all the same')
-    return 'crop', f'{seen}; the centre crop loses at most {share} of those; --fit letterbox keeps all'
+        return 'letterbox', f'a centre crop would lose {share} of {middle}; --fit crop takes it all the same'
+    return 'crop', f'a centre crop loses {share} of {middle}; --fit letterbox keeps all'
 
 
 def _fit_of(recipe: Recipe) -> Fit:
