@@ -54,6 +54,10 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(' '.join(str(error).split())) from error
     if not recipe.root:
         raise CommandError('name the data set: flatzoo crossval SPEC ROOT, or a --config that has its spec and root')
+    if world_info_from_env()[2] > 1:
+        raise CommandError(
+            'crossval is one process. With several GPUs start it once for each, with --device cuda:N, --groups and an '
+            '--output of its own.')
     if recipe.hold_out is not None or recipe.test_split is not None:
         raise CommandError('each group is held out in turn; leave --hold-out and --test-split out.')
     output = Path(options.get('output') or OUTPUT)
@@ -61,15 +65,13 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for group in groups:
         folder = output / folder_name(group)
-        if world_info_from_env()[1] == 0:
-            write(f'{group} is held out ({len(rows) + 1} of {len(groups)})', sys.stderr)
+        write(f'{group} is held out ({len(rows) + 1} of {len(groups)})', sys.stderr)
         own = argparse.Namespace(**{**vars(args), 'hold_out': group, 'output': str(folder)})
         del own.groups
         with contextlib.redirect_stdout(sys.stderr):  # the folders of the runs are not what was asked for
             train_command.run(own)
         rows.append(_row(group, folder))
-    if world_info_from_env()[1] == 0:
-        _say(rows, output)
+    _say(rows, output)
     return 0
 
 
