@@ -79,6 +79,10 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         'repository does, where that differs; fast: one clip, centre crop (default: %(default)s)')
     views.add_argument('--num-clips', type=count, metavar='N', help='clips per video')
     views.add_argument('--num-crops', type=int, choices=(1, 3), help='crops per clip')
+    views.add_argument(
+        '--fit', choices=('auto', 'crop', 'letterbox', 'stretch'), default='auto',
+        help='how frames of another aspect ratio become those of the model: crop cuts off, letterbox adds black bars, '
+        'stretch distorts; auto: as in the training of the weights (default: %(default)s)')
 
 
 def chosen_protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProtocol':
@@ -91,8 +95,12 @@ def chosen_protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProto
     from flatzoo.data.protocol import EvalProtocol
 
     try:
-        protocol = EvalProtocol() if args.views == 'fast' else eval_protocol(model, args.views)
+        if args.views == 'fast':
+            own = eval_protocol(model)
+            protocol = EvalProtocol(fit=own.fit, depth=own.depth)
+        else:
+            protocol = eval_protocol(model, args.views)
     except ValueError as error:
         raise CommandError(f'--views {args.views}: {error}, or fast') from error
-    chosen = {'num_clips': args.num_clips, 'num_crops': args.num_crops}
+    chosen = {'num_clips': args.num_clips, 'num_crops': args.num_crops, 'fit': args.fit if args.fit != 'auto' else None}
     return dataclasses.replace(protocol, **{key: value for key, value in chosen.items() if value is not None})

@@ -2,6 +2,7 @@
 
 `read_videos('ucf101', root, 'train')` is all that a user needs; each publisher has a file in `flatzoo.data.readers`.
 """
+import importlib.util
 import inspect
 import os
 import re
@@ -49,6 +50,8 @@ class Clip:
         unit: `'frames'` or `'seconds'`, of `start` and `end`.
         id: The publisher's name of the clip.
         member: Of a shard, the place of the clip in it: (name, offset in bytes, size in bytes).
+        group: Who or what is behind the clip, such as the person; empty if that is not known. See
+            `flatzoo.data.groups`.
     """
 
     path: str
@@ -58,6 +61,7 @@ class Clip:
     unit: Unit = 'frames'
     id: str = ''
     member: tuple[str, int, int] | None = None
+    group: str = ''
 
     def __post_init__(self):
         if self.unit not in UNITS:
@@ -189,8 +193,8 @@ def read_videos(
         read_videos('ntu120', 'nturgb+d/', 'train', protocol='xset', modality='depth')
 
     Args:
-        spec: Name of a layout, see `flatzoo.data.readers.READERS`, or `'auto'` to recognise it; options may follow as
-            in `'ucf101:fold=2,missing=skip'`.
+        spec: Name of a layout, see `flatzoo.data.readers.READERS`, or `'auto'` to recognise it, which is refused where
+            several fit; options may follow as in `'ucf101:fold=2,missing=skip'`.
         root: Folder of the data set. For the generic lists also the list itself.
         split: `'train'`, `'val'` or `'test'`. A data set with one evaluation split gives it under both names. Some
             layouts know `'all'`.
@@ -201,6 +205,7 @@ def read_videos(
     Raises:
         DataError: An unknown layout, split or option, a folder that is not laid out so, or missing files.
     """
+    from .groups import read_groups, with_groups
     from .readers import READERS, open_reader
 
     name, spec_options = parse_spec(spec)
@@ -224,7 +229,10 @@ def read_videos(
     folder = root if '://' in root else Path(root)
     videos = reader.read(folder, _split_name(name, split, reader.SPLITS), **fixed, **options)
     base = root if '://' in root or os.path.isdir(root) else os.path.dirname(root) or '.'
-    return _without_missing(replace(videos, root=base), missing)
+    videos = _without_missing(replace(videos, root=base), missing)
+    if any(clip.path.lower().endswith('.mat') for clip in videos.clips) and importlib.util.find_spec('scipy') is None:
+        raise DataError(f"{root}: MATLAB files are read with scipy: pip install 'flatzoo[mat]'.")
+    return videos if '://' in base else with_groups(videos, read_groups(base))
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
@@ -338,14 +346,25 @@ def _split_name(name: str, split: str, splits: tuple[str, ...]) -> str:
 
 
 def _recognise(root: str) -> str:
-    from .readers import READERS, open_reader
+    from .readers import GENERIC, READERS, open_reader
+    from .readers.folder import has_several_classes
 
     if '://' in root:
         return 'wds'
-    for name in READERS:  # publishers first, generic layouts last
-        reader, fixed = open_reader(name)
-        if reader.matches(Path(root), **fixed):
-            return name
+    for names in ([name for name in READERS if name not in GENERIC], GENERIC):
+        fitting = []
+        for name in names:
+            reader, fixed = open_reader(name)
+            if reader.matches(Path(root), **fixed):
+                fitting.append(name)
+        if len(fitting) > 1 and not has_several_classes(Path(root)):
+            fitting = [name for name in fitting if name not in ('folder', 'frames')]
+        if len(fitting) > 1:  # each would give other clips or other labels
+            raise DataError(
+                f'{root}: looks like {" and like ".join(fitting)} at once, so auto cannot choose. Name the layout in '
+                f'place of auto ({", ".join(fitting)}), or remove what does not belong there.')
+        if fitting:
+            return fitting[0]
     raise DataError(
         f'{root}: no known layout. Looked for {", ".join(READERS)}. Put the videos of each class into a folder of its '
         'own, or write a CSV file with the columns path and label.')

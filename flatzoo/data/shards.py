@@ -23,7 +23,7 @@ from typing import Any
 
 from .clips import open_clip
 from .decode import VideoError
-from .files import frame_order, is_ours, is_video
+from .files import frame_order, is_array, is_ours, is_video
 from .frame_folder import FrameFolder
 from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
 from .readers._labels import read_labels
@@ -97,7 +97,8 @@ def pack(
             key = f'{number:09d}'
             packed[key] = clip
             about = {'id': clip.id, 'label': videos.classes[clip.label], 'start': clip.start, 'end': clip.end}
-            writer.write({'__key__': key, suffix: data, 'cls': clip.label, 'json': about | {'unit': clip.unit}})
+            about |= {'unit': clip.unit} | ({'group': clip.group} if clip.group else {})
+            writer.write({'__key__': key, suffix: data, 'cls': clip.label, 'json': about})
     if not packed:
         raise DataError(f'no clip of {videos.name} could be read: {some(failed)}')
     clips = []
@@ -146,6 +147,9 @@ def read_index(root: Path | str, split: str) -> VideoList | None:
                     (_text(member), _count(offset), _count(size)))
                 for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
             ]
+            groups = data.get('groups')
+            if groups:
+                clips = [replace(clip, group=_text(group)) for clip, group in zip(clips, groups, strict=True)]
             return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
         except (KeyError, IndexError, TypeError, ValueError) as error:
             if isinstance(error, DataError):
@@ -218,6 +222,7 @@ def index_shards(
             about.get('unit') or 'frames',
             str(about.get('id') or member[0]),
             member,
+            str(about.get('group') or ''),
         )
         for (path, member, _, about), label in zip(entries, labels, strict=True)
     ]
@@ -258,6 +263,8 @@ def _write_index(folder: Path, videos: VideoList) -> None:
     data['clips'] = [
         [number[c.path], *c.member, c.label, c.start, c.end, c.unit, c.id] for c in videos.clips
     ]  # fmt: skip
+    if any(clip.group for clip in videos.clips):
+        data['groups'] = [clip.group for clip in videos.clips]
     path = _index_path(folder, videos.split)
     partial = path.with_name(f'{path.name}.partial')
     partial.write_text(json.dumps(data), encoding='utf-8')
@@ -282,7 +289,7 @@ def _payload(clip: Clip) -> tuple[str, bytes]:
         suffix = os.path.splitext(clip.path)[1].lower().lstrip('.')
         if suffix == 'zip':
             suffix = 'frames.zip'
-        elif not is_video(f'x.{suffix}'):
+        elif not is_video(f'x.{suffix}') and not is_array(f'x.{suffix}'):
             suffix = 'mp4'  # readers look at the content
         return suffix, Path(clip.path).read_bytes()
     names = frame_order(os.listdir(clip.path))
@@ -329,7 +336,9 @@ def _apart(key: str, members: dict[str, _Member]) -> list[tuple[str, dict[str, _
 
 
 def _payload_member(members: dict[str, _Member]) -> _Member | None:
-    return next((m for suffix, m in members.items() if suffix == 'frames.zip' or is_video(f'x.{suffix}')), None)
+    videos = [member for suffix, member in members.items() if suffix == 'frames.zip' or is_video(f'x.{suffix}')]
+    arrays = [member for suffix, member in members.items() if is_array(f'x.{suffix}')]
+    return next(iter(videos + arrays), None)  # an array beside a video may be anything
 
 
 def _bytes(path: Path, member: _Member) -> bytes:

@@ -188,8 +188,9 @@ def _describe(protocol: EvalProtocol) -> str:
     stride = f' with a stride of {protocol.stride}' if protocol.stride else ''
     margin = ', cut from frames that are larger by 1 / 0.875' if protocol.scale_up else ''
     rule = f' by the rule of {protocol.rule}' if protocol.rule else ''
+    whole = {'crop': '', 'letterbox': ', whole frames with black bars', 'stretch': ', whole frames, stretched'}
     return (f'{protocol.sampling} sampling{stride}{rule}, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s)'
-            f'{margin}, logits averaged')
+            f'{margin}{whole[protocol.fit]}, logits averaged')
 
 
 def _figure_table(figures: tuple[Figure, ...]) -> list[str]:

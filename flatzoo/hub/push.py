@@ -408,6 +408,7 @@ def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str
         f'logits = model(clip)  # clip: (B, {model.in_chans}, {model.num_frames}, {height}, {width}), float normalised '
         f'or uint8\n```\n\nOr, on video files: `flatzoo predict clip.mp4 --model hf-hub:{repo_id}`.\n\n'
         f'## Evaluation\n\n{model.num_classes} classes; {model.num_frames} frames of {height}x{width} pixels, layout '
-        f'`{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s), '
+        f'`{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s), fit '
+        f'{protocol.fit}, '
         'logits averaged.\n\n## Training data, accuracy and limits\n\nNot stated by whoever pushed this model.\n'
     )

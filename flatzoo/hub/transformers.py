@@ -27,6 +27,7 @@ from torch import Tensor
 from flatzoo.data.decode import VideoReader
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.transforms import EvalTransform
+from flatzoo.data.views import equal_views
 from flatzoo.models import VideoModel, eval_protocol, list_models
 from flatzoo.models.base import channel_stats
 from flatzoo.weights.config import check_config, protocol_of_config, stats_of_config, video_block
@@ -218,7 +219,7 @@ class FlatzooVideoProcessor(BaseVideoProcessor):
             **kwargs: Any,
     ) -> BatchFeature:
         protocol = EvalProtocol.from_dict(protocol or {})
-        crops = EvalTransform((size.height, size.width), protocol.num_crops, protocol.scale_up)
+        crops = EvalTransform((size.height, size.width), protocol.num_crops, protocol.scale_up, protocol.fit)
         batch = []
         for video in videos:  # [N, C, H, W]
             if len(video) % num_frames:
@@ -229,7 +230,9 @@ class FlatzooVideoProcessor(BaseVideoProcessor):
             views = torch.stack(clips, dim=1).flatten(0, 1)  # the order of load_views
             views = self.rescale_and_normalize(
                 views, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
-            batch.append(views if len(views) > 1 else views[0])
+            batch.append(views)
+        batch = equal_views(batch)
+        batch = [views if len(views) > 1 else views[0] for views in batch]
         return BatchFeature(data={'pixel_values': batch}, tensor_type=return_tensors)
 
 

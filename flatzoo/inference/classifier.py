@@ -16,6 +16,7 @@ from flatzoo.data.array_clip import ArrayClip
 from flatzoo.data.decode import VideoError
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.views import read_views
+from flatzoo.data.workers import available_cores
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.runtime import Precision, prepare
 
@@ -73,7 +74,7 @@ class Classifier:
         protocol: The clips and crops over which logits are averaged. None takes the protocol of the model's weights.
         device: `'auto'` (CUDA if available) or a torch device. A model object stays on its device.
         batch_size: Views that the model sees at a time.
-        workers: Number of files that are decoded at the same time. None means one per core, at most eight.
+        workers: Number of files that are decoded at the same time. None means one per core that this process may use.
         precision: `'auto'`, `'fp32'` or `'bf16'`. `'auto'` takes bf16 where this machine gains several times by it, see
             `flatzoo.runtime.choose_precision`.
         **kwargs: As for `load_model`: `checkpoint`, `num_classes`, ...
@@ -101,7 +102,7 @@ class Classifier:
         self.model = prepare(model, precision)
         self.protocol = protocol or eval_protocol(self.model)
         self.topk, self.batch_size = topk, batch_size
-        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        self.workers = available_cores() if workers is None else workers
 
     def __call__(self, source: Source) -> Answer | list[Answer] | Iterator[Answer]:
         """Names the action.

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from flatzoo.console.text import printable, shortened
+from flatzoo.data.transforms import FITS
 
 __all__ = ['Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
 
@@ -25,8 +26,10 @@ _PRESETS = Path(__file__).parent / 'presets'
 # options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
 _FREE = {
     'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
-    'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing'}
-_REMEDIES = {'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype'}  # against a loss that is no number
+    'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing',
+    'test_split'}
+_REMEDIES = {  # against a loss that is no number, and against a run that was too short
+    'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype', 'epochs'}
 
 
 class RecipeError(ValueError):
@@ -51,6 +54,11 @@ class Recipe:
     root: str = _option('', 'data', 'folder of the data set')
     train_split: str = _option('train', 'data', 'split to train on')
     val_split: str = _option('val', 'data', "split to evaluate on after each epoch; 'none' for no evaluation")
+    test_split: str | None = _option(
+        None, 'data', 'split to test the finished run on: clips that are not trained on and choose no epoch')
+    hold_out: str | None = _option(
+        None, 'data', 'group, such as a person, to evaluate on; all other clips of both splits are trained on '
+        "('flatzoo crossval' does so with each group in turn)")
     model: str = _option('', 'model', "name as in 'flatzoo list', FOLDER of a run or hf-hub:ORG/NAME")
     pretrained: bool = _option(False, 'model', 'start from the weights of the model')
     initial_checkpoint: str | None = _option(None, 'model', 'weight file to start from')
@@ -75,6 +83,10 @@ class Recipe:
     num_clips: int | None = _option(
         None, 'clips', "clips per video in the protocol that is saved with the model (default: the model's)", low=1)
     num_crops: int | None = _option(None, 'clips', 'crops per clip in that protocol', (1, 3))
+    fit: str = _option(
+        'auto', 'clips', 'how frames of another aspect ratio become those of the model: crop cuts off, letterbox adds '
+        'black bars, stretch distorts, auto looks at the clips and chooses between the first two; it stands in the '
+        'protocol that is saved (presets and older runs: crop)', ('auto', *FITS))
     scale: tuple[float, ...] | None = _option(
         None, 'clips', 'area of a random resized crop, LOW HIGH (default: the multi-scale crop of SIFAR)', low=0,
         high=1)
@@ -132,10 +144,15 @@ class Recipe:
     task_loss_weight: float | None = _option(None, 'distillation', 'weight of the classification loss', low=0)
 
     output: str | None = _option(None, 'run', 'folder of the run (default: runs/MODEL)')
-    resume: str | None = _option(None, 'run', "'auto' continues the run in --output if there is one", ('auto',))
+    resume: str | None = _option(
+        None, 'run', "'auto' continues the run in --output if there is one; with more --epochs also a finished one",
+        ('auto',))
     seed: int = _option(42, 'run', 'seed of all that is random', low=0)
     device: str = _option('auto', 'run', "'auto' (CUDA if there is one), or a torch device")
-    workers: int = _option(4, 'run', 'processes that decode, per process that trains', low=0)
+    workers: int | None = _option(
+        None, 'run', 'processes that decode, per process that trains (default: one for each core there is)', low=0)
+    cache_gb: float = _option(
+        1.0, 'run', 'GB of memory for the decoded clips, if all fit in: they are then decoded once. 0 for none', low=0)
     validation_batch_size: int | None = _option(
         None, 'run', 'clips per process and step of the evaluation (default: --batch-size)', low=1)
     fsdp: bool = _option(False, 'run', 'shard parameters over the processes (FSDP2) in place of copying them (DDP)')
@@ -159,6 +176,8 @@ class Recipe:
             raise RecipeError(f'warmup_epochs ({self.warmup_epochs:g}) must be fewer than epochs ({self.epochs})')
         if self.fsdp and (self.model_ema or self.kd_model_name):
             raise RecipeError('fsdp does not go with model_ema or distillation; leave one of them out')
+        if self.hold_out is not None and self.test_split is not None:
+            raise RecipeError('hold_out evaluates on a group of the clips of both splits; leave test_split out')
         if self.kd_checkpoint and not self.kd_model_name:
             raise RecipeError('kd_checkpoint needs kd_model_name, the model that the weights are of')
 
@@ -240,7 +259,7 @@ def read_config(name: str) -> dict[str, Any]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3)
             raise RecipeError(f'{path}: there is no option {key!r}' + (f'; similar: {", ".join(near)}' if near else ''))
-    return values
+    return {'fit': 'crop', **values}  # papers crop, and so did runs before there was a choice
 
 
 def load_recipe(config: str | None = None, **options: Any) -> Recipe:

@@ -281,3 +281,24 @@ def test_findings_about_classes(copy):
     from_one = VideoList('x', [Clip('a', 1), Clip('b', 2)], [f'class {n}' for n in range(3)], 'train')
     assert class_findings([from_one]) == [
         'train: 1 of 3 classes have no clip: class 0; labels count from 0, and these seem to count from 1']
+
+
+def test_auto_refuses_what_looks_like_two_layouts(copy):
+    copy.videos('train/stand/a.mp4', 'val/stand/b.mp4')
+    assert read_videos('auto', copy.root, 'train').name == 'folder'
+    copy.text('notes.csv', 'path,label', 'val/stand/b.mp4,fall')
+    with pytest.raises(DataError, match='looks like csv and like folder at once, .*Name the layout'):
+        read_videos('auto', copy.root, 'train')
+    assert [len(read_videos(spec, copy.root, split)) for spec, split in (('folder', 'val'), ('csv', 'all'))] == [1, 1]
+
+
+def test_auto_takes_a_publisher_whose_folders_look_like_a_generic_layout(copy):
+    ucf101(copy)
+    assert read_videos('folder', copy.root / 'UCF-101', 'all')
+    assert read_videos('auto', copy.root, 'train').name.startswith('ucf101')
+
+
+def test_auto_takes_a_list_whose_files_lie_in_one_folder(copy):
+    copy.videos('videos/a.mp4', 'videos/b.mp4')
+    copy.text('train.csv', 'path,label', 'videos/a.mp4,stand', 'videos/b.mp4,fall')
+    assert read_videos('auto', copy.root, 'train').name == 'csv'

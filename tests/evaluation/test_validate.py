@@ -20,7 +20,7 @@ from flatzoo.data.lists import Clip, DataError, VideoList, read_videos
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.evaluation import evaluate as evaluation_module
 from flatzoo.evaluation.evaluate import Evaluation, evaluate, match_classes
-from flatzoo.evaluation.results import COLUMNS, read_results, write_results
+from flatzoo.evaluation.results import COLUMNS, json_row, read_results, write_results
 from flatzoo.runtime.cost import count_forward
 from flatzoo.visualize.confusion import confusion_figure
 
@@ -124,7 +124,7 @@ def test_own_protocol_by_default(model, videos, monkeypatch):
         seen.append(clips.shape[1]), torch.zeros(len(clips), 16))[1])
     monkeypatch.setattr(model, 'saved_protocol', EvalProtocol(num_clips=3, num_crops=3), raising=False)
     evaluate(model, replace(videos, clips=videos.clips[:1]))
-    assert seen == [9]
+    assert seen == [3]  # three clips of a square, whose three crops are one
 
 
 def test_broken_files_are_wrong_answers(model, broken_root):
@@ -298,6 +298,10 @@ def test_json(broken_root, capsys):
     out, err = capsys.readouterr()
     [entry] = json.loads(out)
     assert entry['broken'] == 2 and entry['clips'] == 19 and len(entry['classes']) == 16
+    texts = {'model', 'interpolation', 'data', 'root', 'split', 'order', 'sampling', 'fit', 'model_kwargs'}
+    assert {name for name, value in entry.items() if isinstance(value, str)} == texts
+    assert entry['num_frames'] == 8 and entry['crop_pct'] == 1 and entry['stride'] is entry['checkpoint'] is None
+    assert json_row(entry | {'img_size': '96x128', 'stride': '4'})['img_size'] == [96, 128]
     assert err.count('error: ') == 2 and 'text.mp4' in err and 'short.mp4' in err
 
 
@@ -347,6 +351,13 @@ def test_results_file_that_is_none(root, tmp_path, capsys):
     assert 'thesis.csv' in capsys.readouterr().err and other.read_text() == 'a,b\n1,2\n'
     assert validate(root, '--model', MODEL, '--resume') == 1
     assert '--results' in capsys.readouterr().err
+
+
+def test_results_from_before_there_was_a_fit_were_cropped(tmp_path):
+    columns = [column for column in COLUMNS if column != 'fit']
+    write_results(tmp_path / 'r.csv', [dict.fromkeys(columns, '1')], columns)
+    [row] = read_results(tmp_path / 'r.csv')
+    assert tuple(row) == COLUMNS and row['fit'] == 'crop' and row['num_crops'] == '1'
 
 
 def test_written_whole_or_not_at_all(tmp_path):

@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.console.text import printable
+from flatzoo.data.workers import available_cores
 from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write, write_error
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         '--batch-size', type=count, default=8, metavar='N', help='views at a time (default: %(default)s)')
     work.add_argument(
-        '--workers', type=count, default=min(8, os.cpu_count() or 1), metavar='N',
+        '--workers', type=count, default=available_cores(), metavar='N',
         help='files that are decoded at the same time, in each process (default: %(default)s)')
     work.add_argument(
         '--processes', type=count, metavar='N',

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.console.text import printable
+from flatzoo.data.workers import default_workers
 from flatzoo.inference.load import ModelError, load_model, model_name, weights_name_classes
 
 from .. import CommandError, write, write_error
@@ -80,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         '--batch-size', type=count, default=8, metavar='N', help='views at a time (default: %(default)s)')
     work.add_argument(
-        '--workers', type=_number, default=min(4, os.cpu_count() or 1), metavar='N',
-        help='processes that decode, 0 for none (default: %(default)s)')
+        '--workers', type=_number, default=default_workers(), metavar='N',
+        help='processes that decode, 0 for none (default: %(default)s, one for each core there is)')
 
     output = parser.add_argument_group('output')
     output.add_argument('--results', metavar='FILE', help='CSV file with a row for every model and order')
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _validate(args: argparse.Namespace, device: str) -> int:
     from flatzoo.data.lists import DataError, read_videos
-    from flatzoo.evaluation.results import read_results, write_results
+    from flatzoo.evaluation.results import json_row, read_results, write_results
 
     names = _names(args)
     if args.checkpoint and len(names) > 1:
@@ -146,7 +147,7 @@ def _validate(args: argparse.Namespace, device: str) -> int:
             row, evaluation = entry
             failed |= bool(evaluation.broken)
             rows.append(row)
-            entries.append({**row, 'classes': evaluation.per_class()})
+            entries.append({**json_row(row), 'classes': evaluation.per_class()})
             if not _is_first():
                 continue
             for _, reason in evaluation.broken:

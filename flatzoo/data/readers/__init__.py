@@ -8,9 +8,9 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-__all__ = ['READERS', 'open_reader']
+__all__ = ['GENERIC', 'READERS', 'open_reader']
 
-# name -> module here, and the arguments that make it this data set; the order in which `auto` tries them
+# name -> module here, and the arguments that make it this data set; publishers first, generic layouts last
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     'ssv2': ('ssv2', {}),
     'ucf101': ('ucf101', {}),
@@ -32,6 +32,8 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 READERS: tuple[str, ...] = tuple(_READERS)
 """Names of the layouts."""
+GENERIC: tuple[str, ...] = READERS[READERS.index('wds'):]
+"""Those that are no publisher's. The folders of a publisher may look like one of these, too."""
 
 
 def open_reader(name: str) -> tuple[ModuleType, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 Columns: `path` (a video or a folder of frames, from the folder of the list on) and `label` (a name, or a number from
 0); and where wanted `split`, `id`, and the part of the file that is the clip, `start` and `end` in frames from 0 (end
-excluded) or `start_time` and `end_time` in seconds. The usual other words for path and label are understood
+excluded) or `start_time` and `end_time` in seconds; and `group`, the person or whatever else makes clips alike (see
+`flatzoo.data.groups`). The usual other words for path and label are understood
 (`video_path`, `filename`, `class_id`, ...). CSV may be separated by commas, semicolons, tabs or blanks. Without a
 header it has the columns path and label, or path, number of frames and label, as the lists of many video libraries;
 the number of frames is then left to the files.
@@ -18,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import bad_line, first_file, is_video, read_lines, read_text, to_int
+from ..files import bad_line, depth_option, first_file, is_video, read_lines, read_text, to_int
+from ..groups import GROUP_COLUMNS, GROUPS_FILE
 from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list
 from ._labels import read_labels
 
@@ -40,8 +42,16 @@ def matches(root: Path, kind: str) -> bool:
         return False
 
 
-def read(root: Path, split: str, kind: str) -> VideoList:
-    """The clips of a list; `root` is its folder or the list itself."""
+def read(root: Path, split: str, kind: str, depth: int | None = None) -> VideoList:
+    """The clips of a list.
+
+    Args:
+        root: Its folder or the list itself.
+        split: The split.
+        kind: `'csv'` or `'jsonl'`.
+        depth: All clips are depth maps, folders of images of 16 bits or arrays (see `flatzoo.data.array_file`), and
+            this reading becomes 255.
+    """
     lists = _lists(root, kind)
     if not lists:
         raise DataError(f'{root}: has no list such as train.{kind}. Write one with the columns path and label.')
@@ -72,7 +82,7 @@ def read(root: Path, split: str, kind: str) -> VideoList:
     clips = [
         _clip(path, number, row, folder, label)
         for (path, number, own, row), label in zip(rows, labels, strict=True) if split in (own, 'all')]
-    return generic_list(kind, split, clips, classes)
+    return generic_list(kind, split, clips, classes, depth=depth_option(depth))
 
 
 _SPLIT_OF = {name: own for own, names in SPLIT_NAMES.items() for name in names}
@@ -86,7 +96,8 @@ def _lists(root: Path, kind: str) -> dict[str | None, Path]:
         own: path for own, names in SPLIT_NAMES.items()
         if (path := first_file(root, *(f'{name}.{kind}' for name in names)))
     }  # fmt: skip
-    if not lists and len(others := sorted(root.glob(f'*.{kind}'))) == 1:
+    others = [path for path in sorted(root.glob(f'*.{kind}')) if path.name != GROUPS_FILE]
+    if not lists and len(others) == 1:
         lists = {None: others[0]}
     return lists
 
@@ -198,15 +209,16 @@ def _clip(path: Path, number: int, row: dict[str, Any], folder: Path, label: int
 
     target = row['path'] if '://' in row['path'] else str(folder / row['path'])  # an absolute path stays
     name = str(value('id') or row['path'])
+    group = str(next((one for one in map(value, GROUP_COLUMNS) if one is not None), ''))
     frames = value('start'), value('end')
     times = value('start_time'), value('end_time')
     if times == (None, None):
         start, end = (None if one is None else to_int(one, path, number, 'a frame') for one in frames)
-        return Clip(target, label, start or 0, end, 'frames', name)
+        return Clip(target, label, start or 0, end, 'frames', name, group=group)
     if frames != (None, None):
         raise bad_line(path, number, 'gives its start or end in frames and in seconds')
     try:
         start, end = (None if one is None else float(one) for one in times)
     except (TypeError, ValueError):
         raise bad_line(path, number, f'start_time and end_time should be seconds, they are {times}') from None
-    return Clip(target, label, start or 0, end, 'seconds', name)
+    return Clip(target, label, start or 0, end, 'seconds', name, group=group)

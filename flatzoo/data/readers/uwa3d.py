@@ -6,8 +6,8 @@ those of a third one, and the mean over the twelve choices of views. Names of th
 
 Inferred: the folders may lie at any depth of the root, and RGB may come as videos whose names start so. Depth lies
 below a folder with `depth` in its name, as in `UWA3DII_Depth_ROI/UWA3D-Depth/`, as PNG images of 16 bits (millimetres),
-of which 4000, as far as the camera sees, become 255; the MATLAB files of depth are not read. The names are taken to be
-in the order of the numbers.
+of which 4000, as far as the camera sees, become 255, or as MATLAB arrays `[H, W, T]` whose names start so. The names
+are taken to be in the order of the numbers.
 """
 import os
 import re
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from ..files import choose, is_video
+from ..files import choose, is_array, is_video
 from ..lists import Clip, DataError, VideoList
 
 SPLITS = ('train', 'test')
@@ -65,7 +65,7 @@ def _samples(root: Path, modality: str) -> Iterator[tuple[str, str]]:
     found = {}
     for here, folders, files in os.walk(root):
         is_depth = 'depth' in os.path.relpath(here, root).lower()
-        for name in folders + [file for file in files if is_video(file)]:
+        for name in folders + [file for file in files if (is_array if is_depth else is_video)(file)]:
             match = _NAME.match(name)
             if match and is_depth == (modality == 'depth'):
                 found.setdefault(match[0], os.path.join(here, name))
