@@ -173,8 +173,7 @@ class SuperImage(nn.Module):
         Raises:
             TypeError: The clip is not a tensor. The message has the line of code that makes it one.
             ValueError: The clip has another shape or dtype, or it is uint8 and the layout names no filling for its
-            empty
-                cells.
+                empty cells.
         """
         if not torch.jit.is_scripting():
             clip = self._taken(clip)

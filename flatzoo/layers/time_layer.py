@@ -42,8 +42,7 @@ class TimeLayer(nn.Module):
         n: Rows and columns N of the grid, the paper's balance parameter.
         arrangement: `spatial` or `temporal`.
         resize: `cell` shrinks the frames, then tiles them. `composite` tiles, then shrinks, and fits any frame size.
-        The
-            two differ at the borders of cells. The paper does not state which one it uses.
+            The two differ at the borders of cells. The paper does not state which one it uses.
         antialias: Whether shrinking filters first.
 
     Raises:
@@ -77,8 +76,7 @@ class TimeLayer(nn.Module):
 
         Raises:
             ValueError: If the clip has another shape or dtype, T is not a multiple of N^2, or cells are resized and H
-            or
-                W is not a multiple of N.
+                or W is not a multiple of N.
         """
         if clip.ndim != 5:
             raise ValueError(f'The TIME layer takes clips of shape (B, C, T, H, W), got {list(clip.shape)}.')

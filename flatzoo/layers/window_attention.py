@@ -69,8 +69,7 @@ def attend_fused(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
     Args:
         qkv: `[B * W, N, 3, heads, d]`, windows image by image.
         bias: From `padded_bias`: `[heads, N, N]` for all windows, or `[W * heads, N, N]`. In the second case windows
-        are
-            treated like heads, so that all images share the bias.
+            are treated like heads, so that all images share the bias.
         scale: Factor of the scores.
 
     Returns:

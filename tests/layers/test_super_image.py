@@ -137,7 +137,7 @@ def test_uint8_without_mean_wants_a_pad_value():
 
 @pytest.mark.parametrize('mean, std', [((0.5,), (0.5, 0.5)), ((0.5,), (0.,))])
 def test_bad_normalisation(mean, std):
-    with pytest.raises(ValueError, match='mean and std are one value per channel'):
+    with pytest.raises(ValueError, match='mean and std must each have one value per channel'):
         SuperImage(8, mean=mean, std=std)
 
 
