@@ -79,7 +79,7 @@ def render_action(
         camera_shake: float = 0.0,
         split: Split = 'train',
 ) -> Tensor:
-    """Render one clip of an action.
+    """Renders one clip of an action.
 
     The frames are taken at the centres of `num_frames` equal segments of the action. Uniform sampling takes the same
     moments of a longer clip. The same arguments give the same bytes with any number of threads.
@@ -253,7 +253,7 @@ def write_action(
         split: Split = 'train',
         crf: int = 23,
 ) -> Path:
-    """Write one clip of an action as an H.264 video file. The file appears when it is complete.
+    """Writes one clip of an action as an H.264 video file. The file appears when it is complete.
 
     Args:
         path: File to write, for example `clip.mp4`; its folder must exist.
@@ -304,7 +304,7 @@ def write_action_folder(
         camera_shake: float = 0.0,
         split: Split = 'train',
 ) -> list[Path]:
-    """Write a data set of video files, one folder per action: `root/moves_left/00000.mp4` and so on.
+    """Writes a data set of video files, one folder per action: `root/moves_left/00000.mp4` and so on.
 
     Args:
         root: Folder to write into; made if missing.
@@ -346,7 +346,7 @@ def write_action_splits(
         workers: int = 1,
         done: Callable[[Path], object] | None = None,
 ) -> list[Path]:
-    """Write a data set to train on: `root/train/moves_left/00000.mp4`, `root/val/moves_left/00000.mp4` and so on.
+    """Writes a data set to train on: `root/train/moves_left/00000.mp4`, `root/val/moves_left/00000.mp4` and so on.
 
     A fifth of the clips, at least one of each action, are for `val`. They come from the split 'test' of
     `render_action`, whose scenes and textures `train` does not show. Several processes render the clips; their bytes do

@@ -375,7 +375,7 @@ def _compose(
         size: int,
         window: tuple[float, float, float] = (1.0, 0.0, 0.0),
 ) -> Tensor:
-    """Paint the layers over each other, seen in a window (half-extent, centre): uint8 `[T, 3, size, size]`."""
+    """Paints the layers over each other, seen in a window (half-extent, centre): uint8 `[T, 3, size, size]`."""
     extent, left, top = window
     x, y = (axis * extent + centre for axis, centre in zip(_coordinates(size), (left, top), strict=True))
     image = torch.zeros(len(times), 3, size, size)
