@@ -23,7 +23,7 @@ from flatzoo.weights.adapter_file import read_adapter_file, weight_digest, write
 from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, unwrap_checkpoint
 from flatzoo.weights.official_adapters import rename_official
 
-from .base import Size, VideoModel, prefixed
+from .base import Size, VideoModel, check_output_fmt, prefixed
 from .block_runner import BlockRunner, HieraRunner, block_runner
 from .builder import eval_protocol
 from .timm_private import feature_take_indices
@@ -229,10 +229,7 @@ class AdapterModel(VideoModel):
         Returns:
             The list of maps, or the final tokens `[B, T, N, D]` and the list.
         """
-        if output_fmt not in ('NCHW', 'NLC'):
-            raise ValueError(f"output_fmt={output_fmt!r} is neither 'NCHW' nor 'NLC'.")
-        if per_frame and output_fmt != 'NCHW':
-            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        check_output_fmt(output_fmt, per_frame, ('NCHW', 'NLC'))
         blocks = [int(info['module'].rpartition('.')[2]) for info in self.backbone.feature_info]
         levels, _ = feature_take_indices(sum(block < len(self.backbone.blocks) for block in blocks), indices)
         taps = sorted({blocks[level] for level in levels})

@@ -7,6 +7,7 @@ import copy
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, 
 from .recompute import recompute_activations
 from .timm_private import global_pool_of, update_model_input_size
 
-__all__ = ['Size', 'VideoModel', 'channel_stats', 'prefixed']
+__all__ = ['Size', 'VideoModel', 'channel_stats', 'check_output_fmt', 'prefixed']
 
 register_notrace_module(SuperImage)  # fx: it looks at shapes and dtypes
 
@@ -404,8 +405,7 @@ class VideoModel(nn.Module):
         """
         if not hasattr(self.backbone, 'forward_intermediates'):
             raise RuntimeError(f'{type(self.backbone).__name__} of this timm has no forward_intermediates().')
-        if per_frame and output_fmt != 'NCHW':
-            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        check_output_fmt(output_fmt, per_frame)
         order = None
         if per_frame and (self.super_image.shuffles_in_eval or self.super_image.shuffles and self.training):
             order = self.super_image.draw(x.shape[0], device=x.device)  # needed below, to put the maps back into order
@@ -488,6 +488,23 @@ class VideoModel(nn.Module):
         if not any(key.startswith('backbone.') for key in state_dict):
             state_dict = image_checkpoint(state_dict, self)
         return account_for_keys(self, state_dict)
+
+
+def check_output_fmt(output_fmt: str, per_frame: bool, accepted: Sequence[str] = ()) -> None:
+    """Checks two arguments of `forward_intermediates`.
+
+    Args:
+        output_fmt: The format of the maps.
+        per_frame: Whether maps of frames are returned.
+        accepted: The formats of the model. If empty, the backbone checks the format.
+
+    Raises:
+        ValueError: The format is not accepted, or it does not go with `per_frame`.
+    """
+    if accepted and output_fmt not in accepted:
+        raise ValueError(f'output_fmt={output_fmt!r} must be one of {", ".join(map(repr, accepted))}.')
+    if per_frame and output_fmt != 'NCHW':
+        raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
 
 
 def _can_be_built(backbone: str, image_size: tuple[int, int], in_chans: int) -> bool:

@@ -39,7 +39,7 @@ from flatzoo.layers import SuperImage
 from flatzoo.layers.layout import Layout, LayoutSpec
 from flatzoo.weights.checkpoint import account_for_keys, prefixed_weights, unwrap_checkpoint
 
-from ..base import Size, VideoModel
+from ..base import Size, VideoModel, check_output_fmt
 from ..builder import build_video_model, label_names
 from ..record import KINETICS_400, KINETICS_710, SSV2, DataSet, Figure, Paper, TagRecord, register_records
 from .tubelet_embed import TubeletEmbed
@@ -145,10 +145,7 @@ class VideoMAE(VideoModel):
         Returns:
             The list of maps, or the final tokens and the list.
         """
-        if output_fmt not in ('NCHW', 'NCTHW', 'NLC'):
-            raise ValueError(f"output_fmt={output_fmt!r} is none of 'NCHW', 'NCTHW', 'NLC'.")
-        if per_frame and output_fmt != 'NCHW':
-            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        check_output_fmt(output_fmt, per_frame, ('NCHW', 'NCTHW', 'NLC'))
         out = super().forward_intermediates(x, indices, norm, stop_early, 'NLC', intermediates_only)
         final, levels = (None, out) if intermediates_only else out
         if output_fmt != 'NLC':
