@@ -168,7 +168,7 @@ def read_table(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[s
         raise DataError(f'{path}: has no column {", ".join(lacking)}; it has {", ".join(reader.fieldnames or ())}.')
     for row in reader:
         if any(row[name] is None for name in columns):
-            raise bad_line(path, reader.line_num, f'wanted {len(reader.fieldnames)} columns')
+            raise bad_line(path, reader.line_num, f'should have {len(reader.fieldnames)} columns')
         yield reader.line_num, row
 
 

@@ -1,12 +1,12 @@
 """The configuration of a saved model: `config.json` as timm writes it, with a block `video`.
 
-timm's file rebuilds the model: architecture, arguments, preprocessing. The block says what timm has no field for, most
-of all the evaluation protocol; timm and transformers ignore it.
+timm's file rebuilds the model: architecture, arguments, preprocessing. The block `video` holds what timm has no field
+for, above all the evaluation protocol. timm and transformers ignore it.
 
     "video": {"flatzoo_version": "0.2.0", "format": 1, "num_frames": 8, "layout": "grid", "img_size": [224, 224],
               "protocol": {"sampling": "uniform", ...}, "mean": [...], "std": [...]}
 
-Mean and standard deviation are those of a frame's channels in 0...1. `format` counts the changes that an older flatzoo
+Mean and standard deviation are per channel of a frame in 0...1. `format` is raised by each change that an older flatzoo
 cannot read.
 """
 import difflib
@@ -31,8 +31,8 @@ __all__ = [
 CONFIG_FILE = 'config.json'
 FORMAT = 1
 
-# What a configuration may ask for. It may come from anybody, and each number becomes time and memory when the model is
-# built; models of the papers need a tenth of these at most.
+# Limits for a configuration, which may come from anybody: each number becomes time and memory when the model is built.
+# The models of the papers need at most a tenth of these limits.
 MAX_BYTES = 2 ** 25  # of the file
 MAX_NUMBER = 2 ** 16  # width, heads, channels, ...
 MAX_CLASSES = 2 ** 20
@@ -63,27 +63,27 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """Reads a `config.json` and checks it, see `check_config`.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or cannot be used.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():  # a pipe would let us wait for ever
-        raise ValueError(f'{path}: is no file. Save or download the model again.')
+    if path.exists() and not path.is_file():  # reading from a pipe could wait for ever
+        raise ValueError(f'{path}: is not a file. Save or download the model again.')
     if path.exists() and path.stat().st_size > MAX_BYTES:
         raise ValueError(
-            f'{path}: has {path.stat().st_size} bytes; accepted are {MAX_BYTES}. That is no configuration of a model.')
+            f'{path}: has {path.stat().st_size} bytes; at most {MAX_BYTES} are accepted. It is not a configuration.')
     check_file(path)
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:  # RecursionError: lists in lists in lists
         reason = 'too deeply nested' if isinstance(error, RecursionError) else error
-        raise ValueError(f'{path}: is damaged, it is no JSON ({reason}). Save or download the model again.') from error
+        raise ValueError(f'{path}: is damaged, it is not JSON ({reason}). Save or download the model again.') from error
     check_config(config, str(path))
     return config
 
 
 def saved_config(cfg: Any, cache_dir: str | Path | None = None) -> tuple[dict[str, Any], Path] | None:
-    """The `config.json` from which timm is rebuilding a model, checked, and its path; None for registered models.
+    """The checked `config.json` from which timm rebuilds a model, and its path. None for registered models.
 
     Args:
         cfg: timm's `PretrainedCfg` with `source` `'local-dir'` or `'hf-hub'`.
@@ -102,7 +102,7 @@ def saved_config(cfg: Any, cache_dir: str | Path | None = None) -> tuple[dict[st
 
 
 def _last_fetched(name: str, cache_dir: str | Path | None) -> Path:
-    """The `config.json` of a repository that timm has just read; asks the Hub only if it is not in the cache."""
+    """The `config.json` of a repository that timm has just read. The Hub is asked only if the cache lacks it."""
     from huggingface_hub import try_to_load_from_cache
 
     repo_id, revision = split_name(name)
@@ -115,14 +115,14 @@ def check_config(config: Any, where: str) -> None:
 
     Args:
         config: Content of a `config.json`.
-        where: What to call it.
+        where: Its name in error messages.
 
     Raises:
-        ValueError: If it came from a newer flatzoo, names an unknown architecture, or its number of classes and its
+        ValueError: If it comes from a newer flatzoo, names an unknown architecture, or its number of classes and its
             class names do not match.
     """
     if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
-        raise ValueError(f"{where}: names no 'architecture', so it is no configuration that timm or flatzoo wrote.")
+        raise ValueError(f"{where}: has no 'architecture', so timm or flatzoo did not write it.")
     for key in ('video', 'model_args', 'pretrained_cfg'):
         if not isinstance(config.get(key) or {}, dict):
             raise ValueError(f'{where}: {key!r} must be an object, got {shortened(config[key])}. Save the model again.')
@@ -154,10 +154,10 @@ def check_config(config: Any, where: str) -> None:
 
 
 def protocol_of_config(config: dict[str, Any], where: str = 'config.json') -> EvalProtocol | None:
-    """The evaluation protocol that a configuration states, None if it states none.
+    """The evaluation protocol that a configuration states. None if it states none.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: If it is not a protocol.
     """
     stated = (config.get('video') or {}).get('protocol')
     if stated is None:
@@ -200,10 +200,10 @@ def _check_classes(config: dict[str, Any], where: str) -> None:
 
 
 def check_arguments(args: dict[str, Any], where: str) -> None:
-    """Refuses arguments of a model, read from a file, that would make one of no sensible size.
+    """Refuses arguments from a file that would build a model of an unreasonable size.
 
     Raises:
-        ValueError: With the argument and its limit.
+        ValueError: An argument is too large. The message names it and its limit.
     """
     for key, value in args.items():
         _check_size(value, key, where)
@@ -214,17 +214,17 @@ def check_arguments(args: dict[str, Any], where: str) -> None:
 
 
 def _check_size(value: Any, key: str, where: str, depth: int = 0) -> None:
-    """Refuses an argument that would become a model of no sensible size.
+    """Refuses an argument that would build a model of an unreasonable size.
 
     Raises:
-        ValueError: With the limit.
+        ValueError: It is too large. The message names the limit.
     """
     limit = _LIMITS.get(key, MAX_NUMBER)
     name = f"{where}: {printable(key, 40)!r} of 'model_args'"
     if isinstance(value, bool) and key in _LIMITS:
         raise ValueError(f'{name} is {value}; accepted is a number up to {limit}.')
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not -limit <= value <= limit:  # neither does NaN hold
+        if not -limit <= value <= limit:  # also false for NaN
             raise ValueError(f'{name} is {shortened(value)}; accepted is up to {limit}. No model needs more.')
         if isinstance(value, int) and key in _LIMITS and value < (0 if key == 'num_classes' else 1):
             raise ValueError(f'{name} is {value}; accepted is 1 to {limit}.')

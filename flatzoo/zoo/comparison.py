@@ -1,8 +1,7 @@
 """Registered models side by side: size, cost, licence, measured speed, and what the papers print.
 
-Three kinds of figures stand in a row, and are never mixed: those that are counted (`flatzoo.runtime.cost`), those that
-were measured (in CSV files that name the hardware), and those that papers print (the records of the weights,
-`flatzoo.models.record`).
+A row has three kinds of figures, which are never mixed: counted ones (`flatzoo.runtime.cost`), measured ones (from CSV
+files that name the hardware), and printed ones (from the records of the weights, `flatzoo.models.record`).
 """
 import csv
 import math
@@ -41,19 +40,21 @@ def compare_models(
     """Facts of registered video models.
 
     Args:
-        names: Of models, `architecture` or `architecture.tag`.
+        names: Names of models, `architecture` or `architecture.tag`.
         measured: Speeds, as `read_measured` returns them.
 
     Returns:
-        A dictionary for each name, of `name`, `family`, `num_frames`, `img_size` (height and width of a frame in
-        pixels), `layout`, `num_classes`; `params`, `trainable` (parameters that train: of AM Flow, all but the frozen
-        backbone's), `weight_bytes`; `macs` and `peak_bytes` of one view, see `ForwardCost`; `views` of a video in the
-        evaluation protocol; `licence`, `data` and `source` of the weights, None if there are none; `measured`, a list
-        with the keys `MEASURED_COLUMNS` and `variant`; and `paper`, a list of the accuracies that papers print:
-        `data_set`, `top1`, `top5` (in %, None if not printed), `frames` and `views` (None if not printed), `setting`
-        (what differs from the model as it is registered, empty if nothing does), `of_weights` (whether the figure is
-        that of these weights; otherwise they have to be trained first), and `backbone`, `params`, `cost`, `note` and
-        `where` as in `flatzoo.models.record.Figure`.
+        A dictionary for each name, with these keys:
+
+        - `name`, `family`, `num_frames`, `img_size` (height and width of a frame in pixels), `layout`, `num_classes`;
+        - `params`, `trainable` (parameters outside of a frozen backbone), `weight_bytes`;
+        - `macs` and `peak_bytes` of one view, see `ForwardCost`; `views` of a video in the evaluation protocol;
+        - `licence`, `data` and `source` of the weights, None if there are none;
+        - `measured`, a list with the keys `MEASURED_COLUMNS` and `variant`;
+        - `paper`, a list of the accuracies that papers print: `data_set`, `top1`, `top5` (in %), `frames` and `views`
+          (None if not printed), `setting` (what differs from the registered model, empty if nothing does), `of_weights`
+          (whether these weights reach the figure; otherwise the model must be trained first), and `backbone`, `params`,
+          `cost`, `note` and `where` as in `flatzoo.models.record.Figure`.
     """
     counted: dict[tuple[str, int], ForwardCost] = {}
     rows = []
@@ -94,12 +95,12 @@ def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]
     """Measured speeds of inference from CSV files, by the name of the model.
 
     Args:
-        paths: Files with the columns `MEASURED_COLUMNS`, and perhaps `variant` (such as `compiled`) and `pass`, whose
-            rows other than `inference` and `forward` are left out. Other columns do not matter.
+        paths: Files with the columns `MEASURED_COLUMNS`. Two columns are optional: `variant` (such as `compiled`) and
+            `pass`, of which only the rows `inference` and `forward` are read. Other columns are ignored.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If a file is no CSV, a column is missing, or a speed is no positive number.
+        ValueError: If a file is not CSV, a column is missing, or a speed is not a positive number.
     """
     measured: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
@@ -117,13 +118,13 @@ def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]
                     speed = _positive(row['clips_per_s'])
                     if speed is None:
                         raise ValueError(
-                            f'{path}, line {reader.line_num}: clips_per_s is {row["clips_per_s"]!r}, no positive '
+                            f'{path}, line {reader.line_num}: clips_per_s is {row["clips_per_s"]!r}, not a positive '
                             'number.')
                     values = {column: row[column] for column in MEASURED_COLUMNS[2:]}
                     measured.setdefault(row['model'], []).append(
                         {'clips_per_s': speed, **values, 'variant': row.get('variant') or ''})
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f'{path} is no CSV file ({error}).') from error
+            raise ValueError(f'{path} is not a CSV file ({error}).') from error
     return measured
 
 
@@ -133,13 +134,13 @@ def setting_of(entry: Mapping[str, Any]) -> str:
 
 
 def fastest(row: Mapping[str, Any], setting: str) -> dict[str, Any] | None:
-    """The entry of `measured` with the most clips per second in a setting, over the sizes of a batch; None if none."""
+    """The fastest entry of `measured` in a setting, over all batch sizes. None if there is no entry."""
     entries = [entry for entry in row['measured'] if setting_of(entry) == setting]
     return max(entries, key=lambda entry: entry['clips_per_s'], default=None)
 
 
 def figure_text(figure: Mapping[str, Any]) -> str:
-    """A figure of a paper in words: data set, frames, views and table; marked if it is not that of the weights."""
+    """A figure of a paper in words: data set, frames, views and table. It is marked if the weights do not reach it."""
     about = [figure['setting']] if figure['setting'] else []
     about += [] if figure['frames'] is None else [f'{figure["frames"]} frames']
     about.append('views not printed' if figure['views'] is None else f'{figure["views"]} views')
@@ -152,11 +153,11 @@ class Column(NamedTuple):
     """A column of the comparison.
 
     Attributes:
-        title: What stands above it.
-        text: Of its cell for a row; several lines where it has several figures; empty if nothing is known.
-        value: By which the rows are sorted, None if that would compare what cannot be compared.
-        right: Whether it is flush right.
-        note: More of the title.
+        title: Its title.
+        text: Function from a row to the text of its cell. Several figures are several lines; unknown is empty.
+        value: Function from a row to the number that rows are sorted by. None if its figures cannot be compared.
+        right: Whether the text is flush right.
+        note: Explanation of the title.
     """
     title: str
     text: Callable[[dict[str, Any]], str]
@@ -166,7 +167,7 @@ class Column(NamedTuple):
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """The columns of a comparison; speeds have one for each setting that they were measured in."""
+    """The columns of a comparison. Each setting in which speeds were measured is a column of its own."""
     settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
     return [
         Column('name', lambda row: row['name'], lambda row: row['name'], right=False),
@@ -190,18 +191,18 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
 
 
 def settings_of(table: Iterable[Column]) -> list[str]:
-    """What the numbers in the titles of speeds stand for, one text for each."""
+    """Explanations of the numbers in the titles of speeds, one text for each."""
     return [f'{column.title}: {column.note}' for column in table if column.title.startswith('clips/s')]
 
 
 def printed_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """In which papers the figures of these rows are printed: one text, or none."""
+    """The papers that print the figures of these rows, as one text. Empty without figures."""
     papers = dict.fromkeys(f'{row["family"]}: {row["paper_id"]}' for row in rows if row['paper'])
     return ['Tables are those of the papers: ' + '; '.join(papers)] * bool(papers)
 
 
 def variants_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the papers print for models that differ from those that are registered, one text for each architecture."""
+    """Figures that papers print for variants of the registered models, one text for each architecture."""
     texts = {}
     for row in rows:
         figures = [figure_text(figure) for figure in row['paper'] if figure['setting']]
@@ -227,7 +228,7 @@ def _speed(setting: str, number: int) -> Column:
 
 
 def _rounded(number: float) -> str:
-    """As many digits as a reader compares."""
+    """A number with few digits, for reading."""
     return f'{number:.0f}' if number >= 100 else f'{number:.1f}' if number >= 1 else f'{number:.2g}'
 
 
@@ -261,7 +262,7 @@ def _figure(figure: Figure, of_weights: bool) -> dict[str, Any]:
 
 
 def _positive(text: str) -> float | None:
-    """A number that is finite and positive, else None."""
+    """The number if it is finite and positive, else None."""
     try:
         number = float(text)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The comparison as pages: a self-contained HTML file whose table sorts itself, and Markdown for documentation."""
+"""The comparison as pages: a self-contained HTML file with a sortable table, and Markdown for the documentation."""
 import html
 import io
 import os
@@ -16,12 +16,12 @@ COMMAND = 'flatzoo compare --page'
 
 
 def write_page(rows: Sequence[dict[str, Any]], folder: Path, command: str = COMMAND) -> list[Path]:
-    """Writes `folder/comparison.html`, `folder/accuracy_cost.svg` where there is something to plot, and `folder.md`.
+    """Writes `folder/comparison.html`, `folder/accuracy_cost.svg` (if there is something to plot) and `folder.md`.
 
     Args:
-        rows: Of `flatzoo.zoo.comparison.compare_models`.
-        folder: Where to; made if it is not there.
-        command: What the pages say that they are made by.
+        rows: Rows of `flatzoo.zoo.comparison.compare_models`.
+        folder: The folder. It is made if it does not exist.
+        command: The command that the pages name as their origin.
 
     Returns:
         The files that were written.
@@ -49,7 +49,7 @@ def write_page(rows: Sequence[dict[str, Any]], folder: Path, command: str = COMM
 
 
 def _svg(rows: Sequence[dict[str, Any]]) -> str:
-    """The plot, the same bytes for the same rows."""
+    """The plot. The same rows give the same bytes."""
     figure = accuracy_figure(rows)
     if figure is None:
         return ''

@@ -20,7 +20,7 @@ INK, MUTED, GRID = '#1f2937', '#6b7280', '#e5e7eb'
 
 
 def plotted(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The figures of papers in rows of `compare_models`, by data set: those of which at least two are at hand.
+    """The figures of papers in rows of `compare_models`, by data set. Data sets with one figure are left out.
 
     Returns:
         Figures as in `compare_models`, with `family`, `architecture` and `macs`: multiply-adds of one view at the
@@ -49,16 +49,16 @@ def _macs(row: dict[str, Any], frames: int | None) -> int | None:
 
 
 def accuracy_figure(rows: Sequence[dict[str, Any]]) -> 'Figure | None':
-    """One panel for each data set: what the papers print against multiply-adds of one view, which are ours.
+    """One panel for each data set: accuracies that the papers print against multiply-adds of one view that we counted.
 
-    Filled points are of weights that are published; of the others, only the paper has the accuracy. Views stand beside
-    the points where they are known. An accuracy whose frames are not known is a line.
+    A filled point has published weights. A hollow point has none: only the paper states its accuracy. Known numbers of
+    views stand beside the points. An accuracy with an unknown number of frames is drawn as a line.
 
     Args:
-        rows: Of `compare_models`.
+        rows: Rows of `compare_models`.
 
     Returns:
-        A matplotlib figure, not shown; None where there is nothing to compare.
+        A matplotlib figure, which is not shown. None if there is nothing to compare.
 
     Raises:
         ImportError: If matplotlib is not installed (`pip install 'flatzoo[show]'`).
@@ -131,9 +131,9 @@ def _panel(ax: 'Axes', data_set: str, figures: list[dict[str, Any]]) -> None:
 
 
 def _label(ax: 'Axes', points: list[dict[str, Any]]) -> None:
-    """Labels to the left of points in the right half and to the right of the others.
+    """Puts labels left of points in the right half and right of the others.
 
-    Where labels of one side would meet, the upper one moves up, and a line leads to its point.
+    If two labels of one side would overlap, the upper one moves up, and a line leads to its point.
     """
     middle = math.prod(ax.get_xlim()) ** 0.5
     bottom, top = ax.get_ylim()
@@ -152,5 +152,5 @@ def _label(ax: 'Axes', points: list[dict[str, Any]]) -> None:
 
 
 def _short(point: dict[str, Any]) -> str:
-    """A name without family and number of frames, which are to be seen anyway."""
+    """A name without family and number of frames, which the plot shows in other ways."""
     return re.sub(r'_\d+f$', '', point['architecture'].partition('_')[2])

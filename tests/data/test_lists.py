@@ -136,7 +136,7 @@ def smarthome_name(copy):
     ('ntu60:protocol=xset', ntu60, 'train', 'one of xsub, xview'),
     ('uwa3d:protocol=V12-2', uwa3d, 'train', 'such as V12-3'),
     ('ntu60', kinetics, 'train', 'has no clips'),
-    ('smarthome', smarthome_name, 'train', '1 videos have no name such as .*Dance_p02'),
+    ('smarthome', smarthome_name, 'train', '1 videos are not named like .*Dance_p02'),
     ('sifar', sifar_line, 'train', 'train.txt, line 2: should be "path first last label"'),
     ('csv', csv_label, 'all', 'list.csv, line 3: there is no label'),
     ('csv', csv, 'test', None),
@@ -239,7 +239,7 @@ def test_composed_and_decomposed_names_are_the_same(copy, name):
     ({'train.csv': '0.mp4 run\n1.mp4 walk\n2.mp4 7'}, 'train.csv, line 3: the label is the number 7; .*classes.txt'),
     ({'train.csv': '0.mp4 10234\n1.mp4 20345'}, 'train.csv, line 2: the label 20345 would be one of 20346 classes'),
     ({'train.csv': '0.mp4 0\n1.mp4 2', 'classes.txt': 'a\nb'}, 'train.csv, line 2: the label 2 is outside 0 to 1'),
-    ({'train.csv': 'vid,what\n0.mp4,run\n1.mp4,walk'}, "train.csv, line 1: 'vid' is no file, .* header"),
+    ({'train.csv': 'vid,what\n0.mp4,run\n1.mp4,walk'}, "train.csv, line 1: 'vid' is not a file; .* header"),
     ({'train.csv': ''}, 'train.csv: lists no clip'),
     ({'train.csv': 'path,label\n', 'val.csv': '0.mp4 0'}, 'train.csv: lists no clip'),
 ])  # fmt: skip

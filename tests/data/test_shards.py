@@ -167,7 +167,7 @@ def test_from_a_server(videos, url):
 def test_server_that_serves_no_parts(url):
     shards = read_videos('wds', url, 'train')
     Server.parts = False
-    assert 'does not serve parts' in ClipDataset(shards, 3, 16)[0]['error']
+    assert 'does not send parts' in ClipDataset(shards, 3, 16)[0]['error']
 
 
 def test_from_another_store(videos, packed):
@@ -198,7 +198,7 @@ def test_shards_of_others(videos, tmp_path):
 
 
 @pytest.mark.parametrize('write, message', [
-    (lambda path: path.write_bytes(b'no tar'), 'no readable, uncompressed tar file'),
+    (lambda path: path.write_bytes(b'no tar'), 'not a readable, uncompressed tar file'),
     (lambda path: write_tar(path, {'a.mp4': b'x'}), 'the sample a has no label'),
     (lambda path: write_tar(path, {'a.mp4': b'x', 'a.json': b'{'}), 'a.json: is not JSON'),
 ])

@@ -36,7 +36,7 @@ def copy(tmp_path_factory):
 def run(root, *arguments):
     env = dict(os.environ, PYTHONPATH=str(root), OMP_NUM_THREADS='1', PYTEST_ADDOPTS='')
     result = subprocess.run(
-        [sys.executable, '-W', 'ignore', *arguments], cwd=root, env=env, capture_output=True, text=True, timeout=900)
+        [sys.executable, '-W', 'ignore', *arguments], cwd=root, env=env, capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
     return result.stdout
 

@@ -224,7 +224,7 @@ def test_what_is_no_model(hub, tmp_path, capsys):
     assert 'has no config.json' in command(capsys, 'pull', 'alice/net')
     (tmp_path / 'config.json').write_text(json.dumps(dict(model_type='bert')))
     publish(tmp_path)
-    assert "names no 'architecture'" in command(capsys, 'pull', 'alice/net')
+    assert "has no 'architecture'" in command(capsys, 'pull', 'alice/net')
     save_for_hf(timm.create_model('test_resnet'), tmp_path / 'image', safe_serialization=True)
     publish(tmp_path / 'image', 'alice/image')
     assert 'is an image model (test_resnet)' in command(capsys, 'pull', 'alice/image') and not cached_files()

@@ -268,7 +268,7 @@ def test_a_failing_save_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('labels, says', [
-    (['a', 'b'], '3 classes and got 2 class names'), (['a', 'b', 3], 'must be strings'), ('abc', 'got 1 class names')])
+    (['a', 'b'], '3 classes but got 2 class names'), (['a', 'b', 3], 'must be strings'), ('abc', 'got 1 class names')])
 def test_wrong_labels(labels, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         save_pretrained(small_model(), tmp_path / 'new', label_names=labels)
@@ -313,9 +313,9 @@ def test_checkpoints(tmp_path):
 
 @pytest.mark.parametrize('path, model, says', [
     ('none', None, 'there is no such file'),
-    ('empty', None, 'holds no config.json'),
-    ('empty', 'sifar_swin_tiny', 'holds no config.json'),
-    ('run', 'sifar_swin_tiny', 'its config.json says which model it is of; leave sifar_swin_tiny out'),
+    ('empty', None, 'has no config.json'),
+    ('empty', 'sifar_swin_tiny', 'has no config.json'),
+    ('run', 'sifar_swin_tiny', 'its config.json already names the model; leave sifar_swin_tiny out'),
     ('bare.safetensors', None, '--model'),
     ('image.safetensors', 'sifar_swin_tiny', 'not those of'),
 ])

@@ -230,7 +230,7 @@ QK = (torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 2, 3, 4, 5))
     (QK[0].long(), QK[1], {}, TypeError, 'q is torch.int64; .* float16, bfloat16, float32 or float64'),
     (QK[0].half(), QK[1], {}, TypeError, 'q is torch.float16 and k torch.float32; cast'),
     (QK[0].to('meta'), QK[1], {}, ValueError, 'q is on meta and k on cpu'),
-    (*QK, dict(implementation='fast'), ValueError, "implementation='fast' is none of reference, chunked, triton"),
+    (*QK, dict(implementation='fast'), ValueError, "implementation='fast' must be one of reference, chunked, triton"),
 ], ids=['rank', 'rank_k', 'shapes', 'empty', 'integers', 'dtypes', 'devices', 'implementation'])
 @pytest.mark.parametrize('operator', OPERATORS)
 def test_errors(operator, q, k, options, error, message):

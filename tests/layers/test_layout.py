@@ -155,7 +155,7 @@ def test_unreadable_specs(spec):
     ('nested:2x2/1x1', 5, 'at most 4 frames'),
     ('time:2', 10, 'multiple of 4, such as 8 or 12 frames'),
     ('time:3', 8, 'multiple of 9, such as 9 frames'),
-    ([[0, 9]], 9, 'names frame 9 .* frames 0 to 8: use num_frames=10'),
+    ([[0, 9]], 9, 'names frame 9, .* frames 0 to 8: use num_frames=10'),
     ('grid', 0, 'at least 1 frame, got 0'),
     ('grid', -1, 'at least 1 frame, got -1'),
 ])

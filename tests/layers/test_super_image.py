@@ -137,7 +137,7 @@ def test_uint8_without_mean_wants_a_pad_value():
 
 @pytest.mark.parametrize('mean, std', [((0.5,), (0.5, 0.5)), ((0.5,), (0.,))])
 def test_bad_normalisation(mean, std):
-    with pytest.raises(ValueError, match='mean and std are one value per channel'):
+    with pytest.raises(ValueError, match='mean and std must each have one value per channel'):
         SuperImage(8, mean=mean, std=std)
 
 
@@ -210,8 +210,8 @@ def test_wrong_clips(kwargs, clip, message):
 @pytest.mark.parametrize('kwargs, message', [
     (dict(layout='3x3,scale=cell', img_size=32), 'use a frame of 33x33 pixels'),
     (dict(layout='2x2'), 'has 4 cells and 8 frames'),
-    (dict(img_size=0), 'Sizes are positive'),
-    (dict(img_size=(8, -1)), 'Sizes are positive'),
+    (dict(img_size=0), 'must be positive whole pixels'),
+    (dict(img_size=(8, -1)), 'must be positive whole pixels'),
 ])
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
@@ -343,7 +343,7 @@ def test_float_pixels_are_warned_about_once(normalising):
         normalising(clip.byte())
         torch.compile(normalising, fullgraph=True, backend='eager')(clip)
         torch.jit.script(normalising)(clip)
-    with pytest.warns(UserWarning, match='values up to 255, and float clips are taken as normalised'):
+    with pytest.warns(UserWarning, match='values up to 255, but float clips must be normalised'):
         normalising(clip)
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)

@@ -86,7 +86,7 @@ def test_sizes(name, args, expected):
 @pytest.mark.parametrize('args, message', [
     (dict(num_frames=8), 'a multiple of 16 frames'), (dict(num_spatial_frames=5), 'such as 80'),
     (dict(layout='time:1'), "DualPath takes 'dualpath'"), (dict(ratio=0), 'ratio=0'),
-    (dict(BACKBONES['dinov3'], num_frames=16), 'those of an Eva are in its attention'),
+    (dict(BACKBONES['dinov3'], num_frames=16), 'an Eva has its positions in the attention'),
     (dict(backbone='hiera_tiny_224'), 'DualPath cannot run a Hiera'),
 ])
 def test_refuses(args, message):

@@ -143,7 +143,7 @@ def test_pickled_code_is_refused(tmp_path, monkeypatch, address):
 def test_damaged_files(tmp_path, content, suffix):
     file = tmp_path / f'weights{suffix}'
     file.write_bytes(content)
-    with pytest.raises(ValueError, match='weights.*damaged or no weight file.*Accepted: safetensors'):
+    with pytest.raises(ValueError, match='weights.*damaged or not a weight file.*Accepted: safetensors'):
         load(file, APE)
     with pytest.raises(FileNotFoundError, match='no such weight file'):
         load(tmp_path / 'missing.pth', APE)
@@ -174,7 +174,7 @@ def test_image_weights(caplog):
         'swin_tiny_patch4_window7_224', embed_dim=16, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 8), num_classes=21)
     with caplog.at_level(logging.INFO):
         model = load(image.state_dict(), dict(APE, num_classes=5))
-    assert 'the head for 5 classes' in caplog.text
+    assert 'The head for 5 classes' in caplog.text
     assert not model.head_trained
     assert torch.equal(model.backbone.layers[2].blocks[1].mlp.fc1.weight, image.layers[2].blocks[1].mlp.fc1.weight)
     assert model.backbone.layers[0].blocks[0].attn.relative_position_bias_table.shape == (7 ** 2, 1)

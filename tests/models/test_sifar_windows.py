@@ -130,7 +130,7 @@ def test_set_input_size(tmp_path, change, rule):
 def test_set_input_size_refuses():
     model = create(img_size=96, window_size=(3, 3, 3, None), ape=True)
     logits = model(random_clip(model))
-    with pytest.raises(ValueError, match='a vector for each of 3x3 cells and the new layout 4x4 cells'):
+    with pytest.raises(ValueError, match='a vector for each of 3x3 cells, but the new layout has 4x4 cells'):
         model.set_input_size(num_frames=16)
     with pytest.raises(ValueError, match='do not divide. Frame sizes that fit'):
         model.set_input_size(img_size=100)

@@ -57,7 +57,7 @@ def test_image_weights(backbone, how, tmp_path, caplog):
         (torch.save if how == 'file' else save_file)(image.state_dict(), overlay['file'])
     with caplog.at_level(logging.INFO):
         model = create(backbone, pretrained=True, pretrained_cfg_overlay=overlay)
-    assert 'the head for 5 classes' in caplog.text
+    assert 'The head for 5 classes' in caplog.text
     assert not model.head_trained
     head = model.classifier_keys()
     taken = {name.removeprefix('backbone.'): value for name, value in model.state_dict().items() if name not in head}

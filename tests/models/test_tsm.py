@@ -183,7 +183,7 @@ def test_weights_of_mmaction():
     (dict(shift_div=1), 'at least 2'),
     (dict(layout='grid'), "layout='time:1' is the only one"),
     (dict(non_local=True), 'no place for non_local=True'),
-    (dict(non_local=True, shift='past'), 'frames to come'),
+    (dict(non_local=True, shift='past'), 'future frames'),
     (dict(backbone='test_vit'), 'no residual blocks .* Accepted are ResNets'),
 ])
 def test_refusals(args, says):

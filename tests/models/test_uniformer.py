@@ -394,7 +394,7 @@ def test_checkpoint_refusals():
     with pytest.raises(ValueError, match='3D'):
         checkpoint_filter_fn(video, model)
     for wrong in ({'epoch': 3, **official}, {'model': {'epoch': 3, **official}}, {'epoch': 3, 'weights': official}):
-        with pytest.raises(ValueError, match="no state dict: 'epoch' is a int, not a tensor.*under 'model'"):
+        with pytest.raises(ValueError, match="not a state dict: 'epoch' is a int, not a tensor.*under 'model'"):
             checkpoint_filter_fn(wrong, model)
     with pytest.raises(ValueError, match="'model' is a str, not a tensor"):
         checkpoint_filter_fn({'model': 'uniformer_small', **official}, model)

@@ -292,7 +292,7 @@ def test_tubelets_are_a_convolution_over_space_and_time(tubelet_size, in_chans):
 
 
 def test_refusals_of_the_embedding():
-    with pytest.raises(ValueError, match='7 frames is no whole number of tubelets of 2 frames'):
+    with pytest.raises(ValueError, match='7 frames is not a whole number of tubelets of 2 frames'):
         TubeletEmbed(32, num_frames=7)
     with pytest.raises(ValueError, match='100x224 pixels .* use 96x224'):
         TubeletEmbed((100, 224))

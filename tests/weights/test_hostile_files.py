@@ -119,7 +119,7 @@ def test_pipes(changed):
     path = name.removeprefix('local-dir:') + '/config.json'
     os.rename(path, f'{path}.kept')
     os.mkfifo(path)
-    with pytest.raises(ValueError, match='is no file'):
+    with pytest.raises(ValueError, match='is not a file'):
         read_model_config(path)
     with pytest.raises(FileNotFoundError):
         load_checkpoint(path)
@@ -129,7 +129,7 @@ def test_pipes(changed):
 
 @pytest.mark.parametrize('content, says', [
     ('[' * 10 ** 6, 'too deeply nested'),
-    (' ' * 2 ** 25 + '{}', 'accepted are'),
+    (' ' * 2 ** 25 + '{}', 'are accepted'),
 ])
 def test_configurations_that_are_deep_or_large(content, says, tmp_path):
     (tmp_path / 'config.json').write_text(content)
@@ -167,8 +167,8 @@ def test_zip_bombs(tmp_path):
 @pytest.mark.parametrize('change, says', [
     (dict(model_args=dict(num_frames=10 ** 9)), "'num_frames' of 'model_args' is 1000000000"),
     (dict(adapter_args=dict(width=10 ** 9)), "'width' of 'model_args' is 1000000000"),
-    (dict(model=5), 'is no adapter file'),
-    (dict(model_args=[1]), 'is no adapter file'),
+    (dict(model=5), 'is not an adapter file'),
+    (dict(model_args=[1]), 'is not an adapter file'),
     (dict(label_names=[1]), "'label_names' must be a list of strings"),
 ])
 def test_adapter_files(change, says, tmp_path):

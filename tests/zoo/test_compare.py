@@ -223,7 +223,7 @@ def test_files_that_are_no_text(tmp_path, capsys):
     for content in (b'\xff\xfe\x00', b'model,clips_per_s,hardware,precision,batch\n' + 200_000 * b'a'):
         path.write_bytes(content)
         assert main(['compare', 'sifar_resnet10t', '--measured', str(path)]) == 1
-        assert f'{path} is no CSV file (' in capsys.readouterr().err
+        assert f'{path} is not a CSV file (' in capsys.readouterr().err
 
 
 def test_page_in_the_current_folder(tmp_path, monkeypatch, capsys):

@@ -1,9 +1,11 @@
 """One folder per class: `root/CLASS/*.mp4`, or `root/train/CLASS/*.mp4` beside `root/val/` and `root/test/`.
 
-The classes are the names of the folders, sorted; where there is a train folder, those in it, and behind them those that
-the split alone has, which a model cannot know. A folder without splits
-has the split `all`; with `val_share=0.2` a fifth of each class, the same one in every run, is its split val. With
-`depth=4000` the files are depth maps in arrays, of which the reading 4000 becomes 255.
+The classes are the sorted names of the folders. If there is a train folder, its classes come first. Classes that only
+another split has come behind them; a model that was trained on the train folder cannot know them.
+
+A folder without splits has the split `all`. With `val_share=0.2` a fifth of each class is the split `val`, and the rest
+is the split `train`. Every run makes the same division. With `depth=4000` the files are depth maps in arrays, of which
+the reading 4000 becomes 255.
 """
 import random
 from collections.abc import Callable, Iterable
@@ -37,7 +39,7 @@ def read(
 
 
 def holds_classes(root: Path, find: Callable[[Path], Iterable[str]]) -> bool:
-    """Whether any folder of a class holds what `find` looks for."""
+    """Whether `find` finds anything in the folder of any class."""
     if not root.is_dir():
         return False
     return any(next(iter(find(base / name)), None) for base in _bases(root) for name in subfolders(base))
@@ -69,7 +71,7 @@ def read_classes(
     folders = {own: folder for own in SPLIT_NAMES if (folder := split_folder(root, own))}
     if folders:
         if split not in folders and split in ('val', 'test') and len(folders.keys() & {'val', 'test'}) == 1:
-            split = next(iter(folders.keys() & {'val', 'test'}))  # the one evaluation split that there is
+            split = next(iter(folders.keys() & {'val', 'test'}))  # the only evaluation split
         if val_share is not None:
             raise DataError(f'{root}: has folders of splits ({some(folders)}); leave val_share out')
         if split not in folders and split != 'all':
@@ -88,7 +90,7 @@ def read_classes(
     if not classes:
         raise DataError(f'{root}: has no folders. Put the videos of each class into a folder of its own.')
     share = None if split == 'all' or folders else _share(val_share)
-    classes = list(dict.fromkeys(map(same_name, classes)))  # a name may be stored in two ways, even side by side
+    classes = list(dict.fromkeys(map(same_name, classes)))  # Unicode has two forms of an accent; both can be here
     spellings: dict[str, list[Path]] = {}
     for base in bases:
         for name in subfolders(base):

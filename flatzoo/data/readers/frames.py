@@ -1,7 +1,7 @@
 """One folder per class, one folder of images per clip: `root/CLASS/CLIP/00001.jpg`, or with `train/` and `val/` above.
 
-Frames are sorted by the numbers in their names, and are one series: optical flow lies in folders of its own. Splits are
-those of the layout `folder`.
+Frames are sorted by the numbers in their names. A folder holds one series of frames, so optical flow must lie in
+folders of its own. The splits are those of the layout `folder`.
 """
 from pathlib import Path
 

@@ -45,21 +45,21 @@ class Probe(AdapterModel):
     Args:
         backbone: Any timm image model.
         num_frames: Frames T per clip.
-        layout: Frames are looked at one by one: `time:1` is the only layout.
+        layout: `time:1` is the only layout, because frames are looked at one by one.
         img_size: Frame size in pixels, that of the backbone's weights by default.
-        num_classes: Number of classes; 0 for what the probe pools, `[B, D]`.
+        num_classes: Number of classes. 0 gives the pooled features of the probe, `[B, D]`.
         probe: `attentive`, `step` or `linear`.
         probe_depth: Blocks of the attentive probe, the last of which is the query's.
         probe_heads: Attention heads of the probe; by default 16, and of `step` one per 64 channels.
         probe_mlp_ratio: Hidden width of the attentive probe's MLPs over that of the tokens.
         class_token: Whether class tokens and registers of the frames are read, too.
-        positions: `sincos` to tell the attentive probe which frame a token is of, None not to.
-        **kwargs: As for `VideoModel`; what it does not know reaches the backbone.
+        positions: `sincos` adds the position of its frame to each token of the attentive probe. None adds nothing.
+        **kwargs: As for `VideoModel`. Arguments that it does not know go to the backbone.
 
     Raises:
         ValueError: If an argument is unknown or does not fit the backbone.
     """
-    # the backbone is walked through as of any video model
+    # the backbone runs as in any video model, not block by block
     forward_intermediates = VideoModel.forward_intermediates
     forward_features = VideoModel.forward_features
     frame_maps = VideoModel.frame_maps
@@ -168,7 +168,7 @@ class Probe(AdapterModel):
             prune_norm: bool = False,
             prune_head: bool = True,
     ) -> list[int]:
-        """Removes the layers that the given levels do not need, with `prune_head` the probe, too."""
+        """Removes the layers that the given levels do not need, and with `prune_head` also the probe."""
         dim = self.backbone.num_features
         levels = self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
         if prune_head or self.backbone.num_features != dim:

@@ -6,19 +6,19 @@ Papers:
     * `UniFormer: Unifying Convolution and Self-attention for Visual Recognition`, TPAMI 2023,
       https://arxiv.org/abs/2201.09450
 
-An image backbone in timm's manner, registered with timm on its own and of use without any video. Every block is
-dynamic position encoding (DPE), multi-head relation aggregator (MHRA), feed-forward network (FFN). The aggregator is
-local, a depthwise 5x5 convolution, in stages 1 and 2 and global, self-attention, in stages 3 and 4. There is no class
-token and no position table, so any input size works.
+An image backbone in the style of timm. It is registered with timm and can be used without any video. Every block has a
+dynamic position encoding (DPE), a multi-head relation aggregator (MHRA) and a feed-forward network (FFN). In stages 1
+and 2 the aggregator is local, a depthwise 5x5 convolution. In stages 3 and 4 it is global self-attention. There is no
+class token and no position table, so any input size works.
 
 The weights of the authors (https://github.com/Sense-X/UniFormer, MIT licence on the Hub) load unchanged. One thing
-differs from their code: an input whose sides are not multiples of 32 is padded on the right and bottom at each
-downsampling, where theirs drops the remaining pixels (336 pixels: 11 positions in stage 4 here, 10 there).
+differs from their code. If the sides of an input are not multiples of 32, it is padded on the right and bottom at each
+downsampling; their code drops the remaining pixels (336 pixels: 11 positions in stage 4 here, 10 there).
 
-Global attention is quadratic in the tokens and takes half of the multiply-adds of UniFormer-S on a 4x4 super image of
-224-pixel frames (896x896). As in the authors' dense prediction code, stage 3 can attend inside windows instead
-(`attn='window'`), or in all but every fourth block (`attn='hybrid'`), on the same weights. A window that is one frame
-of the super image (frame pixels / 16) makes the window blocks spatial and the global blocks temporal.
+Global attention is quadratic in the tokens. It takes half of the multiply-adds of UniFormer-S on a 4x4 super image of
+224-pixel frames (896x896). As in the authors' dense prediction code, stage 3 can attend inside of windows
+(`attn='window'`), or inside of windows except in every fourth block (`attn='hybrid'`), with the same weights. If a
+window is one frame of the super image (frame pixels / 16), window blocks are spatial and global blocks temporal.
 
 | UniFormer-S, multiply-adds | 224x224 | 448x448 | 896x896 |
 |----------------------------|---------|---------|---------|
@@ -26,29 +26,21 @@ of the super image (frame pixels / 16) makes the window blocks spatial and the g
 | `attn='hybrid'`, 14x14     | 3.6 G   | 15.2 G  | 71.7 G  |
 | `attn='window'`, 14x14     | 3.6 G   | 14.6 G  | 59.9 G  |
 
-Sizes vary freely in eager mode and TorchScript. With `torch.compile`, pass `dynamic=False` (one graph per size): with
-symbolic heights and widths the paddings of downsamplings and windows pile up into shape expressions on which
-compilation of windowed models does not finish in reasonable time. A symbolic batch size is fine, also in export.
+Sizes can vary freely in eager mode and TorchScript. With `torch.compile`, pass `dynamic=False` (one graph per size).
+Symbolic heights and widths would make the shape expressions of paddings and windows so large that compilation of models
+with windows does not finish in reasonable time. A symbolic batch size is fine, also in export.
 """
 
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
-    Attention,
     ClassifierHead,
-    DropPath,
-    LayerNorm,
-    LayerNorm2d,
-    LayerScale,
-    Mlp,
-    PatchEmbed,
     calculate_drop_path_rates,
     get_device_dtype,
     to_2tuple,
@@ -56,16 +48,15 @@ from timm.layers import (
 )
 from timm.models import (
     build_model_with_cfg,
-    checkpoint_seq,
     generate_default_cfgs,
     register_model,
     resolve_pretrained_cfg,
 )
-from timm.models.swin_transformer import window_partition, window_reverse
 
-from .builder import prefetch
-from .record import IMAGENET_1K, Figure, Paper, TagRecord, register_records
-from .timm_private import feature_take_indices, update_model_input_size
+from ..builder import prefetch
+from ..record import IMAGENET_1K, Figure, Paper, TagRecord, register_records
+from ..timm_private import feature_take_indices, update_model_input_size
+from .blocks import AttentionBlock, ConvBlock, UniFormerStage, create_downsample
 
 __all__ = ['UniFormer']
 
@@ -73,216 +64,26 @@ ATTENTION_MODES = ('global', 'window', 'hybrid')
 GLOBAL_EVERY = 4  # in hybrid mode the last of every four stage-3 blocks is global
 
 
-class ConvBlock(nn.Module):
-    """Block of stages 1 and 2: DPE, local MHRA, FFN, with BatchNorm and 1x1 convolutions.
-
-    The local aggregator has no nonlinearity of its own: 1x1 convolution (value), depthwise 5x5 convolution (learnt
-    affinity of the neighbourhood), 1x1 convolution (output).
-
-    Args:
-        dim: Number of channels.
-        mlp_ratio: Width of the hidden FFN layer over `dim`.
-        proj_drop: Dropout rate in the FFN.
-        drop_path: Stochastic depth rate of the two residual branches, the position encoding is never dropped.
-        device: Device of the parameters.
-        dtype: Data type of the parameters.
-    """
-
-    def __init__(
-            self,
-            dim: int,
-            mlp_ratio: float = 4.,
-            proj_drop: float = 0.,
-            drop_path: float = 0.,
-            device: torch.device | str | None = None,
-            dtype: torch.dtype | None = None,
-    ) -> None:
-        dd = {'device': device, 'dtype': dtype}
-        super().__init__()
-        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
-        self.norm1 = nn.BatchNorm2d(dim, **dd)
-        self.conv1 = nn.Conv2d(dim, dim, 1, **dd)
-        self.attn = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, **dd)  # the checkpoints' name for the local affinity
-        self.conv2 = nn.Conv2d(dim, dim, 1, **dd)
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0. else nn.Identity()
-        self.norm2 = nn.BatchNorm2d(dim, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop, use_conv=True, **dd)
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0. else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map features [B, C, H, W] to features of the same shape."""
-        x = x + self.pos_embed(x)
-        x = x + self.drop_path1(self.conv2(self.attn(self.conv1(self.norm1(x)))))
-        x = x + self.drop_path2(self.mlp(self.norm2(x)))
-        return x
-
-
-class AttentionBlock(nn.Module):
-    """Block of stages 3 and 4: DPE, global MHRA (self-attention), FFN, with LayerNorm of eps 1e-6.
-
-    Args:
-        dim: Number of channels.
-        head_dim: Channels of one attention head, a divisor of `dim`.
-        mlp_ratio: Width of the hidden FFN layer over `dim`.
-        proj_drop: Dropout rate after the attention projection and in the FFN.
-        attn_drop: Dropout rate of the attention weights.
-        drop_path: Stochastic depth rate of the two residual branches, the position encoding is never dropped.
-        init_values: Initial layer scale of both branches, None for no layer scale.
-        window_size: (height, width) in tokens of the windows to attend in, None to attend over the whole map.
-        device: Device of the parameters.
-        dtype: Data type of the parameters.
-    """
-
-    window_size: Final[tuple[int, int] | None]
-
-    def __init__(
-            self,
-            dim: int,
-            head_dim: int = 64,
-            mlp_ratio: float = 4.,
-            proj_drop: float = 0.,
-            attn_drop: float = 0.,
-            drop_path: float = 0.,
-            init_values: float | None = None,
-            window_size: tuple[int, int] | None = None,
-            device: torch.device | str | None = None,
-            dtype: torch.dtype | None = None,
-    ) -> None:
-        dd = {'device': device, 'dtype': dtype}
-        super().__init__()
-        self.window_size = window_size
-        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
-        self.norm1 = LayerNorm(dim, eps=1e-6, **dd)
-        self.attn = Attention(
-            dim,
-            num_heads=dim // head_dim,
-            qkv_bias=True,
-            attn_drop=attn_drop,
-            proj_drop=proj_drop,
-            **dd,
-        )
-        self.ls1 = LayerScale(dim, init_values, **dd) if init_values is not None else nn.Identity()
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0. else nn.Identity()
-        self.norm2 = LayerNorm(dim, eps=1e-6, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop, **dd)
-        self.ls2 = LayerScale(dim, init_values, **dd) if init_values is not None else nn.Identity()
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0. else nn.Identity()
-
-    def attend(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend over the whole map, or inside windows that are zero-padded on the right and bottom.
-
-        The zeros take part as keys without a mask, as in the authors' code: choose a window that divides the map.
-
-        Args:
-            x: Normalised tokens [B, H, W, C].
-
-        Returns:
-            Attended tokens [B, H, W, C].
-        """
-        B, H, W, C = x.shape
-        if self.window_size is None:
-            return self.attn(x.reshape(B, H * W, C)).reshape(B, H, W, C)
-
-        wh, ww = self.window_size
-        x = F.pad(x, (0, 0, 0, -W % ww, 0, -H % wh)).contiguous()
-        padded_h, padded_w = x.shape[1], x.shape[2]
-        x = window_partition(x, (wh, ww)).reshape(-1, wh * ww, C)  # [B * windows, wh * ww, C]
-        x = self.attn(x).reshape(-1, wh, ww, C)
-        x = window_reverse(x, (wh, ww), padded_h, padded_w)
-        return x[:, :H, :W]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map features [B, C, H, W] to features of the same shape."""
-        x = x + self.pos_embed(x)
-        x = x.permute(0, 2, 3, 1)  # [B, H, W, C]
-        x = x + self.drop_path1(self.ls1(self.attend(self.norm1(x))))
-        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        return x.permute(0, 3, 1, 2)
-
-
-def _downsample(
-        in_dim: int,
-        dim: int,
-        stride: int,
-        conv_stem: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-) -> nn.Module:
-    """Create the layer that opens a stage; both kinds round an odd size up.
-
-    Args:
-        in_dim: Number of input channels.
-        dim: Number of output channels.
-        stride: 4 in the first stage, 2 in the others.
-        conv_stem: Overlapping 3x3 convolutions of stride 2 with BatchNorm (UniFormer-S+) instead of one
-            non-overlapping convolution with LayerNorm.
-        device: Device of the parameters.
-        dtype: Data type of the parameters.
-
-    Returns:
-        A module that maps [B, in_dim, H, W] to [B, dim, ceil(H / stride), ceil(W / stride)].
-    """
-    dd = {'device': device, 'dtype': dtype}
-    if not conv_stem:
-        return PatchEmbed(
-            img_size=None,
-            patch_size=stride,
-            in_chans=in_dim,
-            embed_dim=dim,
-            norm_layer=partial(LayerNorm2d, eps=1e-5),  # the weights need 1e-5 here and 1e-6 in the blocks
-            output_fmt='NCHW',
-            dynamic_img_pad=True,
-            **dd,
-        )
-    layers = []
-    if stride == 4:
-        layers = [nn.Conv2d(in_dim, dim // 2, 3, stride=2, padding=1, **dd), nn.BatchNorm2d(dim // 2, **dd), nn.GELU()]
-        in_dim = dim // 2
-    return nn.Sequential(*layers, nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, **dd), nn.BatchNorm2d(dim, **dd))
-
-
-class UniFormerStage(nn.Module):
-    """Downsampling followed by blocks of one kind.
-
-    Args:
-        downsample: Module that reduces the map and sets its channels.
-        blocks: The blocks in order.
-    """
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [B, in_dim, H, W] to [B, dim, ceil(H / stride), ceil(W / stride)]."""
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
-
-
 class UniFormer(nn.Module):
     """UniFormer image classifier and feature backbone.
 
-    The blocks' windows are set once, the input size is free in every call.
+    The windows of the blocks are fixed at construction; each call may have another input size.
 
     Args:
         depths: Blocks of the four stages.
         embed_dims: Channels of the four stages.
         head_dim: Channels of one attention head, a divisor of the last two `embed_dims`.
-        mlp_ratio: Width of the hidden FFN layers over the channels.
-        conv_stem: Overlapping convolutional downsampling (UniFormer-S+) instead of non-overlapping.
-        init_values: Initial layer scale of the attention blocks, None for no layer scale.
+        mlp_ratio: Width of the hidden FFN layers divided by the channels.
+        conv_stem: Whether convolutional downsampling overlaps (UniFormer-S+).
+        init_values: Initial layer scale of the attention blocks. None for no layer scale.
         attn: Attention of stage 3: 'global', 'window', or 'hybrid' (window, but global in every fourth block).
             The weights are the same for all three. Stage 4 is always global.
-        window_size: Side, or (height, width), of the stage-3 windows in tokens of 16x16 pixels. Ignored while `attn`
-            is 'global'.
-        img_size: Nominal input size in pixels, kept with the model's configuration. It restricts nothing.
-        num_classes: Number of classes, 0 for pooled features.
+        window_size: Side, or (height, width), of the stage-3 windows in tokens of 16x16 pixels. Ignored if `attn` is
+            'global'.
+        img_size: Nominal input size in pixels, kept in the model's configuration. Other sizes work, too.
+        num_classes: Number of classes. 0 gives pooled features.
         in_chans: Number of input channels.
-        global_pool: Pooling in timm's terms ('avg', 'max', 'avgmax', 'catavgmax'), '' for none.
+        global_pool: Pooling in timm's terms ('avg', 'max', 'avgmax', 'catavgmax'). '' for none.
         drop_rate: Dropout rate before the classifier.
         proj_drop_rate: Dropout rate after the attention projections and in the FFNs.
         attn_drop_rate: Dropout rate of the attention weights.
@@ -332,7 +133,7 @@ class UniFormer(nn.Module):
         drop_path_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         prev_dim = in_chans
         for i, dim in enumerate(embed_dims):
-            downsample = _downsample(prev_dim, dim, 4 if i == 0 else 2, conv_stem, **dd)
+            downsample = create_downsample(prev_dim, dim, 4 if i == 0 else 2, conv_stem, **dd)
             if i < 2:
                 create_block = partial(ConvBlock, dim, mlp_ratio, proj_drop_rate, **dd)
             else:
@@ -366,7 +167,7 @@ class UniFormer(nn.Module):
                 nn.init.zeros_(m.bias)
 
     def _set_window_size(self, window_size: int | Sequence[int]) -> None:
-        """Give every stage-3 block its window, or None where the block is global."""
+        """Gives every stage-3 block its window, or None if the block is global."""
         window = to_2tuple(window_size)
         if len(window) != 2 or any(not isinstance(side, int) or side < 1 for side in window):
             raise ValueError(f'window_size={window_size!r} must be a positive side or (height, width) in tokens.')
@@ -382,11 +183,11 @@ class UniFormer(nn.Module):
             img_size: int | tuple[int, int] | None = None,
             window_size: int | tuple[int, int] | None = None,
     ) -> None:
-        """Record a new nominal input size, and let the stage-3 windows follow if asked to. No weight changes.
+        """Records a new nominal input size, and sets the stage-3 windows if `window_size` is given. No weight changes.
 
         Args:
-            img_size: New nominal input size in pixels, None to keep the current one.
-            window_size: New side, or (height, width), of the stage-3 windows in tokens, None to keep the current one.
+            img_size: New nominal input size in pixels. None keeps the current one.
+            window_size: New side, or (height, width), of the stage-3 windows in tokens. None keeps the current one.
 
         Raises:
             ValueError: If `window_size` is not positive.
@@ -400,7 +201,7 @@ class UniFormer(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay: none beyond the 1-D ones that timm excludes by itself."""
+        """Names of parameters without weight decay. None, because timm already excludes 1-D parameters."""
         return set()
 
     @torch.jit.ignore
@@ -420,24 +221,24 @@ class UniFormer(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks in the backward pass instead of keeping their activations.
+        """Recomputes the blocks in the backward pass instead of keeping their activations.
 
-        As in every timm model with BatchNorm, the running statistics of the blocks then take each batch in twice.
+        As in every timm model with BatchNorm, each batch then updates the running statistics of the blocks twice.
         """
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """Return the classifier, an identity if there is none."""
+        """Returns the classifier. It is an identity if there is none."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier.
+        """Replaces the classifier.
 
         Args:
-            num_classes: Number of classes, 0 for features.
-            global_pool: New pooling, '' for none, None to keep the current one.
+            num_classes: Number of classes. 0 gives features.
+            global_pool: New pooling. '' for none; None keeps the current one.
         """
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
@@ -452,18 +253,18 @@ class UniFormer(nn.Module):
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Run the stages and return their outputs.
+        """Runs the stages and returns their outputs.
 
         Args:
             x: Images [B, C, H, W].
             indices: Stages to return: all if None, the last n if an int, else those listed.
-            norm: Apply the final norm to the output of the last stage.
-            stop_early: Run no stage after the last one asked for.
+            norm: Whether to apply the final norm to the output of the last stage.
+            stop_early: Whether to stop after the last requested stage.
             output_fmt: Only 'NCHW'.
-            intermediates_only: Return the list alone.
+            intermediates_only: Whether to return only the list.
 
         Returns:
-            The final features and the list of stage outputs, or the list alone.
+            The final features and the list of stage outputs, or only the list.
         """
         assert output_fmt == 'NCHW', 'Output format must be NCHW.'
         intermediates = []
@@ -494,15 +295,15 @@ class UniFormer(nn.Module):
             prune_norm: bool = False,
             prune_head: bool = True,
     ) -> list[int]:
-        """Remove what the given stages do not need.
+        """Removes what the given stages do not need.
 
         Args:
             indices: Stages to keep for output: the last n if an int, else those listed.
-            prune_norm: Remove the final norm.
-            prune_head: Remove the head.
+            prune_norm: Whether to remove the final norm.
+            prune_head: Whether to remove the head.
 
         Returns:
-            The absolute indices of the stages to output.
+            The absolute indices of the output stages.
         """
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         prune_end = max_index < len(self.stages) - 1
@@ -516,22 +317,22 @@ class UniFormer(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Map images [B, C, H, W] to normalised features [B, num_features, ceil(H / 32), ceil(W / 32)]."""
+        """Maps images [B, C, H, W] to normalised features [B, num_features, ceil(H / 32), ceil(W / 32)]."""
         x = self.stages(x)
         return self.norm(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Map features to logits [B, num_classes], or to pooled features [B, head_hidden_size] if `pre_logits`."""
+        """Maps features to logits [B, num_classes], or to pooled features [B, head_hidden_size] if `pre_logits`."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map images [B, C, H, W] to logits [B, num_classes]."""
+        """Maps images [B, C, H, W] to logits [B, num_classes]."""
         x = self.forward_features(x)
         return self.forward_head(x)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Rename the authors' parameters to ours; a state dict that has our names passes unchanged.
+    """Renames the authors' parameters to ours. A state dict with our names is not changed.
 
     The output norms of their dense prediction backbones (norm1 to norm4) belong to the detectors and are left out.
 
@@ -543,8 +344,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         A state dict for `UniFormer`.
 
     Raises:
-        ValueError: If something else than tensors is among the weights, or the checkpoint is one of the authors' that
-            this model cannot represent.
+        ValueError: A weight is not a tensor, or the checkpoint is one of the authors' that this model cannot represent.
     """
     for wrapper in ('model', 'model_state', 'state_dict'):
         if isinstance(state_dict.get(wrapper), dict):
@@ -554,7 +354,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     for name, value in state_dict.items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(
-                f'This is no state dict: {name!r} is a {type(value).__name__}, not a tensor. Pass the parameters by '
+                f'This is not a state dict: {name!r} is a {type(value).__name__}, not a tensor. Pass the parameters by '
                 "themselves, or under 'model', 'model_state' or 'state_dict'.")
         if re.match(r'aux_head\.|blocks[12]\.\d+\.gamma_', name):
             raise ValueError(
@@ -562,13 +362,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
                 'UniFormer does not have here. Use one trained without, such as uniformer_small_in1k.pth.')
         if value.ndim == 5:
             raise ValueError(
-                f'This checkpoint is a video (3D) UniFormer ({name} has shape {tuple(value.shape)}), '
-                'an image checkpoint is needed, such as uniformer_small_in1k.pth.')
+                f'This checkpoint is a video (3D) UniFormer ({name} has shape {tuple(value.shape)}). '
+                'Use an image checkpoint, such as uniformer_small_in1k.pth.')
         if re.match(r'norm[1-4]\.', name):
             continue
         name = re.sub(r'^patch_embed(\d)\.', lambda m: f'stages.{int(m[1]) - 1}.downsample.', name)
         name = re.sub(r'^blocks(\d)\.', lambda m: f'stages.{int(m[1]) - 1}.blocks.', name)
-        name = re.sub(r'(downsample\.)proj\.(\d)', r'\1\2', name)  # the conv stem is a plain sequence here
+        name = re.sub(r'(downsample\.)proj\.(\d)', r'\1\2', name)  # the conv stem is a plain nn.Sequential here
         name = re.sub(r'gamma_([12])$', r'ls\1.gamma', name)
         name = re.sub(r'^head\.(weight|bias)$', r'head.fc.\1', name)
         out[name] = value
