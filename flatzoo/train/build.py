@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import parse_model_name
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, muon
 from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask, TrainingTask
 from timm.task.distillation import DistillationTeacher
@@ -32,7 +32,8 @@ from .recipe import Recipe
 
 __all__ = [
     'build_model', 'build_optimizer', 'build_schedule', 'build_task', 'choose_fit', 'freeze', 'list_digests',
-    'mixing_of', 'normalised', 'protocol_of', 'read_lists', 'train_clips', 'validation_protocol',
+    'mixing_of', 'normalised', 'order_channels_last', 'protocol_of', 'read_lists', 'train_clips',
+    'validation_protocol',
 ]
 
 
@@ -119,15 +120,13 @@ def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = Non
         options['pretrained_cfg_overlay'] = dict(file=recipe.initial_checkpoint)
     if pretrained is False:
         options = dict(options, pretrained=False, pretrained_cfg_overlay=None)
-    if recipe.drop_path is not None:
-        model = timm.create_model(recipe.model, drop_path_rate=recipe.drop_path, **options)
-    else:
-        try:
-            model = timm.create_model(recipe.model, drop_path_rate=0.1, **options)
-        except TypeError as error:  # a backbone without stochastic depth
-            if 'drop_path_rate' not in str(error):
-                raise
-            model = timm.create_model(recipe.model, **options)
+    try:
+        model = timm.create_model(
+            recipe.model, drop_path_rate=0.1 if recipe.drop_path is None else recipe.drop_path, **options)
+    except TypeError as error:  # a backbone without stochastic depth
+        if recipe.drop_path or 'drop_path_rate' not in str(error):
+            raise
+        model = timm.create_model(recipe.model, **options)
     if not isinstance(model, VideoModel):
         raise ValueError(f"{recipe.model} is an image model. 'flatzoo list' shows the video models.")
     return model
@@ -161,6 +160,13 @@ def set_recomputing(model: VideoModel, recipe: Recipe) -> None:
         model.set_grad_checkpointing(True)
     if recipe.selective_checkpointing:
         model.set_grad_checkpointing(True, selective=True)
+
+
+def order_channels_last(model: nn.Module) -> None:
+    """Stores the weights of 2D convolutions with their channels last, which makes the convolutions compute so."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def protocol_of(recipe: Recipe, model: VideoModel) -> EvalProtocol:
@@ -326,9 +332,26 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         options['eps'] = recipe.opt_eps
     if recipe.opt_betas is not None:
         options['betas'] = recipe.opt_betas
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
         layer_decay=recipe.layer_decay, **options)
+    if 'muon' in recipe.opt.lower() and next(model.parameters()).device.type == 'cpu':
+        _orthogonalise_in_float32(optimizer)
+    return optimizer
+
+
+def _orthogonalise_in_float32(optimizer: torch.optim.Optimizer) -> None:
+    """Lets timm's Muon compute in float32. Its bfloat16 is many times slower on CPUs without such instructions.
+
+    timm passes no dtype to its Newton-Schulz iteration, so the function is exchanged while the optimizer steps.
+    """
+    iterate = muon.zeropower_via_newtonschulz
+
+    def in_float32(*args: Any, **kwargs: Any) -> Tensor:
+        return iterate(*args, **{**kwargs, 'dtype': torch.float32})
+
+    optimizer.register_step_pre_hook(lambda *_: setattr(muon, 'zeropower_via_newtonschulz', in_float32))
+    optimizer.register_step_post_hook(lambda *_: setattr(muon, 'zeropower_via_newtonschulz', iterate))
 
 
 def build_schedule(

@@ -179,7 +179,7 @@ def _is_dict(value: Any) -> bool:
 def _is_history(value: Any) -> bool:
     return isinstance(value, list) and all(
         _is_dict(row) and row.keys() == value[0].keys() and _is_count(row.get('epoch'))
-        and all(isinstance(number, (int, float)) for number in row.values()) for row in value)
+        and all(number is None or isinstance(number, (int, float)) for number in row.values()) for row in value)
 
 
 _PARTS: dict[str, Callable[[Any], bool]] = {

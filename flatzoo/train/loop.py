@@ -113,6 +113,8 @@ class Trainer:
         build.set_recomputing(self.model, recipe)
         device = processes.device
         self.model.to(device)
+        if recipe.channels_last:
+            build.order_channels_last(self.model)
         self.mixup, self.erasing = build.mixing_of(recipe, len(self.train_list.classes), device)
         self.task = build.build_task(recipe, self.model, self.train_list, device)
         self.whole_copy = None  # the unsharded model for evaluation and saving, if the trained model is sharded
@@ -310,26 +312,29 @@ class Trainer:
             'broken': len(self.broken)}
         self.history.append(row)
         value = None if self.val_list is None else row[f'eval_{self.val_list.metric}']
-        better = self.best is None or value is None or value > self.best
-        if better:
+        if value is not None and (self.best is None or value > self.best):
             self.best = value
+        keep = self._is_kept()
         self._save_last()  # first: if the run is killed now, `_write_missing_files` makes the other two files from it
-        if better:
+        if keep:
             self._save_best()
         if not self.processes.first:
             return
         files.write_csv(self.folder / files.SUMMARY, self.history)
         if board is not None:
             for name, number in row.items():
-                board.add_scalar(name.replace('_', '/', 1), number, self.update)
+                if number is not None:
+                    board.add_scalar(name.replace('_', '/', 1), number, self.update)
             board.flush()
         hidden = ('eval_broken', 'eval_top5') if len(self.train_list.classes) <= 5 else ('eval_broken',)
-        shown = {name: row[name] for name in row if name.startswith(('train_', 'eval_')) and name not in hidden}
+        shown = {
+            name: number for name, number in row.items()
+            if name.startswith(('train_', 'eval_')) and name not in hidden and number is not None}
         self.report(
             f'epoch {epoch + 1}/{self.recipe.epochs}: '
             + ', '.join(f'{name} {number:.4g}' for name, number in shown.items())
             + f', {speed["clips_per_second"]:.1f} clips/s'
-            + (', the best so far' if better and value is not None else ''))
+            + (', the best so far' if value is not None and self.recipe.keep == 'best' and keep else ''))
 
     def _write_missing_files(self) -> None:
         """Writes the best model and the summary if the run was killed after its checkpoint and before these files."""
@@ -337,19 +342,28 @@ class Trainer:
             return
         if self.processes.first:
             files.write_csv(self.folder / files.SUMMARY, self.history)
-        metric = None if self.val_list is None else f'eval_{self.val_list.metric}'
-        if metric is None or all(row[metric] < self.history[-1][metric] for row in self.history[:-1]):
+        if self._is_kept():
             self._save_best()
+
+    def _is_kept(self) -> bool:
+        """Whether the model after the last epoch is the one to keep."""
+        if self.val_list is None or self.recipe.keep == 'last':
+            return True
+        *former, last = (row[f'eval_{self.val_list.metric}'] for row in self.history)
+        return last is not None and all(value is None or value < last for value in former)
 
     @property
     def _total(self) -> int:
         """Updates of the whole run."""
         return self.recipe.epochs * self.batches.updates
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, float | None]:
         if self.val_list is None:
             return {}
-        recipe = self.recipe
+        recipe, epoch = self.recipe, self.update // self.batches.updates
+        names = ['eval_top1', 'eval_top5', 'eval_broken', 'eval_mean_class'][:3 + (self.val_list.metric != 'top1')]
+        if epoch % recipe.val_interval and epoch < recipe.epochs:
+            return dict.fromkeys(names)
         seed_all(recipe.seed, self.update, 0, self.processes.rank)  # for layouts that are also random in evaluation
         result = evaluate(
             self.whole_model(), self.val_list, build.validation_protocol(recipe),
@@ -359,8 +373,7 @@ class Trainer:
             self.report(
                 f'{len(result.broken)} of {len(self.val_list)} clips of the evaluation have no answer and count as '
                 f'wrong: {some(reason for _, reason in result.broken)}')
-        row = {'eval_top1': result.top1, 'eval_top5': result.top5, 'eval_broken': len(result.broken)}
-        return row | ({'eval_mean_class': result.mean_class} if self.val_list.metric == 'mean_class' else {})
+        return dict(zip(names, (result.top1, result.top5, len(result.broken), result.mean_class)))
 
     def whole_model(self) -> VideoModel:
         """The model to evaluate and save: the moving average if there is one. It is never sharded."""

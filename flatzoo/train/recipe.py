@@ -19,7 +19,10 @@ import yaml
 from flatzoo.console.text import printable, shortened
 from flatzoo.data.transforms import FITS
 
-__all__ = ['Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
+__all__ = ['RECIPES', 'Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
+
+RECIPES = ('auto', 'few_clips', 'sifar')
+"""What `flatzoo train --recipe` takes beside the names of presets, see `flatzoo.train.auto.fit_recipe`."""
 
 _PRESETS = Path(__file__).parent / 'presets'
 
@@ -27,7 +30,7 @@ _PRESETS = Path(__file__).parent / 'presets'
 _FREE = {
     'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
     'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing',
-    'test_split'}
+    'channels_last', 'reasons', 'test_split'}
 _REMEDIES = {  # against a loss that is no number, and against a run that was too short
     'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype', 'epochs'}
 
@@ -74,6 +77,7 @@ class Recipe:
     grad_checkpointing: bool = _option(False, 'model', 'recompute activations in the backward pass, to save memory')
     selective_checkpointing: bool = _option(
         False, 'model', 'recompute all but matrix products: about half of the activations at about the same speed')
+    channels_last: bool = _option(False, 'model', 'channels last in memory; convolutions on CPUs are faster so')
     torchcompile: str | None = _option(None, 'model', 'compile the model with this backend')
 
     # how a clip is cut out and changed
@@ -144,6 +148,10 @@ class Recipe:
     task_loss_weight: float | None = _option(None, 'distillation', 'weight of the classification loss', low=0)
 
     output: str | None = _option(None, 'run', 'folder of the run (default: runs/MODEL)')
+    val_interval: int = _option(1, 'run', 'epochs between two evaluations; the last epoch always has one', low=1)
+    keep: str = _option(
+        'best', 'run', "model that is kept: 'best' on --val-split, which chooses on it, or 'last', which chooses "
+        'nothing', ('best', 'last'))
     resume: str | None = _option(
         None, 'run', "'auto' continues the run in --output if there is one; with more --epochs also a finished one",
         ('auto',))
@@ -162,6 +170,7 @@ class Recipe:
         10, 'run', 'least seconds between log lines where standard error is not a terminal', low=0)
     max_broken: float = _option(
         0.01, 'run', 'share of clips that may be unreadable before the run stops', low=0, high=1)
+    reasons: dict[str, Any] | None = _option(None, 'run', "what '--recipe auto' chose, and why; changes nothing")
 
     def __post_init__(self):
         for option in dataclasses.fields(self):

@@ -120,7 +120,8 @@ def test_every_experiment_asks_for_what_there_is(learning):
             arguments = ['train', 'folder', 'data', *experiment.options, *options]
             given = vars(cli._parser().parse_args(arguments))
             recipe = load_recipe(None, **{key: value for key, value in given.items() if key not in (
-                'command', 'run', 'config')})
+                'command', 'run', 'config', 'recipe')})
+            assert given['recipe'] == 'sifar'  # nothing is chosen: the command says all
             assert timm.is_model(recipe.model) and recipe.epochs > 1
             assert not recipe.mixes and recipe.hflip == 0  # directions are labels
 

@@ -125,7 +125,7 @@ def test_the_command_line_has_every_option_by_its_name():
     for name, values in options.items():
         line += [f'--{name.replace("_", "-")}', *values]
     args = vars(_parser().parse_args(line))
-    given = {name: args[name] for name in args if name not in ('command', 'run', 'config')}
+    given = {name: args[name] for name in args if name not in ('command', 'run', 'config', 'recipe')}
     recipe = load_recipe(args['config'], **given)
     assert recipe == load_recipe(
         'sifar_ssv2', spec='folder', root='here', seed=1, scale=(0.1, 1.0), no_aug=True, opt_betas=(0.9, 0.95), lr=3e-4,
@@ -140,7 +140,7 @@ def test_help_is_complete(capsys):
         _parser().parse_args(['train', '--help'])
     text = capsys.readouterr().out
     for option in dataclasses.fields(Recipe):
-        assert option.name in ('spec', 'root') or f'--{option.name.replace("_", "-")}' in text
+        assert option.name in ('spec', 'root', 'reasons') or f'--{option.name.replace("_", "-")}' in text
     assert all(name in text for name in presets()) and 'torchrun' in text
 
 
