@@ -19,8 +19,8 @@ from flatzoo.runtime.cost import ForwardCost, count_forward
 from .sources import weight_source
 
 __all__ = [
-    'Column', 'NOTES', 'columns', 'compare_models', 'fastest', 'figure_text', 'printed_in', 'read_measured',
-    'setting_of', 'settings_of', 'variants_in']
+    'Column', 'NOTES', 'accuracy_text', 'columns', 'compare_models', 'fastest', 'figure_of', 'figure_text',
+    'number_column', 'printed_in', 'read_measured', 'setting_of', 'settings_of', 'size_column', 'variants_in']
 
 MEASURED_COLUMNS = ('model', 'clips_per_s', 'hardware', 'precision', 'batch')
 NOTES = (
@@ -49,7 +49,7 @@ def compare_models(
         pixels), `layout`, `num_classes`; `params`, `trainable` (parameters that train: of AM Flow, all but the frozen
         backbone's), `weight_bytes`; `macs` and `peak_bytes` of one view, see `ForwardCost`; `views` of a video in the
         evaluation protocol; `licence`, `data` and `source` of the weights, None if there are none; `measured`, a list
-        with the keys `MEASURED_COLUMNS` and `variant`; and `paper`, a list of the accuracies that papers print:
+        with the keys `MEASURED_COLUMNS`, `variant` and `pass`; and `paper`, a list of the accuracies that papers print:
         `data_set`, `top1`, `top5` (in %, None if not printed), `frames` and `views` (None if not printed), `setting`
         (what differs from the model as it is registered, empty if nothing does), `of_weights` (whether the figure is
         that of these weights; otherwise they have to be trained first), and `backbone`, `params`, `cost`, `note` and
@@ -90,12 +90,14 @@ def compare_models(
     return rows
 
 
-def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]]:
-    """Measured speeds of inference from CSV files, by the name of the model.
+def read_measured(
+        paths: Iterable[str | Path], passes: Sequence[str] = ('forward',)) -> dict[str, list[dict[str, Any]]]:
+    """Measured speeds from CSV files, by the name of the model.
 
     Args:
         paths: Files with the columns `MEASURED_COLUMNS`, and perhaps `variant` (such as `compiled`) and `pass`, whose
-            rows other than `inference` and `forward` are left out. Other columns do not matter.
+            rows other than those of `passes` are left out. Other columns do not matter.
+        passes: `forward`, which is also `inference` or empty, and `train`, forward and backward.
 
     Raises:
         OSError: If a file cannot be read.
@@ -112,7 +114,9 @@ def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]
                         f'{path} has no column {", ".join(missing)}. Files of measured speeds are CSV with a header '
                         f'and the columns {", ".join(MEASURED_COLUMNS)}.')
                 for row in reader:
-                    if (row.get('pass') or 'inference') not in ('inference', 'forward'):
+                    kind = row.get('pass') or 'forward'
+                    kind = 'forward' if kind == 'inference' else kind
+                    if kind not in passes:
                         continue
                     speed = _positive(row['clips_per_s'])
                     if speed is None:
@@ -121,7 +125,7 @@ def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]
                             'number.')
                     values = {column: row[column] for column in MEASURED_COLUMNS[2:]}
                     measured.setdefault(row['model'], []).append(
-                        {'clips_per_s': speed, **values, 'variant': row.get('variant') or ''})
+                        {'clips_per_s': speed, **values, 'variant': row.get('variant') or '', 'pass': kind})
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f'{path} is no CSV file ({error}).') from error
     return measured
@@ -148,6 +152,11 @@ def figure_text(figure: Mapping[str, Any]) -> str:
     return f'{figure["top1"]:.1f} {figure["data_set"]} ({", ".join(about)}){mark}'
 
 
+def accuracy_text(row: Mapping[str, Any]) -> str:
+    """The figures that papers print for a model as it is registered, a line each."""
+    return '\n'.join(figure_text(figure) for figure in row['paper'] if not figure['setting'])
+
+
 class Column(NamedTuple):
     """A column of the comparison.
 
@@ -171,21 +180,20 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
     return [
         Column('name', lambda row: row['name'], lambda row: row['name'], right=False),
         Column('frames', lambda row: str(row['num_frames']), lambda row: row['num_frames']),
-        Column('size', _size, lambda row: row['img_size'][0] * row['img_size'][1], note='of a frame, in pixels'),
-        _number('params (M)', lambda row: row['params'] / 1e6, note='parameters'),
-        _number('trainable (M)', lambda row: row['trainable'] / 1e6, note='parameters outside the frozen backbone'),
+        size_column(),
+        number_column('params (M)', lambda row: row['params'] / 1e6, note='parameters'),
+        number_column(
+            'trainable (M)', lambda row: row['trainable'] / 1e6, note='parameters outside the frozen backbone'),
         Column(
             'multiply-adds (G) x views', lambda row: f'{_rounded(row["macs"] / 1e9)} x {row["views"]}',
             lambda row: row['macs'] * row['views'], note='of one view, counted; views of the evaluation protocol'),
-        _number('peak (MB)', lambda row: row['peak_bytes'] / 1e6, note='tensors of a forward pass of one clip'),
-        _number('weights (MB)', lambda row: row['weight_bytes'] / 1e6, note='in float32'),
+        number_column('peak (MB)', lambda row: row['peak_bytes'] / 1e6, note='tensors of a forward pass of one clip'),
+        number_column('weights (MB)', lambda row: row['weight_bytes'] / 1e6, note='in float32'),
         *(_speed(setting, number) for number, setting in enumerate(settings, 1)),
         Column('licence', lambda row: row['licence'] or '', lambda row: row['licence'], right=False,
             note='of the weights'),
         Column(
-            "the paper's top-1 (%)",
-            lambda row: '\n'.join(figure_text(figure) for figure in row['paper'] if not figure['setting']), None,
-            right=False, note='printed there, not measured by us'),
+            "the paper's top-1 (%)", accuracy_text, None, right=False, note='printed there, not measured by us'),
     ]
 
 
@@ -210,8 +218,14 @@ def variants_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f'The paper on variants of {name}: {text}' for name, text in texts.items()]
 
 
-def _number(title: str, value: Callable[[dict[str, Any]], float], note: str) -> Column:
+def number_column(title: str, value: Callable[[dict[str, Any]], float], note: str) -> Column:
+    """A column of numbers, with as many digits as a reader compares."""
     return Column(title, lambda row: _rounded(value(row)), value, note=note)
+
+
+def size_column() -> Column:
+    """The column of frame sizes."""
+    return Column('size', _size, lambda row: row['img_size'][0] * row['img_size'][1], note='of a frame, in pixels')
 
 
 def _speed(setting: str, number: int) -> Column:
@@ -249,10 +263,11 @@ def _paper_figures(name: str) -> list[dict[str, Any]]:
     """The figures in the record of a model, as dictionaries."""
     cfg = timm.get_pretrained_cfg(name)
     of_weights = bool(cfg.has_weights and cfg.label_names is not None)
-    return [_figure(figure, of_weights) for figure in tag_record(name).figures]
+    return [figure_of(figure, of_weights) for figure in tag_record(name).figures]
 
 
-def _figure(figure: Figure, of_weights: bool) -> dict[str, Any]:
+def figure_of(figure: Figure, of_weights: bool) -> dict[str, Any]:
+    """A figure as `compare_models` returns it; `of_weights` as there."""
     return {
         'data_set': figure.data, 'top1': figure.top1, 'top5': figure.top5, 'frames': figure.frames,
         'views': figure.views, 'setting': figure.setting, 'of_weights': of_weights and not figure.setting,
