@@ -52,6 +52,8 @@ class ClipDataset(Dataset):
             same state of torch's default generator, so that all frames get the same crop. `TrainTransform` with the
             `flip` of the list if None.
         backend: Decoder, see `VideoReader`.
+        mirror: Share of training clips that are mirrored behind the crop, which then should not mirror.
+        mirrored_labels: Label of each class in a clip that is mirrored so, see `flatzoo.data.lists.mirrored_labels`.
 
     Raises:
         ValueError: An argument that is not accepted.
@@ -71,6 +73,8 @@ class ClipDataset(Dataset):
             *,
             crop: Callable[[Tensor], Tensor] | None = None,
             backend: Backend = 'auto',
+            mirror: float = 0.,
+            mirrored_labels: Sequence[int] | None = None,
     ):
         EvalProtocol(sampling=sampling, stride=stride)  # checks them
         if not isinstance(num_frames, int) or num_frames < 1:
@@ -90,6 +94,8 @@ class ClipDataset(Dataset):
         self.seed = seed
         self.crop = crop or TrainTransform(img_size, flip=videos.flip)
         self.backend = backend
+        self.mirror = mirror
+        self.mirrored_labels = mirrored_labels
         # In shared memory, so that workers that live on from epoch to epoch see it.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -120,6 +126,9 @@ class ClipDataset(Dataset):
                 frames = self._train_frames(clip)  # [T, C, h, w]
             except VideoError as error:
                 return item | {'error': _one_line(error)}
+            if self.mirror and torch.rand(()) < self.mirror:
+                frames = frames.flip(-1)
+                item['label'] = clip.label if self.mirrored_labels is None else self.mirrored_labels[clip.label]
             if self.transform is not None:
                 frames = self.transform(frames)
             return item | {'clip': frames.transpose(0, 1).contiguous()}

@@ -11,6 +11,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.weights.adapter_file import read_adapter_file
 from flatzoo.weights.hub_session import HubError
 
+from .adapter_figures import ABOUT_FIGURES, FIGURES
 from .adapter_model import AdapterModel
 from .backbone import image_cfg
 from .base import prefixed
@@ -172,6 +173,8 @@ _SIZES = {'lvd142m': 346_000_000}  # of timm's DINOv2 ViT-B, as its page states 
 def register_adapter_records(paper: Paper, protocols: dict[str, EvalProtocol]) -> None:
     """Keeps what is known of the tags of a method, all of them image weights of its backbone.
 
+    Accuracies that are printed for a method stand in `adapter_figures.py`.
+
     Args:
         paper: The paper of the method.
         protocols: Tag (`architecture.tag`) -> how its accuracy is measured.
@@ -179,6 +182,7 @@ def register_adapter_records(paper: Paper, protocols: dict[str, EvalProtocol]) -
     register_records({
         name: TagRecord(
             paper, _DATA[name.partition('.')[2]], protocol=protocol, size=_SIZES.get(name.partition('.')[2]),
+            figures=FIGURES.get(name.partition('.')[0], ()), about_figures=ABOUT_FIGURES.get(paper.name, ''),
             frozen_backbone=True,
             starts_fresh=(
                 'These are weights of the image backbone; **adapters and classifiers are freshly initialised** and '

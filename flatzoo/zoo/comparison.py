@@ -31,8 +31,8 @@ NOTES = (
     'float32 without gradients, the clip included and weights not, with attention fused where the model fuses it. '
     'What operators need inside and what an allocator rounds up is not in it.',
     'Accuracies are printed by the papers or in their repositories; none of them was measured by us. They differ in '
-    'data set, frames and views, so the column is not sorted. † No weights with this accuracy are published: what a '
-    'name loads has to be trained first.',
+    'data set, frames and views, so they are compared within a data set alone. † What the name loads does not have '
+    'this accuracy: train it, or convert the file of the authors with `flatzoo convert` where there is one.',
 )
 
 

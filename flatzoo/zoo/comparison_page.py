@@ -69,8 +69,8 @@ def _markdown(rows: Sequence[dict[str, Any]], folder: str, with_plot: bool, comm
     if with_plot:
         lines += [
             f'![Accuracies that the papers print against multiply-adds]({folder}/accuracy_cost.svg)', '',
-            'Points are figures that the papers print, none of them measured by us; hollow ones have no published '
-            'weights. Where no views stand beside a point, the paper does not print them.', '']
+            'Points are figures that the papers print, none of them measured by us; of hollow ones the name loads no '
+            'such weights. Where no views stand beside a point, the paper does not print them.', '']
     for family in dict.fromkeys(row['family'] for row in rows):
         lines += [
             f'## {family}', '', _line(column.title for column in table),

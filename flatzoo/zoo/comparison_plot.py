@@ -51,8 +51,8 @@ def _macs(row: dict[str, Any], frames: int | None) -> int | None:
 def accuracy_figure(rows: Sequence[dict[str, Any]]) -> 'Figure | None':
     """One panel for each data set: what the papers print against multiply-adds of one view, which are ours.
 
-    Filled points are of weights that are published; of the others, only the paper has the accuracy. Views stand beside
-    the points where they are known. An accuracy whose frames are not known is a line.
+    Filled points are of weights that the name loads; the others have to be trained, or converted from a file of the
+    authors. Views stand beside the points where they are known. An accuracy whose frames are not known is a line.
 
     Args:
         rows: Of `compare_models`.
@@ -82,9 +82,9 @@ def accuracy_figure(rows: Sequence[dict[str, Any]]) -> 'Figure | None':
     families = dict.fromkeys(point['family'] for figures in panels.values() for point in figures)
     handles = [Line2D([], [], color=COLORS.get(name, MUTED), marker='o', ls='', ms=8, label=name) for name in families]
     handles += [
-        Line2D([], [], color=MUTED, marker='o', ls='', ms=8, label='weights are published'),
+        Line2D([], [], color=MUTED, marker='o', ls='', ms=8, label='the name loads these weights'),
         Line2D(
-            [], [], color=MUTED, marker='o', ls='', ms=8, mfc='white', mew=1.8, label='no weights with this accuracy')]
+            [], [], color=MUTED, marker='o', ls='', ms=8, mfc='white', mew=1.8, label='to be trained or converted')]
     figure.legend(
         handles=handles, loc='outside lower center', ncols=len(handles), frameon=False, fontsize=9.5, labelcolor=INK)
     figure.suptitle(

@@ -94,7 +94,7 @@ NOTES = (
     'Backward means forward and backward of one clip, as the method is trained, without an optimizer.',
     'Accuracies are printed by the papers, their repositories, or the paper that is named; none of them was measured '
     'by us. They differ in training, frames and views. † What the name loads does not have this accuracy: train it, or '
-    "convert the authors' file with `flatzoo convert` where there is one.",
+    'convert the file of the authors with `flatzoo convert` where there is one.',
 )
 
 
