@@ -1,10 +1,10 @@
 """Speed of every way to make an image model see video: clips per second, forward alone and forward with backward.
 
 The rows are those of `flatzoo compare --family image-to-video`, with random weights and one clip of noise. Models run
-one after the other, each once to warm up and then in `--rounds` rounds of both passes, whose medians count. On one
-thread of a CPU time is that of the process, so that other programs disturb it little. Methods with adapters and probes
-freeze their backbone for the backward pass, as they are trained; there is no optimizer. Rows are saved as they come, so
-that a run can be stopped; rows of other machines are kept.
+one after the other, each once forward to warm up, then `--rounds` times each pass; medians count. On one thread of a
+CPU time is that of the process, so that other programs disturb it little. Methods with adapters and probes freeze
+their backbone for the backward pass, as they are trained; there is no optimizer. Rows are saved as they come, so that
+a run can be stopped; rows of other machines are kept.
 
     nice python benchmarks/speed/image_to_video.py  # those of base size, on one core about half an hour
     python benchmarks/speed/image_to_video.py 'tsm*' --rounds 5
@@ -42,7 +42,8 @@ def measure(member: Member, args: argparse.Namespace) -> list[dict]:
         args.training = kind == 'train'
         model = model.float() if args.training else model.to(args.torch_dtype)  # weights are trained in float32
         run = make_run(model.eval(), clip if args.training else clip.to(args.torch_dtype), args)
-        run()
+        if not args.training:
+            run()  # reads weights and fills caches
         took = in_turn({kind: run}, args.rounds, args.device)[kind]
         rows.append({
             'model': member.name, 'pass': kind, 'clips_per_s': f'{args.batch / statistics.median(took):.4g}',

@@ -87,19 +87,20 @@ def check_numbers(**numbers: Any) -> None:
             raise ValueError(f'{name}={value!r}: {accepted} is accepted.')
 
 
-def adapter_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
+def adapter_cfg(paper: Paper, backbone: str, **kwargs: Any) -> dict[str, Any]:
     """timm's configuration of a method on a backbone: the image weights, at the address that timm names for them.
 
     Args:
+        paper: The paper of the method.
         backbone: A timm model with its tag.
-        **kwargs: What the method sets, such as `paper_name`.
+        **kwargs: What differs, such as `num_classes`.
     """
     image = timm.get_pretrained_cfg(backbone)
     return {
         'hf_hub_id': image.hf_hub_id, 'license': image.license, 'mean': image.mean, 'std': image.std,
         'interpolation': image.interpolation, 'num_classes': 400, 'input_size': (3, 224, 224),
         'fixed_input_size': True, 'crop_pct': 1.0, 'first_conv': prefixed(image.first_conv), 'classifier': 'head',
-        **kwargs,
+        'paper_ids': paper.id, 'paper_name': paper.title, **kwargs,
     }
 
 
