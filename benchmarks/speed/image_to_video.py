@@ -1,15 +1,16 @@
 """Speed of every way to make an image model see video: clips per second, forward alone and forward with backward.
 
 The rows are those of `flatzoo compare --family image-to-video`, with random weights and one clip of noise. Models run
-one after the other, each once forward to warm up, then `--rounds` times each pass; medians count. On one thread of a
-CPU time is that of the process, so that other programs disturb it little. Methods with adapters and probes freeze
-their backbone for the backward pass, as they are trained; there is no optimizer. Rows are saved as they come, so that
-a run can be stopped; rows of other machines are kept.
+one after the other, `--rounds` times each pass; medians count. Runs of less than two seconds are warmed up by one
+that does not count. On one thread of a CPU time is that of the process, so that other programs disturb it little.
+Methods with adapters and probes freeze their backbone for the backward pass, as they are trained; there is no
+optimizer. Rows are saved as they come, so that a run can be stopped; rows of other machines are kept.
 
     nice python benchmarks/speed/image_to_video.py  # those of base size, on one core about half an hour
     python benchmarks/speed/image_to_video.py 'tsm*' --rounds 5
     python benchmarks/speed/image_to_video.py --device cuda --dtype bfloat16
-    python benchmarks/regenerate.py  # writes docs/image_to_video.md from it
+    flatzoo compare --family image-to-video --measured benchmarks/results/data/image_to_video.csv \
+        --page docs/image_to_video  # writes the page from it, as `regenerate.py --all` does
 """
 import argparse
 import statistics
@@ -23,9 +24,10 @@ import torch
 
 import flatzoo
 from benchmarks.common.models import make_run
-from benchmarks.common.timing import clock_name, in_turn, save, setting
+from benchmarks.common.timing import clock_name, in_turn, save, seconds, setting
 from flatzoo.zoo.image_to_video import Member, matching_members
 
+LONG = 2.  # seconds of a run beside which a warm-up does not matter
 # by default left out: tens of seconds for each clip, or twins of other rows
 LARGE = (
     '*_clip_l*', '*_dinov2_l*', '*_16f', 'sifar_swin_b14', '*_ssv2', 'amflow_dinov2_b_tcn', '*_transformer', '*_lstm')
@@ -42,13 +44,14 @@ def measure(member: Member, args: argparse.Namespace) -> list[dict]:
         args.training = kind == 'train'
         model = model.float() if args.training else model.to(args.torch_dtype)  # weights are trained in float32
         run = make_run(model.eval(), clip if args.training else clip.to(args.torch_dtype), args)
-        if not args.training:
-            run()  # reads weights and fills caches
-        took = in_turn({kind: run}, args.rounds, args.device)[kind]
+        took = [seconds(run, args.device)]
+        if took[0] < LONG:
+            took = []  # it was the warm-up
+        took += in_turn({kind: run}, args.rounds - len(took), args.device)[kind]
         rows.append({
             'model': member.name, 'pass': kind, 'clips_per_s': f'{args.batch / statistics.median(took):.4g}',
             **setting(args.device, args.dtype), 'batch': args.batch,
-            'seconds': ' '.join(f'{seconds:.4g}' for seconds in took), 'clock': clock_name(args.device),
+            'seconds': ' '.join(f'{each:.4g}' for each in took), 'clock': clock_name(args.device),
             'timm': timm.__version__, 'flatzoo': flatzoo.__version__})
         print(rows[-1], flush=True)
     return rows

@@ -19,8 +19,9 @@ from flatzoo.runtime.cost import ForwardCost, count_forward
 from .sources import weight_source
 
 __all__ = [
-    'Column', 'NOTES', 'accuracy_text', 'columns', 'compare_models', 'fastest', 'figure_of', 'figure_text',
-    'number_column', 'printed_in', 'read_measured', 'setting_of', 'settings_of', 'size_column', 'variants_in']
+    'Column', 'NOTES', 'Table', 'accuracy_columns', 'accuracy_text', 'columns', 'compare_models', 'fastest',
+    'figure_of', 'figure_text', 'number_column', 'printed_in', 'read_measured', 'setting_of', 'settings_of',
+    'size_column', 'table_of', 'variants_in']
 
 MEASURED_COLUMNS = ('model', 'clips_per_s', 'hardware', 'precision', 'batch')
 NOTES = (
@@ -136,6 +137,11 @@ def setting_of(entry: Mapping[str, Any]) -> str:
     return ', '.join(entry[key] for key in ('hardware', 'precision', 'variant') if entry[key])
 
 
+def machine_of(entry: Mapping[str, Any]) -> str:
+    """Hardware and precision of a speed, as a title."""
+    return f'{entry["hardware"]}, {entry["precision"]}'
+
+
 def fastest(row: Mapping[str, Any], setting: str) -> dict[str, Any] | None:
     """The entry of `measured` with the most clips per second in a setting, over the sizes of a batch; None if none."""
     entries = [entry for entry in row['measured'] if setting_of(entry) == setting]
@@ -146,7 +152,8 @@ def figure_text(figure: Mapping[str, Any]) -> str:
     """A figure of a paper in words: data set, frames, views and table; marked if it is not that of the weights."""
     about = [figure['setting']] if figure['setting'] else []
     about += [] if figure['frames'] is None else [f'{figure["frames"]} frames']
-    about.append('views not printed' if figure['views'] is None else f'{figure["views"]} views')
+    views = figure['views']
+    about.append('views not printed' if views is None else f'{views} view{"s" * (views != 1)}')
     about.append(figure['where'])
     mark = '' if figure['of_weights'] else ' †'
     return f'{figure["top1"]:.1f} {figure["data_set"]} ({", ".join(about)}){mark}'
@@ -166,12 +173,63 @@ class Column(NamedTuple):
         value: By which the rows are sorted, None if that would compare what cannot be compared.
         right: Whether it is flush right.
         note: More of the title.
+        choice: On a page with several columns of this title one at a time is shown, and this names it there.
     """
     title: str
     text: Callable[[dict[str, Any]], str]
     value: Callable[[dict[str, Any]], Any] | None
     right: bool = True
     note: str = ''
+    choice: str = ''
+
+
+class Table(NamedTuple):
+    """A comparison as text or as a page.
+
+    Attributes:
+        title: What stands above it.
+        columns: Its columns.
+        page_columns: Those of the page that sorts itself, on which alternatives share a place.
+        notes: What the figures mean, a text each.
+        settings: What the numbers in the titles of `columns` stand for, a text each.
+    """
+    title: str
+    columns: list[Column]
+    page_columns: list[Column]
+    notes: list[str]
+    settings: list[str]
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of rows of `compare_models`."""
+    table = columns(rows)
+    machines = dict.fromkeys(machine_of(entry) for row in rows for entry in row['measured'])
+    speeds = [_speed_on(machine) for machine in sorted(
+        machines, key=lambda machine: -sum(machine in map(machine_of, row['measured']) for row in rows))]
+    others = [column for column in table[1:-1] if not column.title.startswith('clips/s')]
+    return Table(
+        'Models side by side', table, [table[0], *accuracy_columns(rows), *speeds, *others],
+        [*NOTES, *printed_in(rows), *variants_in(rows)], settings_of(table))
+
+
+def accuracy_columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """What papers print, a column for each data set, those with the most models first: they sort by the best figure."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for data in {figure['data_set'] for figure in row['paper'] if not figure['setting']}:
+            counts[data] = counts.get(data, 0) + 1
+    return [_accuracy(data) for data in sorted(counts, key=lambda data: (-counts[data], data))]
+
+
+def _accuracy(data: str) -> Column:
+    def figures(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [figure for figure in row['paper'] if figure['data_set'] == data and not figure['setting']]
+
+    return Column(
+        "the paper's top-1 (%)",
+        lambda row: '\n'.join(figure_text(figure).replace(f' {data} (', ' (') for figure in figures(row)),
+        lambda row: max((figure['top1'] for figure in figures(row)), default=None),
+        right=False, note='printed there, not measured by us', choice=data)
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
@@ -238,6 +296,25 @@ def _speed(setting: str, number: int) -> Column:
         return entry and entry['clips_per_s']
 
     return Column(f'clips/s [{number}]', text, value, note=setting)
+
+
+def _speed_on(machine: str) -> Column:
+    """The fastest speed on a machine, over all variants of a model and sizes of a batch."""
+    def best(row: Mapping[str, Any]) -> dict[str, Any] | None:
+        entries = [entry for entry in row['measured'] if machine_of(entry) == machine]
+        return max(entries, key=lambda entry: entry['clips_per_s'], default=None)
+
+    def text(row: Mapping[str, Any]) -> str:
+        entry = best(row)
+        if entry is None:
+            return ''
+        return f'{entry["clips_per_s"]:.3g} (batch {entry["batch"]}{entry["variant"] and ", " + entry["variant"]})'
+
+    def value(row: Mapping[str, Any]) -> float | None:
+        entry = best(row)
+        return entry and entry['clips_per_s']
+
+    return Column('clips/s', text, value, note='measured; the fastest form of the model', choice=machine)
 
 
 def _rounded(number: float) -> str:

@@ -14,10 +14,20 @@ from flatzoo.models.record import tag_record
 from flatzoo.runtime.cost import count_forward, count_kept
 
 from .catalogue import list_names
-from .comparison import Column, accuracy_text, fastest, figure_of, number_column, setting_of, size_column
+from .comparison import (
+    Column,
+    Table,
+    accuracy_columns,
+    accuracy_text,
+    fastest,
+    figure_of,
+    number_column,
+    setting_of,
+    size_column,
+)
 from .sources import weight_source
 
-__all__ = ['MEMBERS', 'Member', 'NOTES', 'built_in', 'compare_members', 'family_columns', 'matching_members']
+__all__ = ['MEMBERS', 'Member', 'compare_members', 'matching_members', 'members_table']
 
 
 class Member(NamedTuple):
@@ -91,7 +101,8 @@ NOTES = (
     'attention and nothing recomputed. Gradients and states of an optimizer are not in it: with AdamW in float32 they '
     'take 12 bytes for each trained parameter.',
     'File is what has to be stored of a trained model in float32: its adapters, its probe, or all weights.',
-    'Backward means forward and backward of one clip, as the method is trained, without an optimizer.',
+    'Backward means forward and backward of one clip, as the method is trained, without an optimizer. Speeds of few '
+    'runs on a machine that does other work, too, differ by up to a third from run to run.',
     'Accuracies are printed by the papers, their repositories, or the paper that is named; none of them was measured '
     'by us. They differ in training, frames and views. † What the name loads does not have this accuracy: train it, or '
     'convert the file of the authors with `flatzoo convert` where there is one.',
@@ -185,14 +196,15 @@ def _figures(architecture: str) -> list[dict[str, Any]]:
     return list(figures.values())
 
 
-def family_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns of the family's table; speeds have two for each setting that they were measured in."""
+def members_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of rows of `compare_members`; speeds have two columns for each setting that they were measured in."""
     settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
+    several = len(settings) > 1
     speeds = [
-        _speed(setting, kind, f' [{number}]' if len(settings) > 1 else '')
+        _speed(setting, kind, f' [{number}]' if several else '')
         for number, setting in enumerate(settings, 1) for kind in ('forward', 'backward')]
-    return [
-        Column('name', lambda row: row['name'], lambda row: row['name'], right=False),
+    name = Column('name', lambda row: row['name'], lambda row: row['name'], right=False)
+    counted = [
         Column('backbone', lambda row: row['backbone'], lambda row: row['backbone'], right=False),
         Column('frames', lambda row: str(row['num_frames']), lambda row: row['num_frames']),
         size_column(),
@@ -200,16 +212,22 @@ def family_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
         number_column('trained (M)', lambda row: row['trainable'] / 1e6, 'parameters that are trained'),
         number_column('multiply-adds (G)', lambda row: row['macs'] / 1e9, 'of one view, counted'),
         number_column('kept (MB)', lambda row: row['kept_bytes'] / 1e6, 'activations of a clip in training'),
-        *speeds,
         number_column('file (MB)', lambda row: row['file_bytes'] / 1e6, 'what is stored of a trained model'),
         Column('licence', lambda row: row['licence'] or '', lambda row: row['licence'], right=False,
             note='of the weights'),
-        Column("the paper's top-1 (%)", accuracy_text, None, right=False, note='printed there, not measured by us'),
     ]
+    accuracy = Column(
+        "the paper's top-1 (%)", accuracy_text, None, right=False, note='printed there, not measured by us')
+    chosen = [
+        _speed(setting, kind, '')._replace(choice=setting) for kind in ('forward', 'backward') for setting in settings]
+    where = [f'clips/s [{number}]: {setting}' if several else f'Clips per second: {setting}, one clip at a time'
+             for number, setting in enumerate(settings, 1)]
+    return Table(
+        'Image to video', [name, *counted[:7], *speeds, *counted[7:], accuracy],
+        [name, *accuracy_columns(rows), *chosen, *counted], [*NOTES, *_built_in(rows)], where)
 
 
-def built_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How the rows are built that are no names of the zoo: one text, or none."""
+def _built_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     calls = [f'{row["name"]}: `{row["built"]}`' for row in rows if not row['built'].endswith(f'({row["name"]!r})')]
     return ['Rows that are no names of the zoo: ' + '; '.join(calls)] * bool(calls)
 
