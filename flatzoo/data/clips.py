@@ -61,6 +61,8 @@ class ClipDataset(Dataset):
         cache: Keeps what is decoded: in training all frames of a clip, after `shrink`; in evaluation the views. Items
             are the same with and without it.
         backend: Decoder, see `VideoReader`.
+        mirror: Share of training clips that are mirrored behind the crop, which then should not mirror.
+        mirrored_labels: Label of each class in a clip that is mirrored so, see `flatzoo.data.lists.mirrored_labels`.
 
     Raises:
         ValueError: An argument that is not accepted.
@@ -82,6 +84,8 @@ class ClipDataset(Dataset):
             shrink: Callable[[Tensor], Tensor] | None = None,
             cache: ClipCache | None = None,
             backend: Backend = 'auto',
+            mirror: float = 0.,
+            mirrored_labels: Sequence[int] | None = None,
     ):
         EvalProtocol(sampling=sampling, stride=stride)  # checks them
         if not isinstance(num_frames, int) or num_frames < 1:
@@ -104,6 +108,8 @@ class ClipDataset(Dataset):
         self.shrink = shrink or _as_it_is
         self.cache = cache
         self.backend = backend
+        self.mirror = mirror
+        self.mirrored_labels = mirrored_labels
         # In shared memory, so that workers that live on from epoch to epoch see it.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -134,6 +140,9 @@ class ClipDataset(Dataset):
                 frames = self._train_frames(clip, index)  # [T, C, h, w]
             except VideoError as error:
                 return item | {'error': _one_line(error)}
+            if self.mirror and torch.rand(()) < self.mirror:
+                frames = frames.flip(-1)
+                item['label'] = clip.label if self.mirrored_labels is None else self.mirrored_labels[clip.label]
             if self.transform is not None:
                 frames = self.transform(frames)
             return item | {'clip': frames.transpose(0, 1).contiguous()}

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-__all__ = ['Clip', 'DataError', 'NotThere', 'VideoList', 'class_key', 'parse_spec', 'read_videos', 'sided_classes']
+__all__ = [
+    'Clip', 'DataError', 'NotThere', 'VideoList', 'class_key', 'mirrored_labels', 'parse_spec', 'read_videos',
+    'sided_classes']
 
 Unit = Literal['frames', 'seconds']
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -282,10 +284,33 @@ def _loosely(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     return {name: one for name, (one, *more) in ((n, o) for n, o in alike.items() if o) if not more}
 
 
+_SIDE = re.compile(r'(?<![a-z])(left|right|(counter|anti)?clockwise)(?![a-z])', re.IGNORECASE)
+
+
 def sided_classes(classes: Iterable[str]) -> list[str]:
     """Names with a side (left, right, clockwise). In a mirrored clip they would be wrong."""
-    side = re.compile(r'(?<![a-z])(left|right|(counter|anti)?clockwise)(?![a-z])', re.IGNORECASE)
-    return [name for name in classes if side.search(name)]
+    return [name for name in classes if _SIDE.search(name)]
+
+
+def mirrored_labels(classes: Sequence[str]) -> list[int]:
+    """The label of each class in a mirrored clip: that of the class whose name has the other side, else its own.
+
+    "Pulling something from left to right" becomes "pulling something from right to left", clockwise becomes
+    counterclockwise. In Something-Something v2 these are the three pairs that the official code of ZeroI2V swaps.
+
+    Args:
+        classes: Names of the classes.
+    """
+    labels = {class_key(name): label for label, name in enumerate(classes)}
+    swapped = (class_key(_SIDE.sub(_other_side, name)) for name in classes)
+    return [labels.get(name, label) for label, name in enumerate(swapped)]
+
+
+def _other_side(match: re.Match) -> str:
+    word = match[0].lower()
+    if word in ('left', 'right'):
+        return 'right' if word == 'left' else 'left'
+    return 'clockwise' if match[2] else 'counterclockwise'
 
 
 def class_findings(lists: Sequence[VideoList]) -> list[str]:

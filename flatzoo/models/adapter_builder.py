@@ -11,6 +11,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.weights.adapter_file import read_adapter_file
 from flatzoo.weights.hub_session import HubError
 
+from .adapter_figures import ABOUT_FIGURES, FIGURES
 from .adapter_model import AdapterModel
 from .backbone import image_cfg
 from .base import prefixed
@@ -86,19 +87,20 @@ def check_numbers(**numbers: Any) -> None:
             raise ValueError(f'{name}={value!r}: {accepted} is accepted.')
 
 
-def adapter_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
+def adapter_cfg(paper: Paper, backbone: str, **kwargs: Any) -> dict[str, Any]:
     """timm's configuration of a method on a backbone: its image weights, at the address that timm has for them.
 
     Args:
+        paper: The paper of the method.
         backbone: A timm model with its tag.
-        **kwargs: Fields that the method sets, such as `paper_name`.
+        **kwargs: Fields that the method sets, such as `num_classes`.
     """
     image = timm.get_pretrained_cfg(backbone)
     return {
         'hf_hub_id': image.hf_hub_id, 'license': image.license, 'mean': image.mean, 'std': image.std,
         'interpolation': image.interpolation, 'num_classes': 400, 'input_size': (3, 224, 224),
         'fixed_input_size': True, 'crop_pct': 1.0, 'first_conv': prefixed(image.first_conv), 'classifier': 'head',
-        **kwargs,
+        'paper_ids': paper.id, 'paper_name': paper.title, **kwargs,
     }
 
 
@@ -172,6 +174,8 @@ _SIZES = {'lvd142m': 346_000_000}  # of timm's DINOv2 ViT-B, as its page states 
 def register_adapter_records(paper: Paper, protocols: dict[str, EvalProtocol]) -> None:
     """Registers the records of the tags of a method. All of them are image weights of its backbone.
 
+    Accuracies that are printed for a method stand in `adapter_figures.py`.
+
     Args:
         paper: The paper of the method.
         protocols: Tag (`architecture.tag`) -> how its accuracy is measured.
@@ -179,6 +183,7 @@ def register_adapter_records(paper: Paper, protocols: dict[str, EvalProtocol]) -
     register_records({
         name: TagRecord(
             paper, _DATA[name.partition('.')[2]], protocol=protocol, size=_SIZES.get(name.partition('.')[2]),
+            figures=FIGURES.get(name.partition('.')[0], ()), about_figures=ABOUT_FIGURES.get(paper.name, ''),
             frozen_backbone=True,
             starts_fresh=(
                 'These are weights of the image backbone; **adapters and classifiers are freshly initialised** and '

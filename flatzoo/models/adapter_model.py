@@ -437,7 +437,7 @@ class AdapterModel(VideoModel):
             raise ValueError(
                 'The adapters were merged into the backbone, which is no longer the published one. Save the whole '
                 'model with flatzoo.save_pretrained().')
-        write_adapter_file(path, self._own_tensors(), dict(
+        write_adapter_file(path, self.adapter_tensors(), dict(
             model=self.pretrained_cfg.get('architecture'), model_args=get_model_args(self),
             adapter_args=self.adapter_args, backbone=self._backbone_name, backbone_digest=self._digest(),
             label_names=self.pretrained_cfg.get('label_names'), protocol=eval_protocol(self).to_dict()))
@@ -461,7 +461,7 @@ class AdapterModel(VideoModel):
         if other:
             raise ValueError(
                 f'{path}: these adapters were built with {", ".join(other)}. Build the model with the same.')
-        given, wanted = ({name: list(t.shape) for name, t in own.items()} for own in (tensors, self._own_tensors()))
+        given, wanted = ({name: list(t.shape) for name, t in own.items()} for own in (tensors, self.adapter_tensors()))
         if given != wanted:
             name = next(name for name in (*wanted, *given) if given.get(name) != wanted.get(name))
             raise ValueError(
@@ -478,8 +478,9 @@ class AdapterModel(VideoModel):
         self.saved_protocol = protocol
         self.pretrained_cfg = {**self.pretrained_cfg, 'label_names': header.get('label_names')}
 
-    def _own_tensors(self) -> dict[str, Tensor]:
-        """The state dict without the frozen part of the backbone."""
+    @torch.jit.ignore
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """What `save_adapters` saves: the state dict without the frozen part of the backbone."""
         return {name: tensor for name, tensor in self.state_dict().items() if self._is_own(name)}
 
     def _is_own(self, name: str) -> bool:

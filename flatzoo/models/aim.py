@@ -51,7 +51,7 @@ from .adapter_builder import (
     register_adapter_records,
 )
 from .record import Paper
-from .temporal_embed import TemporalEmbedModel
+from .temporal_embed import TemporalEmbedModel, official_names
 
 __all__ = ['AIM']  # timm's registry appends the entry points
 
@@ -78,12 +78,7 @@ class AIM(TemporalEmbedModel):
     method = 'AIM'
     attends_as_backbone = False
     refuses_hiera = 'its attention within windows has no meaning over time'
-    official_keys = tuple(
-        (rf'^(?:transformer\.res)?blocks\.(\d+)\.{theirs}\.{matrix}\.', rf'adapters.\1.{ours}.{name}.')
-        for theirs, ours in (('T_Adapter_in', 'time_in'), ('T_Adapter', 'time'), ('S_Adapter', 'attn'),
-                             ('MLP_Adapter', 'mlp'))
-        for matrix, name in (('D_fc1', 'down'), ('D_fc2', 'up'))
-    ) + ((r'^temporal_embedding$', 'temporal_embed'), (r'^cls_head\.fc_cls\.', 'head.'))
+    official_keys = official_names(T_Adapter_in='time_in', T_Adapter='time', S_Adapter='attn', MLP_Adapter='mlp')
 
     def __init__(
             self,
@@ -140,14 +135,11 @@ PAPER = Paper(
     'Yang, Taojiannan and Zhu, Yi and Xie, Yusheng and Zhang, Aston and Chen, Chen and Li, Mu', 2023, 'yang2023aim')
 
 
-def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    return adapter_cfg(
-        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
-
-
 default_cfgs = generate_default_cfgs({
-    'aim_clip_b.openai': _cfg(CLIP_B), 'aim_clip_b_ssv2.openai': _cfg(CLIP_B, num_classes=174),
-    'aim_clip_l.openai': _cfg(CLIP_L), 'aim_dinov2_b.lvd142m': _cfg(DINOV2_B),
+    'aim_clip_b.openai': adapter_cfg(PAPER, CLIP_B),
+    'aim_clip_b_ssv2.openai': adapter_cfg(PAPER, CLIP_B, num_classes=174),
+    'aim_clip_l.openai': adapter_cfg(PAPER, CLIP_L),
+    'aim_dinov2_b.lvd142m': adapter_cfg(PAPER, DINOV2_B),
 })
 register_adapter_records(PAPER, {
     **dict.fromkeys(

@@ -154,16 +154,11 @@ PAPER = Paper(
     'Pan, Junting and Lin, Ziyi and Zhu, Xiatian and Shao, Jing and Li, Hongsheng', 2022, 'pan2022stadapter')
 
 
-def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    return adapter_cfg(
-        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
-
-
 default_cfgs = generate_default_cfgs({
-    'st_adapter_clip_b.openai': _cfg(CLIP_B),
-    'st_adapter_clip_b_ssv2.openai': _cfg(CLIP_B, num_classes=174),
-    'st_adapter_clip_l.openai': _cfg(CLIP_L),
-    'st_adapter_dinov2_b.lvd142m': _cfg(DINOV2_B),
+    'st_adapter_clip_b.openai': adapter_cfg(PAPER, CLIP_B),
+    'st_adapter_clip_b_ssv2.openai': adapter_cfg(PAPER, CLIP_B, num_classes=174),
+    'st_adapter_clip_l.openai': adapter_cfg(PAPER, CLIP_L),
+    'st_adapter_dinov2_b.lvd142m': adapter_cfg(PAPER, DINOV2_B),
 })
 register_adapter_records(PAPER, {
     **dict.fromkeys(

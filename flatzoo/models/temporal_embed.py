@@ -10,7 +10,19 @@ from flatzoo.layers.layout import LayoutSpec
 from .adapter_model import AdapterModel
 from .base import Size
 
-__all__ = ['TemporalEmbedModel']
+__all__ = ['TemporalEmbedModel', 'official_names']
+
+
+def official_names(**places: str) -> tuple[tuple[str, str], ...]:
+    """Patterns of the names in both official codes -> ours, as `AdapterModel.official_keys`.
+
+    Args:
+        **places: Name of an adapter in the official code -> its place here.
+    """
+    return tuple(
+        (rf'^(?:transformer\.res)?blocks\.(\d+)\.{theirs}\.{matrix}\.', rf'adapters.\1.{ours}.{name}.')
+        for theirs, ours in places.items() for matrix, name in (('D_fc1', 'down'), ('D_fc2', 'up'))
+    ) + ((r'^temporal_embedding$', 'temporal_embed'), (r'^cls_head\.fc_cls\.', 'head.'))
 
 
 class TemporalEmbedModel(AdapterModel):

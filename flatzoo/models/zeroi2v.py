@@ -55,7 +55,7 @@ from .adapter_builder import (
 )
 from .merge_adapters import merge_block
 from .record import Paper
-from .temporal_embed import TemporalEmbedModel
+from .temporal_embed import TemporalEmbedModel, official_names
 
 __all__ = ['ZeroI2V']  # timm's registry appends the entry points
 
@@ -88,12 +88,8 @@ class ZeroI2V(TemporalEmbedModel):
     method = 'ZeroI2V'
     attends_as_backbone = False
     refuses_hiera = 'the keys of its windows have no counterpart in another frame'
-    official_keys = tuple(
-        (rf'^transformer\.resblocks\.(\d+)\.{theirs}\.{matrix}\.', rf'adapters.\1.{ours}.{name}.')
-        for theirs, ours in (('T_Adapter_in', 'attn_in'), ('S_Adapter', 'attn_out'), ('MLP_Adapter', 'mlp_in'),
-                             ('MLP_Adapter_out', 'mlp_out'))
-        for matrix, name in (('D_fc1', 'down'), ('D_fc2', 'up'))
-    ) + ((r'^temporal_embedding$', 'temporal_embed'), (r'^cls_head\.fc_cls\.', 'head.'))
+    official_keys = official_names(
+        T_Adapter_in='attn_in', S_Adapter='attn_out', MLP_Adapter='mlp_in', MLP_Adapter_out='mlp_out')
 
     def __init__(
             self,
@@ -174,11 +170,6 @@ PAPER = Paper(
     'Li, Xinhao and Zhu, Yuhan and Wang, Limin', 2024, 'li2024zeroi2v')
 
 
-def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    return adapter_cfg(
-        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
-
-
 _VARIANTS = {  # name -> summary, backbone, stride of its protocol if it is dense, arguments
     'zeroi2v_clip_b': ('CLIP ViT-B/16, 8 frames, as for Kinetics-400', CLIP_B, 16, {}),
     'zeroi2v_clip_b_ssv2': (
@@ -194,7 +185,7 @@ _VARIANTS = {  # name -> summary, backbone, stride of its protocol if it is dens
     'zeroi2v_dinov2_b': ('DINOv2 ViT-B/14, 8 frames', DINOV2_B, 16, {}),
 }
 default_cfgs = generate_default_cfgs({
-    f'{name}.{backbone.partition(".")[2]}': _cfg(backbone, num_classes=400 if stride else 174)
+    f'{name}.{backbone.partition(".")[2]}': adapter_cfg(PAPER, backbone, num_classes=400 if stride else 174)
     for name, (_, backbone, stride, _) in _VARIANTS.items()})
 register_adapter_records(PAPER, {
     f'{name}.{backbone.partition(".")[2]}': EvalProtocol(

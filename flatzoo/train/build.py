@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from flatzoo.data.clips import ClipDataset
 from flatzoo.data.groups import GROUPS_FILE
-from flatzoo.data.lists import DataError, VideoList, read_videos, same_name, some
+from flatzoo.data.lists import DataError, VideoList, mirrored_labels, read_videos, same_name, sided_classes, some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.survey import ClipFacts, centre_crop_loss, median
 from flatzoo.data.transforms import Fit
@@ -231,12 +231,30 @@ def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel, **cache: A
         if videos.in_chans != 3:
             raise ValueError(f'aa {recipe.aa} changes colours, and depth maps have none; leave it out')
         transform = AutoAugment(recipe.aa, model.img_size, model.pretrained_cfg.get('mean', (0.5, 0.5, 0.5)))
+    swaps: dict[str, Any] = {}
+    if recipe.hflip_swap and flip and not recipe.no_aug:
+        swaps, flip = dict(mirror=flip, mirrored_labels=_swapped_labels(videos)), 0.0
     if flip and not videos.flip:
         warnings.warn(f'hflip {flip:g} mirrors clips of {videos.name} though: {videos.note}', stacklevel=2)
     return ClipDataset(
         videos, model.num_frames, model.img_size, train=True, transform=transform, sampling=recipe.sampling,
         stride=recipe.stride, seed=recipe.seed,
-        crop=train_crop(model.img_size, flip, recipe.scale, recipe.ratio, recipe.no_aug, _fit_of(recipe)), **cache)
+        crop=train_crop(model.img_size, flip, recipe.scale, recipe.ratio, recipe.no_aug, _fit_of(recipe)),
+        **swaps, **cache)
+
+
+def _swapped_labels(videos: VideoList) -> list[int]:
+    """Labels of mirrored clips; names of one side alone, which keep theirs, are told."""
+    if not videos.named:
+        raise ValueError(
+            f'hflip_swap goes by the names of the classes, and {videos.name} has none; use hflip without it')
+    labels = mirrored_labels(videos.classes)
+    if alone := [name for name in sided_classes(videos.classes) if labels[videos.classes.index(name)] ==
+                 videos.classes.index(name)]:
+        warnings.warn(
+            f'hflip_swap: mirrored clips of these classes keep their label, as none is their other side: '
+            f'{some(alone)}', stacklevel=3)
+    return labels
 
 
 def normalised(model: VideoModel, clips: Tensor) -> Tensor:
@@ -335,6 +353,11 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     optimizer = create_optimizer_v2(
         model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
         layer_decay=recipe.layer_decay, **options)
+    if recipe.backbone_lr_scale != 1:
+        _scale_below_classifier(optimizer, model, recipe.backbone_lr_scale)
+    if recipe.sched == 'none':  # timm's schedules scale rates, and nobody else
+        for group in optimizer.param_groups:
+            group['lr'] = recipe.lr * group.get('lr_scale', 1.0)
     if 'muon' in recipe.opt.lower() and next(model.parameters()).device.type == 'cpu':
         _orthogonalise_in_float32(optimizer)
     return optimizer
@@ -352,6 +375,20 @@ def _orthogonalise_in_float32(optimizer: torch.optim.Optimizer) -> None:
 
     optimizer.register_step_pre_hook(lambda *_: setattr(muon, 'zeropower_via_newtonschulz', in_float32))
     optimizer.register_step_post_hook(lambda *_: setattr(muon, 'zeropower_via_newtonschulz', iterate))
+
+
+def _scale_below_classifier(optimizer: torch.optim.Optimizer, model: nn.Module, factor: float) -> None:
+    """Splits each group of parameters in two: those of the classifier keep their rate."""
+    videos = next(module for module in model.modules() if isinstance(module, VideoModel))  # perhaps below distillation
+    names = videos.classifier_keys()
+    heads = {id(parameter) for name, parameter in videos.named_parameters() if name in names}
+    groups, optimizer.param_groups = optimizer.param_groups, []
+    for group in groups:
+        for in_head in (False, True):
+            chosen = [parameter for parameter in group['params'] if (id(parameter) in heads) == in_head]
+            scale = group.get('lr_scale', 1.0) * (1.0 if in_head else factor)
+            if chosen:
+                optimizer.add_param_group({**group, 'params': chosen, 'lr_scale': scale})
 
 
 def build_schedule(

@@ -97,6 +97,8 @@ class Recipe:
     ratio: tuple[float, ...] = _option((3 / 4, 4 / 3), 'clips', 'aspect ratio of a random resized crop', low=0)
     hflip: float | None = _option(
         None, 'clips', 'share of mirrored clips (default: 0.5, and 0 where labels have sides)', low=0, high=1)
+    hflip_swap: bool = _option(
+        False, 'clips', 'give mirrored clips the label of the class that has left and right exchanged in its name')
     no_aug: bool = _option(False, 'clips', 'centre crops in place of random crops, flips, --aa and --reprob')
     aa: str | None = _option(None, 'clips', "augmentation policy of timm such as 'rand-m7-n4-mstd0.5-inc1'")
     reprob: float = _option(0.0, 'clips', 'share of clips with a rectangle erased', low=0, high=1)
@@ -120,6 +122,8 @@ class Recipe:
     opt_eps: float | None = _option(None, 'optimisation', "epsilon of the optimizer (default: the optimizer's)", low=0)
     opt_betas: tuple[float, ...] | None = _option(None, 'optimisation', 'betas of the optimizer', low=0, high=1)
     momentum: float = _option(0.9, 'optimisation', 'momentum of optimizers that have it', low=0)
+    backbone_lr_scale: float = _option(
+        1.0, 'optimisation', 'factor of the learning rate of all but the classifier, adapters included', low=0)
     layer_decay: float | None = _option(
         None, 'optimisation', 'factor of the learning rate from each layer to the one before', low=0, high=1)
     clip_grad: float | None = _option(None, 'optimisation', 'clip gradients at this', low=0)

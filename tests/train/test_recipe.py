@@ -1,6 +1,7 @@
 """Recipes: what they accept, where their values come from, and what timm makes of them."""
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import timm
@@ -9,7 +10,8 @@ import yaml
 
 import flatzoo
 from flatzoo.cli import _parser
-from flatzoo.data.lists import Clip, VideoList
+from flatzoo.data.lists import Clip, VideoList, mirrored_labels
+from flatzoo.models.builder import label_names
 from flatzoo.train import build
 from flatzoo.train.recipe import _PRESETS, Recipe, RecipeError, load_recipe, presets, read_config
 
@@ -182,6 +184,18 @@ def test_layer_decay_follows_the_depth_of_the_backbone():
     assert decay[id(model.backbone.head.weight)] == 0.05 and decay[id(model.backbone.head.bias)] == 0
 
 
+@pytest.mark.parametrize('sched', ['cosine', 'none'])
+def test_rate_of_all_but_the_classifier(sched):
+    recipe = tiny(backbone_lr_scale=0.1, sched=sched, warmup_epochs=0, lr=0.5)
+    model = build.build_model(recipe, VIDEOS)
+    optimizer = build.build_optimizer(recipe, model)
+    build.build_schedule(recipe, optimizer, updates_per_epoch=10)(0, 0)
+    rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
+    assert len(rates) == len(list(model.parameters()))
+    for name, p in model.named_parameters():
+        assert rates[id(p)] == pytest.approx(0.5 if name in model.classifier_keys() else 0.05), name
+
+
 def test_drop_path_is_left_out_where_a_backbone_has_none_but_not_if_it_was_asked_for():
     assert build.build_model(tiny(), VIDEOS).backbone.blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
     without = tiny(model_kwargs={'backbone': 'vgg11'}, num_frames=1, layout='1x1')
@@ -204,6 +218,30 @@ def test_mirroring_clips_whose_labels_have_sides_is_done_with_a_warning():
     videos = dataclasses.replace(VIDEOS, flip=False, note='labels have sides')
     with pytest.warns(UserWarning, match='labels have sides'):
         build.train_clips(tiny(hflip=0.5), videos, build.build_model(tiny(), VIDEOS))
+
+
+def test_labels_of_mirrored_clips():
+    classes = (*label_names('ssv2'), 'turns Clockwise', 'turns counterclockwise', 'leans left')
+    labels = mirrored_labels(classes)
+    moved = {i: label for i, label in enumerate(labels) if i != label}
+    assert moved == {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166, 174: 175, 175: 174}  # as ZeroI2V's code
+
+    videos = dataclasses.replace(VIDEOS, classes=('moves left', 'moves right'), flip=False, note='labels have sides')
+    path = Path(flatzoo.__file__).parent / 'data/assets/is_picked_up.mp4'
+    videos = dataclasses.replace(videos, clips=tuple(Clip(str(path), 0) for _ in range(16)))
+    model = build.build_model(tiny(), VIDEOS)
+    swapped, plain = (build.train_clips(tiny(hflip=0.5, hflip_swap=swap), videos, model) if swap else
+                      build.train_clips(tiny(hflip=0.0), videos, model) for swap in (True, False))
+    found = [(item['label'], item['clip']) for item in (swapped[i] for i in range(16))]
+    assert 0 < sum(label for label, _ in found) < 16
+    for i, (label, clip) in enumerate(found):
+        assert torch.equal(clip.flip(-1) if label else clip, plain[i]['clip'])
+    with pytest.warns(UserWarning, match='keep their label.*moves left'):
+        build.train_clips(tiny(hflip=0.5, hflip_swap=True), dataclasses.replace(
+            videos, classes=('moves left', 'stands')), model)
+    with pytest.raises(ValueError, match='goes by the names'):
+        build.train_clips(tiny(hflip=0.5, hflip_swap=True), dataclasses.replace(
+            videos, classes=('class 0', 'class 1')), model)
 
 
 def test_augmentations_of_colours_are_refused_for_depth():

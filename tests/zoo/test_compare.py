@@ -18,8 +18,8 @@ from flatzoo.cli import main
 from flatzoo.layers.attention_flow import attention_received
 from flatzoo.runtime.cost import _ANY_ATTENTION, _FORMULAS, MultiplyAdds, _LiveBytes, _may_multiply, count_forward
 from flatzoo.zoo.catalogue import list_names
-from flatzoo.zoo.comparison import columns, compare_models, fastest, read_measured, variants_in
-from flatzoo.zoo.comparison_page import write_page
+from flatzoo.zoo.comparison import columns, compare_models, fastest, read_measured, table_of, variants_in
+from flatzoo.zoo.comparison_page import _html, write_page
 from flatzoo.zoo.comparison_plot import accuracy_figure, plotted
 
 ROOT = Path(__file__).parents[2]
@@ -289,18 +289,48 @@ def test_page_needs_nothing_from_outside(rows, page):
         assert (page.parent / link).is_file()
 
 
-def test_figures_of_papers_are_not_sorted(rows, page):
+def test_figures_of_papers_are_sorted_within_a_data_set(rows, page):
     text = (page / 'comparison.html').read_text()
-    titles = re.findall(r'<th [^>]*>(.*?)</th>', text)
-    assert [title for title in titles if '<button>' not in title] == ['the paper&#x27;s top-1 (%)']
-    assert not re.search(r'data-value="[^"]*"[^>]*>80\.2', text)
+    titles = re.findall(r'<th [^>]*data-choice="([^"]*)"( hidden)?', text)
+    data = {figure['data_set'] for row in rows.values() for figure in row['paper'] if not figure['setting']}
+    assert {title for title, _ in titles} == data and len(data) > 1
+    assert [bool(hidden) for _, hidden in titles] == [False] + [True] * (len(data) - 1)  # one at a time
+    assert re.search(r'<td [^>]*data-value="80\.2">80\.2 <small>\(8 frames, 3 views, Tables 2 and 3\)</small><', text)
+
+
+def test_a_page_has_one_column_of_speeds_and_none_that_is_mostly_empty(rows, tmp_path):
+    speeds = [f'{name},{i + 1},{machine},float32,1,' for machine in ('CPU', 'GPU')
+              for i, name in enumerate(rows) if machine == 'CPU' or not i]
+    measured = read_measured([measured_file(tmp_path / 'speeds.csv', *speeds)])
+    table = table_of(compare_models(list(rows), measured))
+    page = _html([*compare_models(list(rows), measured)], table, '', 'command')
+    shown = re.findall(r'<th [^>]*data-title="clips/s" data-choice="([^"]*)"( hidden)?', page)
+    assert shown == [('CPU, float32', ''), ('GPU, float32', ' hidden')]
+    assert '<option data-sparse>GPU, float32</option>' in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='no chromium to open the page in')
+def test_a_phone_has_nothing_to_scroll_sideways_and_the_plot_follows_the_scheme(page, tmp_path):
+    probe = """<script>document.title = [document.documentElement.scrollWidth <= innerWidth,
+        getComputedStyle(document.querySelector('td')).position,
+        getComputedStyle(document.querySelector('figure path')).fill].join(';')</script></body>"""
+    copy = tmp_path / 'page.html'
+    text = (page / 'comparison.html').read_text()
+    assert not re.search('(fill|stroke): #(ffffff|1f2937)', text)
+    copy.write_text(text.replace('</body>', probe))
+    out = subprocess.run(
+        [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--window-size=500,900', '--force-dark-mode',
+         f'--user-data-dir={tmp_path / "profile"}', '--dump-dom', copy.as_uri()],
+        capture_output=True, text=True, timeout=300, check=True).stdout
+    assert re.search(r'<title>true;static;', out)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason='no chromium to open the page in')
 def test_a_click_sorts_and_words_filter(rows, page, tmp_path):
     clicks = '''<script>
         const buttons = document.querySelectorAll('th button');
-        buttons[3].click(); buttons[3].click();
+        const button = [...buttons].find(button => button.textContent === 'params (M)');
+        button.click(); button.click();
         const input = document.querySelector('input');
         input.value = 'SIFAR ibm'; input.dispatchEvent(new Event('input'));
     </script></body>'''

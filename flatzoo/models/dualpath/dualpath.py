@@ -182,13 +182,8 @@ PAPER = Paper(
     'Park, Jungin and Lee, Jiyoung and Sohn, Kwanghoon', 2023, 'park2023dualpath')
 
 
-def _cfg(backbone: str) -> dict[str, Any]:
-    return adapter_cfg(
-        backbone, paper_ids=PAPER.id, paper_name=PAPER.title)
-
-
 default_cfgs = generate_default_cfgs({
-    'dualpath_clip_b.openai': _cfg(CLIP_B), 'dualpath_clip_l.openai': _cfg(CLIP_L)})
+    'dualpath_clip_b.openai': adapter_cfg(PAPER, CLIP_B), 'dualpath_clip_l.openai': adapter_cfg(PAPER, CLIP_L)})
 register_adapter_records(PAPER, {f'dualpath_clip_{size}.openai': EvalProtocol() for size in 'bl'})
 
 

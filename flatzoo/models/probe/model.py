@@ -26,7 +26,6 @@ import torch
 from timm.layers import get_device_dtype
 from torch import Tensor, nn
 
-from flatzoo.layers import Layout
 from flatzoo.layers.layout import LayoutSpec
 from flatzoo.weights.checkpoint import unwrap_checkpoint
 
@@ -59,6 +58,7 @@ class Probe(AdapterModel):
     Raises:
         ValueError: If an argument is unknown or does not fit the backbone.
     """
+    method, layout_reason = 'A probe', 'reads frames one by one'
     # the backbone runs as in any video model, not block by block
     forward_intermediates = VideoModel.forward_intermediates
     forward_features = VideoModel.forward_features
@@ -87,7 +87,7 @@ class Probe(AdapterModel):
             raise ValueError(f"positions={positions!r}: 'sincos' is accepted, for probe='attentive', or None.")
         if not isinstance(probe_depth, int) or probe_depth < 1:
             raise ValueError(f'probe_depth={probe_depth!r}: a whole number of at least 1 is accepted.')
-        _check_layout(layout)
+        self._check_layout(layout)
         VideoModel.__init__(
             self, backbone, num_frames, layout, default_img_size(backbone) if img_size is None else img_size,
             num_classes=0, **kwargs)
@@ -127,22 +127,8 @@ class Probe(AdapterModel):
         return cfg_of_backbone(self, cfg, classifier='head')
 
     @property
-    def num_classes(self) -> int:
-        return self._num_classes
-
-    @property
     def head_hidden_size(self) -> int:
         return self.backbone.head_hidden_size if self.probe == 'linear' else self.backbone.num_features
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        VideoModel.reset_classifier(self, 0, global_pool)
-        self._num_classes = num_classes
-        self._build_heads()
-        self.pretrained_cfg = self._pretrained_cfg  # label names of another number of classes go
 
     def set_input_size(
             self,
@@ -156,11 +142,10 @@ class Probe(AdapterModel):
         Raises:
             ValueError: Also for another number of frames of STEP, which has learned their positions.
         """
-        _check_layout(self.layout if layout is None else layout)
         if self.probe == 'step' and (num_frames or self.num_frames) != self.num_frames:
             raise ValueError(
                 f'STEP has learned positions of {self.num_frames} frames: build a model with num_frames={num_frames}.')
-        VideoModel.set_input_size(self, img_size, num_frames, layout, **backbone_args)
+        super().set_input_size(img_size, num_frames, layout, **backbone_args)
 
     def prune_intermediate_layers(
             self,
@@ -213,10 +198,3 @@ class Probe(AdapterModel):
                 'This is a probe without its backbone: load the backbone by pretrained=True and the probe by '
                 'load_adapters() or, under official names, model.pooler.load_state_dict().')
         return super().filter_checkpoint(weights)
-
-
-def _check_layout(layout: LayoutSpec) -> None:
-    if str(Layout(layout)) != str(Layout('time:1')):
-        raise ValueError(
-            f"layout={str(layout)!r}: probes read frames one by one, so that layout='time:1' is the only one. For "
-            "frames in one image use 'superimage'.")

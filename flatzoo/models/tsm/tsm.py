@@ -3,7 +3,7 @@
 | name | params | G multiply-adds (224 pixels) |
 |---|---|---|
 | `tsm_resnet50` (8 frames; `_16f`: 16) | 24.3 M | 32.7 (65.4) |
-| `tsm_resnet50_nl` (with non-local blocks) | 31.7 M | 49.1 |
+| `tsm_resnet50_nl` (with non-local blocks) | 31.7 M | 61.1 |
 | `tsm_resnet101` (174 classes) | 42.9 M | 62.4 |
 | `tsm_mobilenetv2_100` | 2.7 M | 2.4 |
 | `tsm_online_mobilenetv2_100` (27 classes) | 2.3 M | 0.3 per frame |
