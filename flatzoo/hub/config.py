@@ -12,7 +12,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.base import channel_stats
 from flatzoo.models.timm_private import save_config_for_hf
-from flatzoo.weights.config import check_config, video_block
+from flatzoo.weights.config import FORMAT, check_config, video_block
 
 __all__ = ['model_config']
 
@@ -21,6 +21,7 @@ def model_config(
         model: VideoModel,
         label_names: Sequence[str] | None = None,
         protocol: EvalProtocol | None = None,
+        borrows: bool = False,
 ) -> dict[str, Any]:
     """The configuration from which timm, flatzoo and transformers rebuild a model.
 
@@ -28,6 +29,7 @@ def model_config(
         model: A video model that `timm.create_model` built.
         label_names: Names of its classes. None takes those of its weights.
         protocol: How its accuracy is measured. None takes the protocol of its weights.
+        borrows: Whether its file will lack the backbone that it borrows (`model.borrowed`).
 
     Raises:
         TypeError: `model` is not a video model.
@@ -51,6 +53,8 @@ def model_config(
     config['pretrained_cfg'].pop('label_names', None)  # they already stand at the top
     mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
     config['video'] = video_block(model, protocol or eval_protocol(model), *mean_std)
+    if borrows:
+        config['video'] |= {'format': FORMAT, 'backbone': model.borrowed.to_dict()}
     check_config(config, 'config.json')
     return config
 

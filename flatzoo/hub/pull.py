@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 
 from flatzoo.models import VideoModel
+from flatzoo.models.borrowed import borrowed_names
 from flatzoo.models.builder import is_video_model
 from flatzoo.weights.config import CONFIG_FILE, read_config
 from flatzoo.weights.download import (
@@ -151,7 +152,8 @@ def _check_weights(path: Path, name: str) -> None:
     except Exception as error:  # noqa: BLE001 - safetensors raises its own type, and OSError
         check_file(path)
         raise ValueError(f'{path}: is not a safetensors file ({error}). Save and push the model again.') from error
-    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    lent = set() if model.borrowed is None else borrowed_names(model, model.borrowed.pooler)
+    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in lent}
     wrong = [key for key, shape in wanted.items() if shapes.get(key) != shape]
     if wrong:
         raise ValueError(

@@ -27,6 +27,7 @@ from safetensors import safe_open
 from flatzoo.console.text import printable
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
+from flatzoo.models.borrowed import borrowed_digest, borrowed_names
 from flatzoo.version import __version__
 from flatzoo.weights.config import CONFIG_FILE
 from flatzoo.weights.download import explain, is_offline
@@ -70,6 +71,7 @@ def save_pretrained(
         label_names: Sequence[str] | None = None,
         protocol: EvalProtocol | None = None,
         card: str | None = None,
+        with_backbone: bool = False,
 ) -> Path:
     """Saves a model so that `timm.create_model('local-dir:folder', pretrained=True)` brings back the same one.
 
@@ -79,6 +81,8 @@ def save_pretrained(
         label_names: Names of the classes in the order of the logits. None takes those of the model's weights.
         protocol: How the accuracy is measured. None takes the protocol of the model's weights.
         card: Text of `README.md`. With None no card is written.
+        with_backbone: Of a probe that borrows its backbone (`model.borrowed`), whether to write that, too. A backbone
+            that was trained further is always written.
 
     Returns:
         The folder.
@@ -88,12 +92,17 @@ def save_pretrained(
         ValueError: The model cannot be rebuilt, or class names and number of classes do not match.
         OSError: The folder cannot be written. Its content stays unchanged.
     """
-    config = model_config(model, label_names, protocol)
+    borrows = not with_backbone and _borrows(model)
+    config = model_config(model, label_names, protocol, borrows)
+    tensors = _saveable(model.state_dict())
+    if borrows:
+        lent = borrowed_names(model, model.borrowed.pooler)
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in lent}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with staging_folder(folder, '.saving-') as staging:
         # transformers needs the format. With more than one entry, safetensors would write them in a random order.
-        safetensors.torch.save_file(_saveable(model.state_dict()), Path(staging, WEIGHTS), {'format': 'pt'})
+        safetensors.torch.save_file(tensors, Path(staging, WEIGHTS), {'format': 'pt'})
         _write_json(Path(staging, CONFIG_FILE), config)
         _write_json(Path(staging, PREPROCESSOR_FILE), video_preprocessor_config(config['video']))
         shutil.copymode(Path(staging, CONFIG_FILE), Path(staging, WEIGHTS))  # safetensors lets only the owner read
@@ -117,6 +126,7 @@ def push_to_hub(
         protocol: EvalProtocol | None = None,
         card: str | None = None,
         token: str | None = None,
+        with_backbone: bool = False,
 ) -> Push:
     """Pushes a model to the Hub in one commit. The repository and the branch are made if they do not exist.
 
@@ -135,6 +145,8 @@ def push_to_hub(
         protocol: How the accuracy is measured. None takes the protocol of the model's weights.
         card: Text of `README.md`. With None the card of the repository stays, and a new repository gets a short card.
         token: Access token. None takes that of `hf auth login` or `HF_TOKEN`.
+        with_backbone: Of a probe that borrows its backbone, whether to push that, too. One that lies in a folder of
+            this machine has to come along.
 
     Returns:
         What was pushed.
@@ -150,9 +162,14 @@ def push_to_hub(
     for name, value in (('revision', branch), ('tag', tag)):
         if value is not None and not re.fullmatch(r'[\w][\w./-]*', value):
             raise HubError(f'{name}={value!r} is not a name for a branch or tag. Use letters, digits and . _ - /')
+    if not with_backbone and isinstance(model, VideoModel) and _borrows(model) and not model.borrowed.is_public:
+        raise ValueError(
+            f'{repo_id}: the backbone of the model is {model.borrowed.model.removeprefix("local-dir:")}, on this '
+            'machine, which nobody else has. Push it along: --with-backbone, in Python with_backbone=True.')
     with tempfile.TemporaryDirectory() as folder:
         try:
-            save_pretrained(model, folder, label_names=label_names, protocol=protocol, card=card)
+            save_pretrained(
+                model, folder, label_names=label_names, protocol=protocol, card=card, with_backbone=with_backbone)
             if card is None:
                 Path(folder, CARD).write_text(_card(model, repo_id, protocol), encoding='utf-8')
         except OSError as error:
@@ -216,6 +233,12 @@ def open_checkpoint(
     if not built.head_trained:
         raise ValueError(f'{path}: has no classifier, so there is no trained model to push.')
     return built, None
+
+
+def _borrows(model: VideoModel) -> bool:
+    """Whether a model has the very backbone that it borrows."""
+    borrowed = getattr(model, 'borrowed', None)
+    return borrowed is not None and borrowed_digest(model, borrowed.pooler) == borrowed.digest
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from flatzoo.data.transforms import EvalTransform
 from flatzoo.data.views import equal_views
 from flatzoo.models import VideoModel, eval_protocol, list_models
 from flatzoo.models.base import channel_stats
+from flatzoo.models.borrowed import Borrowed
 from flatzoo.weights.config import check_config, protocol_of_config, stats_of_config, video_block
 
 from .preprocessor import video_preprocessor_config
@@ -81,6 +82,11 @@ class FlatzooForVideoClassification(TimmWrapperForImageClassification):
                 f'{where}: {config.architecture!r} is an image model. AutoModelForImageClassification loads it; '
                 "'flatzoo list' shows the video models."
             )
+        if Borrowed.of_config(block, where) is not None:
+            raise ValueError(
+                f'{where}: the backbone is not in this checkpoint, it is borrowed from another model, which '
+                'transformers cannot load. Save it with its backbone: flatzoo push --with-backbone, or in Python '
+                'save_pretrained(..., with_backbone=True).')
         super().__init__(config)
         self.timm_model.saved_protocol = protocol_of_config(block, where)
         # mean and standard deviation, by which uint8 clips are normalised, are those of the checkpoint

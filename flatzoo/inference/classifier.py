@@ -2,10 +2,8 @@
 
 The command line and the demo page call the same functions.
 """
-import collections
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from flatzoo.data.workers import available_cores
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.runtime import Precision, prepare
 
+from .ahead import load_ahead
 from .find import find_videos
 from .load import DEFAULT_MODEL, load_model
 
@@ -215,7 +214,7 @@ def classify_files(
 
     batch: list[tuple[str | os.PathLike, Tensor | Exception]] = []
     gathered = 0
-    for path, views in _ahead(load, paths, workers):
+    for path, views in load_ahead(load, paths, workers):
         batch.append((path, views))
         gathered += 1 if isinstance(views, Exception) else len(views)
         if gathered >= batch_size:
@@ -275,23 +274,6 @@ def _answer_batch(
             yield path, ValueError(f'{os.fsdecode(path)}: the logits are not finite. Check the weights of the model.')
             continue
         yield path, top_classes(model, mean, topk)
-
-
-def _ahead(load: Callable, paths: Iterable, workers: int) -> Iterator[tuple]:
-    """Yields (path, load(path)) in order. Threads load a few files ahead."""
-    pool = ThreadPoolExecutor(workers)
-    waiting = collections.deque()
-    try:
-        for path in paths:
-            waiting.append((path, pool.submit(load, path)))
-            if len(waiting) > workers:
-                path, future = waiting.popleft()
-                yield path, future.result()
-        while waiting:
-            path, future = waiting.popleft()
-            yield path, future.result()
-    finally:  # after Ctrl-C there is nothing to wait for
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def reason_of(path: str | None, error: Exception) -> str:

@@ -35,6 +35,7 @@ def load_model(
         needs_head: bool = True,
         use_ema: bool | None = None,
         precision: 'Precision | None' = None,
+        shown_as: str | None = None,
         **kwargs: Any,
 ) -> 'VideoModel':
     """Loads a video model in eval mode that is ready to answer.
@@ -53,6 +54,7 @@ def load_model(
             average and warns.
         precision: Prepares the model to answer fast, in these numbers; see `flatzoo.runtime.prepare`. None leaves it as
             it is.
+        shown_as: How a message calls a model that cannot be had. None calls it by its name.
         **kwargs: Further arguments of the model.
 
     Raises:
@@ -96,7 +98,7 @@ def load_model(
         else:
             model = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # noqa: BLE001 - the Hub client, loaders and backbones raise anything
-        raise ModelError(_unavailable(checkpoint or name, error)) from error
+        raise ModelError(_unavailable(shown_as or checkpoint or name, error)) from error
     if not isinstance(model, VideoModel):
         raise ModelError(f"{name} is an image model. 'flatzoo list' shows the video models.")
     if model.in_chans != in_chans:

@@ -27,6 +27,7 @@ from flatzoo.weights.checkpoint import (
 )
 
 from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
+from .borrowed import Borrowed, complete_weights
 from .recompute import recompute_activations
 from .timm_private import global_pool_of, update_model_input_size
 
@@ -118,6 +119,7 @@ class VideoModel(nn.Module):
         self.use_ema: bool | None = None  # whether to take the moving average of a checkpoint; None warns
         self.head_trained = False  # until weights with a classifier of this size are loaded
         self.saved_protocol: EvalProtocol | None = None  # of a saved model; registered weights have it in their record
+        self.borrowed: Borrowed | None = None  # whose backbone a saved model borrows, which its file then lacks
         self._pretrained_cfg: dict[str, Any] = {}
         self._args = dict(num_frames=num_frames, layout=str(self.layout))
         self._traits = dict(
@@ -231,7 +233,7 @@ class VideoModel(nn.Module):
 
     def _recorded_args(self, args: dict[str, Any]) -> dict[str, Any]:
         """Selects, from the arguments that the model was built with, those that rebuild it."""
-        return {name: value for name, value in args.items() if name not in ('mmap', 'use_ema')}  # of loading
+        return {name: value for name, value in args.items() if name not in _OF_LOADING}
 
     # The timm contract
 
@@ -466,7 +468,10 @@ class VideoModel(nn.Module):
         """Loads a weight file that timm's own loaders would refuse or misread. timm calls it for `custom_load`."""
         sources = ('url', 'file', 'hf_hub_id', 'source')
         cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in sources}
-        cfg.update(custom_load=False, state_dict=self.choose_weights(load_checkpoint(path)))
+        weights = self.choose_weights(load_checkpoint(path))
+        if self.borrowed is not None:
+            weights = complete_weights(self, weights, self.borrowed)
+        cfg.update(custom_load=False, state_dict=weights)
         load_pretrained(
             self, cfg, num_classes=self.num_classes, in_chans=self.in_chans, strict=False,
             filter_fn=lambda weights, model: model.filter_checkpoint(weights))
@@ -535,6 +540,8 @@ def _unknown_argument(
     hint = f'did you mean {near[0]}?' if near else f"flatzoo's are {', '.join(known)}"
     return TypeError(f'{found[1]} is no argument of {model_cls.__name__}, nor of its backbone {backbone}: {hint}')
 
+
+_OF_LOADING = ('backbone_pretrained', 'mmap', 'use_ema')  # arguments that say how a model was loaded
 
 _OF_BACKBONES = (
     'drop_rate', 'drop_path_rate', 'global_pool', 'embed_dim', 'depths', 'num_heads', 'act_layer', 'norm_layer')

@@ -23,6 +23,7 @@ from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config,
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
 
+from .borrowed import Borrowed
 from .record import TagRecord, tag_record
 from .timm_private import FeatureGetterNet
 
@@ -147,11 +148,13 @@ def build_video_model(
         with _refusing(source):
             on_meta = model_args.get('device') == 'meta'
             if source.saved is not None and not on_meta and not _is_plain(source.saved[0], model_args):
-                _check_memory(model_cls, model_args, source.weights)
+                _check_memory(model_cls, model_args, None if source.borrowed else source.weights)
             with deferred if draws_no_weights else contextlib.nullcontext():
                 model = model_cls(**model_args)
         if use_ema is not None:
             model.use_ema = use_ema
+        if source.borrowed is not None:
+            model.borrowed = source.borrowed
         if mmap:
             hooks.append(model.register_load_state_dict_pre_hook(map_weights))
         return model
@@ -189,12 +192,14 @@ class _Source:
         saved: `config.json` and its path, for a model that was saved or pushed. Otherwise None.
         weights: The weight file. None without `pretrained`, or if timm finds it by itself.
         is_callers: Whether the caller gave a file, an address or tensors in place of those of a tag.
+        borrowed: Whose backbone a saved model borrows.
     """
     cfg: Any
     overlay: dict[str, Any]
     saved: tuple[dict[str, Any], Path] | None
     weights: Path | None
     is_callers: bool
+    borrowed: Borrowed | None = None
 
 
 def _plan_source(
@@ -223,7 +228,8 @@ def _plan_source(
         weights = fetch_weights(cfg, cache_dir, commit)
     if weights is not None:  # our loader accounts for every key, and names a file that it cannot read
         overlay.update(file=str(weights), source='', state_dict=None, custom_load=True)
-    return _Source(cfg, overlay, saved, weights, is_callers)
+    borrowed = Borrowed.of_config(saved[0], str(saved[1])) if saved is not None and not is_callers else None
+    return _Source(cfg, overlay, saved, weights, is_callers, borrowed)
 
 
 @contextlib.contextmanager

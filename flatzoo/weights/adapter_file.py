@@ -19,7 +19,7 @@ from flatzoo.console.text import printable
 
 from .config import check_arguments
 
-__all__ = ['read_adapter_file', 'weight_digest', 'write_adapter_file']
+__all__ = ['read_adapter_file', 'state_digest', 'weight_digest', 'write_adapter_file']
 
 _FORMAT = 'flatzoo_adapters_v1'
 _FIELDS = {'model', 'model_args', 'adapter_args', 'backbone', 'backbone_digest'}
@@ -32,10 +32,14 @@ def weight_digest(module: nn.Module, without: Collection[str] = ()) -> str:
         module: The module.
         without: Names of parameters or modules that are left out.
     """
+    return state_digest({
+        name: tensor for name, tensor in module.state_dict().items() if name.partition('.')[0] not in without})
+
+
+def state_digest(tensors: dict[str, Tensor]) -> str:
+    """As `weight_digest`, of the tensors of a state dict."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if name.partition('.')[0] in without:
-            continue
+    for name, tensor in sorted(tensors.items()):
         digest.update(f'{name} {tensor.dtype} {list(tensor.shape)}\n'.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return f'sha256:{digest.hexdigest()}'
