@@ -51,7 +51,7 @@ class Progress:
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self.bar = tqdm(
             total=total, unit=unit, desc=description or None, file=sys.stderr, disable=disable or not terminal)
-        self.what = f'{description} {unit}'.strip()
+        self.what, self.unit, self.start = f'{description} {unit}'.strip(), unit, time.monotonic()
         self.note, self.done = '', 0
         self.log = None if disable or terminal else LogLines(
             total, SECONDS, lambda line: print(line, file=sys.stderr, flush=True))
@@ -67,7 +67,8 @@ class Progress:
         """Adds finished units. `note` is shown beside the count."""
         self.done += count
         if self.log is not None:
-            self.log.say(self.done, self.what, note)
+            rate = self.done / max(time.monotonic() - self.start, 1e-6)
+            self.log.say(self.done, self.what, f'{note}{", " if note else ""}{rate:.1f} {self.unit}/s')
         if note:
             self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(count)

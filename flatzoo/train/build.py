@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from flatzoo.data.clips import ClipDataset
 from flatzoo.data.lists import DataError, VideoList, read_videos, same_name
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.temporal import TemporalContract, learn_contract
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.models.base import channel_stats
@@ -29,7 +30,7 @@ from .recipe import Recipe
 
 __all__ = [
     'build_model', 'build_optimizer', 'build_schedule', 'build_task', 'freeze', 'list_digests', 'mixing_of',
-    'normalised', 'protocol_of', 'read_lists', 'train_clips', 'validation_protocol',
+    'normalised', 'protocol_of', 'read_lists', 'temporal_of', 'train_clips', 'validation_protocol',
 ]
 
 
@@ -152,6 +153,11 @@ def protocol_of(recipe: Recipe, model: VideoModel) -> EvalProtocol:
 def validation_protocol(recipe: Recipe) -> EvalProtocol:
     """The protocol of the evaluation after each epoch: one clip and its centre, as in the official code of SIFAR."""
     return EvalProtocol(sampling=recipe.sampling, stride=recipe.stride if recipe.sampling == 'dense' else None)
+
+
+def temporal_of(recipe: Recipe, model: VideoModel, videos: VideoList) -> TemporalContract | None:
+    """The length of the clips that a model is trained on, which is kept with it."""
+    return learn_contract(videos, model.num_frames, recipe.stride if recipe.sampling == 'dense' else None)
 
 
 def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel) -> ClipDataset:
