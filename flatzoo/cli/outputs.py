@@ -235,5 +235,5 @@ def open_answers(file: str, settings: dict[str, Any], columns: tuple[str, ...]) 
 def csv_line(row: tuple) -> str:
     """A row of CSV without the end of the line."""
     text = io.StringIO()
-    csv.writer(text, lineterminator='').writerow(row)
-    return text.getvalue()
+    csv.writer(text, lineterminator='\n').writerow(row)  # so that line breaks within a name are quoted
+    return text.getvalue().removesuffix('\n')

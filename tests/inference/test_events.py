@@ -61,7 +61,7 @@ def test_events_come_as_soon_as_they_end():
 
 
 @pytest.mark.parametrize('options, said', [
-    (dict(low=.6), 'thresholds'), (dict(high=2), 'thresholds'), (dict(smooth=2), 'odd'), (dict(min_seconds=-1), 'min_s'),
+    (dict(low=.6), 'thresholds'), (dict(high=2), 'thresholds'), (dict(smooth=2), 'odd'), (dict(min_seconds=-1), 'min'),
 ])
 def test_refuses_wrong_options(options, said):
     with pytest.raises(ValueError, match=said):
