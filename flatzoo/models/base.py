@@ -69,6 +69,7 @@ class VideoModel(nn.Module):
         TypeError: For an argument that neither this class nor the timm model knows, with the one that is meant.
         ValueError: If layout, frame size and backbone do not fit together; the message says what would.
     """
+    bfloat16_blurs = False  # whether bfloat16 loses what the model looks at
     _own_backbone_args: tuple[str, ...] = ()  # arguments of the backbone that the class itself sets, not the caller
 
     # properties that TorchScript must not compile

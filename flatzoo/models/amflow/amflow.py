@@ -282,6 +282,11 @@ class AMFlow(AdapterModel):
         self.side_head.train(self.training)
 
     @property
+    def bfloat16_blurs(self) -> bool:
+        """Whether bfloat16 loses what the model looks at: aligned flow is a small difference of large numbers."""
+        return self.flow == 'aligned' and bool(self.am_blocks)
+
+    @property
     def patch_grids(self) -> list[tuple[int, int]]:
         """Rows and columns of patches of a frame in every block of `am_blocks`."""
         return [self.runner.grid_size(self.backbone, self.image_size, i) for i in self.am_blocks]
