@@ -83,10 +83,11 @@ class AnswerFile:
         last, begin = None, None
         for start, row in self._rows():
             path = None if row is None else row.get('path')
-            if path is None or path != last:
-                last, begin = path, start
             if path is None:  # torn
+                begin = start if begin is None else begin
                 break
+            if path != last:
+                last, begin = path, start
             self.done[path] = row.get('error') or None
         if begin is not None and not keep_last:
             self.done.pop(last, None)

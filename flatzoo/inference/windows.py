@@ -22,6 +22,7 @@ from flatzoo.data.decode.stream import StreamFrame, read_stream
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.transforms import EvalTransform
 from flatzoo.models import VideoModel, eval_protocol
+from flatzoo.runtime import Precision
 
 from .ahead import run_ahead
 from .classifier import Prediction, top_classes
@@ -166,17 +167,22 @@ def predict_windows(
         protocol: EvalProtocol | None = None,
         batch_size: int = 8,
         device: str = 'auto',
+        precision: Precision = 'auto',
         note: Callable[[str], None] | None = None,
         **kwargs: Any,
 ) -> Iterator[Record]:
     """Names the action in each window of a video of any length.
 
     Memory does not grow with the length of the video. Each frame is decoded once, in a thread that runs ahead of the
-    model. The logits of a window are those that the model gives for its frames alone.
+    model. The logits of a window are those that the model gives for its frames alone: bit for bit in fp32 at equal
+    batches, for else sums are rounded otherwise. Models that encode frames one by one (`VideoModel.encodes_frames`)
+    encode each frame once; windows share most frames where `every` is a whole number of frames of the video, and of
+    the steps (`window / num_frames`) between those that the model takes.
 
     Args:
         source: A video file, or frames in memory (`flatzoo.data.array_clip.ArrayClip` says which).
-        model: See `flatzoo.Classifier`.
+        model: A name, as for `flatzoo.Classifier`, or a video model, which is put into eval mode and used as it is;
+            `flatzoo.optimize` prepares one.
         every: Seconds from the start of a window to the start of the next one.
         window: Seconds of a window. By default as long as the clips of the model's training; 2 seconds if the model
             does not know that, which a warning says. See `plan_windows`.
@@ -184,7 +190,8 @@ def predict_windows(
         topk: Classes per record, at most all.
         protocol: Sampling and crops of a window. None takes one clip by the protocol of the model's weights.
         batch_size: Views that the model sees at a time.
-        device: `'auto'` (CUDA if available) or a torch device. A model object stays on its device.
+        device: `'auto'` (CUDA if available) or a torch device, for the model of a name.
+        precision: `'auto'`, `'fp32'` or `'bf16'`, for the model of a name; see `flatzoo.Classifier`.
         note: Called with a line for whatever is wrong with a file and was passed over, such as a missing end;
             `warnings.warn` if None.
         **kwargs: As for `flatzoo.inference.load.load_model`.
@@ -197,7 +204,9 @@ def predict_windows(
         ValueError: There is no such model or device, it has no trained head, or an argument is not accepted.
         VideoError: The file or the frames cannot be read; raised by the generator.
     """
-    model = load_model(model, device=device, **kwargs) if isinstance(model, str) else model.eval()
+    if isinstance(model, str):
+        model = load_model(model, device=device, precision=precision, **kwargs)
+    model.eval()
     note = note or (lambda line: warnings.warn(line, stacklevel=2))
     plan = plan_windows(model, every, window, protocol)
     if plan.is_default:
