@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .hub.push import push_to_hub as push_to_hub, save_pretrained as save_pretrained
     from .inference.classifier import Classifier as Classifier, predict as predict
     from .inference.events import events as events
+    from .inference.stream import Stream as Stream
     from .inference.windows import predict_windows as predict_windows
     from .layers import Layout as Layout, SuperImage as SuperImage
     from .models import (
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 # public name -> the room that has it
 _PUBLIC = {
-    'Classifier': 'inference.classifier', 'HubError': 'models', 'Layout': 'layers', 'SuperImage': 'layers',
-    'VideoModel': 'models', 'eval_protocol': 'models', 'events': 'inference.events', 'list_models': 'models',
-    'optimize': 'runtime', 'predict': 'inference.classifier', 'predict_windows': 'inference.windows',
-    'pull': 'hub.pull', 'push_to_hub': 'hub.push', 'save_pretrained': 'hub.push',
+    'Classifier': 'inference.classifier', 'HubError': 'models', 'Layout': 'layers', 'Stream': 'inference.stream',
+    'SuperImage': 'layers', 'VideoModel': 'models', 'eval_protocol': 'models', 'events': 'inference.events',
+    'list_models': 'models', 'optimize': 'runtime', 'predict': 'inference.classifier',
+    'predict_windows': 'inference.windows', 'pull': 'hub.pull', 'push_to_hub': 'hub.push',
+    'save_pretrained': 'hub.push',
 }
 
 __all__ = ['__version__', *_PUBLIC]

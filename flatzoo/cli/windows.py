@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'add_event_arguments', 'add_window_arguments', 'asks_for_windows', 'event_options', 'predict_long', 'seconds',
+    'window_protocol',
 ]
 
 MANY = 8  # files, from which on a progress bar is shown
@@ -98,6 +99,12 @@ def asks_for_windows(args: argparse.Namespace) -> bool:
     """Whether the arguments ask for answers over time."""
     wanted = args.every, args.window, args.subtitles, args.timeline, args.annotate
     return args.events or any(value is not None for value in wanted)
+
+
+def window_protocol(protocol: 'EvalProtocol', args: argparse.Namespace) -> 'EvalProtocol':
+    """The protocol of a window: one clip, unless `--num-clips` says otherwise."""
+    several = args.num_clips is not None and protocol.sampling == 'uniform'
+    return protocol if several else dataclasses.replace(protocol, num_clips=1)
 
 
 def check_outputs(args: argparse.Namespace, count: int) -> None:

@@ -47,7 +47,8 @@ class Frame:
             ValueError: It fits no crop.
         """
         if self._crops is None:
-            self._crops = self._transform(self._load()[None])[:, 0]  # [V, C, h, w]
+            # [V, C, h, w]; a view would keep the whole frame alive, or change with the memory of the caller
+            self._crops = self._transform(self._load()[None])[:, 0].clone()
             self._load, self.num_bytes = None, 0
         return self._crops
 

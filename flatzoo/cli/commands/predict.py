@@ -27,7 +27,6 @@ an interrupted run.
 """
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -40,7 +39,7 @@ from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 from .. import CommandError, write, write_error
 from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
 from ..outputs import csv_line, open_answers
-from ..windows import add_window_arguments, asks_for_windows, predict_long
+from ..windows import add_window_arguments, asks_for_windows, predict_long, window_protocol
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -164,10 +163,8 @@ def _long_videos(
         protocol: 'EvalProtocol',
         args: argparse.Namespace,
 ) -> int:
-    if args.num_clips is None or protocol.sampling == 'dense':
-        protocol = dataclasses.replace(protocol, num_clips=1)  # a window is a clip
     try:
-        return predict_long(found, model, protocol, args)
+        return predict_long(found, model, window_protocol(protocol, args), args)
     except RuntimeError as error:
         if 'memory' not in str(error):
             raise
