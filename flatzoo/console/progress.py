@@ -19,9 +19,18 @@ class LogLines:
         seconds: Least time between two lines.
         report: Called with a line.
         done: Amount that was done before the start.
+        unit: Name of one unit, whose rate is told; empty for no rate.
     """
 
-    def __init__(self, total: int, seconds: float, report: Callable[[str], None], done: int = 0):
+    def __init__(
+            self,
+            total: int,
+            seconds: float,
+            report: Callable[[str], None],
+            done: int = 0,
+            unit: str = '',
+    ):
+        self.unit = unit
         self.total, self.seconds, self.report, self.first = total, seconds, report, done
         self.start = self.last = time.monotonic()
 
@@ -32,6 +41,9 @@ class LogLines:
             return
         self.last = now
         passed = now - self.start
+        if self.unit:
+            rate = f'{(done - self.first) / max(passed, 1e-6):.1f} {self.unit}/s'
+            more = f'{more}, {rate}' if more else rate
         left = passed / max(done - self.first, 1) * (self.total - done)
         self.report(
             f'{what} {done}/{self.total}: {more}{", " if more else ""}{duration(passed)} passed, {duration(left)} left')
@@ -51,10 +63,10 @@ class Progress:
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self.bar = tqdm(
             total=total, unit=unit, desc=description or None, file=sys.stderr, disable=disable or not terminal)
-        self.what, self.unit, self.start = f'{description} {unit}'.strip(), unit, time.monotonic()
+        self.what = f'{description} {unit}'.strip()
         self.note, self.done = '', 0
         self.log = None if disable or terminal else LogLines(
-            total, SECONDS, lambda line: print(line, file=sys.stderr, flush=True))
+            total, SECONDS, lambda line: print(line, file=sys.stderr, flush=True), unit=unit)
 
     def __enter__(self) -> 'Progress':
         return self
@@ -67,8 +79,7 @@ class Progress:
         """Adds finished units. `note` is shown beside the count."""
         self.done += count
         if self.log is not None:
-            rate = self.done / max(time.monotonic() - self.start, 1e-6)
-            self.log.say(self.done, self.what, f'{note}{", " if note else ""}{rate:.1f} {self.unit}/s')
+            self.log.say(self.done, self.what, note)
         if note:
             self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(count)

@@ -1,11 +1,12 @@
 """How much time a model sees at once: the length of the clips that it was trained on."""
 import statistics
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .clips import clip_span, open_clip
 from .decode import VideoError
-from .lists import VideoList
+
+if TYPE_CHECKING:
+    from .lists import VideoList
 
 __all__ = ['TemporalContract', 'learn_contract']
 
@@ -56,7 +57,7 @@ class TemporalContract:
             raise ValueError(f'a temporal contract needs {error}') from None
 
 
-def learn_contract(videos: VideoList, num_frames: int, stride: int | None = None) -> TemporalContract | None:
+def learn_contract(videos: 'VideoList', num_frames: int, stride: int | None = None) -> TemporalContract | None:
     """The contract of a model that is trained on a list: the median length of its clips.
 
     At most 64 clips, spread evenly over the list, are looked at; no frame is decoded.
@@ -70,6 +71,8 @@ def learn_contract(videos: VideoList, num_frames: int, stride: int | None = None
         None where nothing tells the time: depth maps and folders of images, files that cannot be read, and lists on
         other machines.
     """
+    from .clips import clip_span, open_clip
+
     found = []
     step = max(1, len(videos.clips) // LOOKED_AT)
     for clip in videos.clips[::step][:LOOKED_AT]:
