@@ -339,7 +339,7 @@ def test_a_log_gets_lines_in_place_of_a_bar(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize('path, says', [
-    ('https://site.org/clip.mp4', 'Download it first: curl -LO'), ('rtsp://camera/1', 'Record a part of it first'),
+    ('https://site.org/clip.mp4', 'Download it first: curl -LO'), ('rtsp://camera/1', 'record a part of it first'),
     ('0', 'If the camera 0 is meant'), ('none.mp4', 'Check the path')])
 def test_what_is_no_file_is_told_what_to_do(path, says, capsys):
     for command in ('predict', 'show'):
