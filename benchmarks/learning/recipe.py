@@ -164,8 +164,8 @@ def report(results: dict) -> str:
                     [f'{row["cpu_seconds"] / 60:.1f}' for row in rows]))
                 lines.append(f'| {name} | {arm} | {found} | {seeds} | {rows[0]["epochs"]} | {minutes} |')
     lines += ['', '## The search, on the people of train', '', (
-        'One seed (42); two people of train are held out, the others train. These runs read frames from memory (but the '
-        'last) and compare recipes; their figures are no result.'), '',
+        'One seed (42); two people of train are held out, the others train. These runs read frames from memory (but '
+        'the last) and compare recipes; their figures are no result.'), '',
         '| set | start | recipe | updates | top-1 of the last epoch | CPU seconds |', '|---|---|---|---|---|---|']
     for row in results['search']:
         lines.append(

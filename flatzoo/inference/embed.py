@@ -165,7 +165,8 @@ def _rows(lists: Sequence[VideoList]) -> dict[tuple, tuple[FeatureRow, Clip, int
             row = FeatureRow(
                 os.fsencode(path).decode('utf-8', 'backslashreplace'), clip.member[0] if clip.member else '',
                 float(clip.start), None if clip.end is None else float(clip.end), clip.unit, clip.id,
-                videos.classes[clip.label] if labelled else None, videos.split, clip.group or None, size=size, mtime=mtime)
+                videos.classes[clip.label] if labelled else None, videos.split, clip.group or None, size=size,
+                mtime=mtime)
             rows.setdefault(row.key, (row, clip, videos.depth))
     return rows
 

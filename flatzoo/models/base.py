@@ -16,8 +16,10 @@ from timm.models import load_pretrained, register_notrace_function, register_not
 from torch import Tensor, nn
 
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.temporal import TemporalContract
 from flatzoo.layers import Layout, SuperImage
 from flatzoo.layers.layout import LayoutSpec
+from flatzoo.layers.super_image import resize_images
 from flatzoo.weights.checkpoint import (
     account_for_keys,
     choose_weights,
@@ -76,7 +78,7 @@ class VideoModel(nn.Module):
     __jit_unused_properties__ = [
         'layout', 'num_frames', 'img_size', 'grid_size', 'image_size', 'num_classes', 'in_chans', 'num_features',
         'head_hidden_size', 'feature_info', 'global_pool', 'output_fmt', 'pretrained_cfg', '_model_args',
-        '_backbone_name',
+        '_backbone_name', 'encodes_frames',
     ]
 
     def __init__(
@@ -120,6 +122,7 @@ class VideoModel(nn.Module):
         self.head_trained = False  # until weights with a classifier of this size are loaded
         self.saved_protocol: EvalProtocol | None = None  # of a saved model; registered weights have it in their record
         self.borrowed: Borrowed | None = None  # whose backbone a saved model borrows, which its file then lacks
+        self.temporal: TemporalContract | None = None  # length of the clips of its training, where that is known
         self._pretrained_cfg: dict[str, Any] = {}
         self._args = dict(num_frames=num_frames, layout=str(self.layout))
         self._traits = dict(
@@ -442,6 +445,47 @@ class VideoModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`."""
         return average_images(self.backbone(self.super_image(x)), self.num_images)
+
+    # One frame at a time
+
+    @property
+    def encodes_frames(self) -> bool:
+        """Whether frames are encoded one by one up to a late step over the clip.
+
+        Then `forward_clips(forward_frames(frames))` is what the model gives for clips, and frames that several clips
+        share, such as overlapping windows of a video, have to be encoded once only.
+        """
+        return False
+
+    def forward_frames(self, x: Tensor) -> Tensor:
+        """Frames `[N, C, H, W]`, float normalised or uint8 -> what `forward_clips` takes of each, `[N, ...]`.
+
+        For models that `encodes_frames`.
+        """
+        return self.backbone(self.frame_images(x))
+
+    def forward_clips(self, x: Tensor) -> Tensor:
+        """What `forward_frames` gave of the frames of clips, clip after clip, `[B * T, ...]` -> logits of the clips.
+
+        For models that `encodes_frames`.
+        """
+        return average_images(x, self.num_images)
+
+    def frame_images(self, frame: Tensor) -> Tensor:
+        """Single frames `[B, C, H, W]`, float normalised or uint8, as the super image would hand them to the backbone.
+
+        Raises:
+            ValueError: If they have another shape or type.
+        """
+        if frame.ndim != 4 or frame.shape[1] != self.in_chans:
+            raise ValueError(f'Expected a frame of shape (B, C={self.in_chans}, H, W), got {list(frame.shape)}.')
+        as_bytes = frame.dtype == torch.uint8
+        if not as_bytes and not frame.is_floating_point():
+            raise ValueError(f'Expected a floating-point (normalised) or uint8 (0...255) frame, got {frame.dtype}.')
+        frame = frame.to(self.super_image.norm_scale.dtype) if as_bytes else frame
+        if tuple(frame.shape[2:]) != self.img_size:
+            frame = resize_images(frame, *self.img_size, self.layout.antialias)
+        return frame * self.super_image.norm_scale + self.super_image.norm_shift if as_bytes else frame
 
     # Weights
 

@@ -19,7 +19,14 @@ from flatzoo.console.text import printable
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import SuperImage
 from flatzoo.weights.checkpoint import map_weights
-from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
+from flatzoo.weights.config import (
+    CONFIG_FILE,
+    protocol_of_config,
+    read_config,
+    saved_config,
+    stats_of_config,
+    temporal_of_config,
+)
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
 
@@ -254,6 +261,7 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
     if source.saved is None or not isinstance(model, model_cls):
         return
     model.saved_protocol = protocol_of_config(*source.saved)
+    model.temporal = temporal_of_config(*source.saved)
     if source.weights is not None and source.cfg.num_classes == model.num_classes > 0 and not model.head_trained:
         raise ValueError(
             f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '

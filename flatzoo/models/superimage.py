@@ -23,6 +23,10 @@ class _AnyBackbone(VideoModel):
         super().__init__(backbone, img_size=default_img_size(backbone) if img_size is None else img_size, **kwargs)
         self.check_input_size()
 
+    @property
+    def encodes_frames(self) -> bool:
+        return self.num_images == self.num_frames and self.grid_size == (1, 1)  # `time:1`: an image for each frame
+
     def _complete_cfg(self, cfg: dict[str, Any]) -> dict[str, Any]:
         return cfg_of_backbone(self, cfg)
 

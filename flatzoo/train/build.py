@@ -21,6 +21,7 @@ from flatzoo.data.groups import GROUPS_FILE
 from flatzoo.data.lists import DataError, VideoList, mirrored_labels, read_videos, same_name, sided_classes, some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.survey import ClipFacts, centre_crop_loss, median
+from flatzoo.data.temporal import TemporalContract, learn_contract
 from flatzoo.data.transforms import Fit
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.adapter_model import AdapterModel
@@ -32,7 +33,7 @@ from .recipe import Recipe
 
 __all__ = [
     'build_model', 'build_optimizer', 'build_schedule', 'build_task', 'choose_fit', 'freeze', 'list_digests',
-    'mixing_of', 'normalised', 'order_channels_last', 'protocol_of', 'read_lists', 'train_clips',
+    'mixing_of', 'normalised', 'order_channels_last', 'protocol_of', 'read_lists', 'temporal_of', 'train_clips',
     'validation_protocol',
 ]
 
@@ -182,6 +183,11 @@ def validation_protocol(recipe: Recipe) -> EvalProtocol:
     """The protocol of the evaluation after each epoch: one clip and its centre, as in the official code of SIFAR."""
     return EvalProtocol(
         sampling=recipe.sampling, stride=recipe.stride if recipe.sampling == 'dense' else None, fit=_fit_of(recipe))
+
+
+def temporal_of(recipe: Recipe, model: VideoModel, videos: VideoList) -> TemporalContract | None:
+    """The length of the clips that a model is trained on, which is kept with it."""
+    return learn_contract(videos, model.num_frames, recipe.stride if recipe.sampling == 'dense' else None)
 
 
 MAX_CROP_LOSS = 0.28  # 4:3 loses 0.25; where 0.31 were lost, black bars were measured to be far better than the crop

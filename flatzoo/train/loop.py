@@ -7,6 +7,7 @@ a resumed run ends with the same bits as an uninterrupted run.
 """
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import math
 import sys
@@ -25,6 +26,7 @@ from flatzoo.data.clips import collate_clips
 from flatzoo.data.lists import class_findings, some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.survey import survey
+from flatzoo.data.temporal import TemporalContract
 from flatzoo.data.workers import default_workers
 from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
@@ -389,9 +391,14 @@ class Trainer:
     def _no_clip(self) -> Tensor:
         return torch.zeros(1, self.model.in_chans, self.model.num_frames, *self.model.img_size, dtype=torch.uint8)
 
+    @functools.cached_property
+    def temporal(self) -> TemporalContract | None:
+        return build.temporal_of(self.recipe, self.model, self.train_list) or self.model.temporal
+
     def _save_best(self) -> None:
         model = self.whole_model()
         if self.processes.first:
+            model.temporal = self.temporal
             files.save_model(model, self.folder, self.train_list.classes, self.protocol)
 
     def _save_last(self) -> None:

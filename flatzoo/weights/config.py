@@ -4,9 +4,11 @@ timm's file rebuilds the model: architecture, arguments, preprocessing. The bloc
 for, above all the evaluation protocol. timm and transformers ignore it.
 
     "video": {"flatzoo_version": "0.2.0", "format": 1, "num_frames": 8, "layout": "grid", "img_size": [224, 224],
-              "protocol": {"sampling": "uniform", ...}, "mean": [...], "std": [...]}
+              "protocol": {"sampling": "uniform", ...}, "mean": [...], "std": [...],
+              "temporal": {"seconds": 2.0, "frames": 8, "stride": 0.25}}
 
-Mean and standard deviation are per channel of a frame in 0...1. `format` is raised by each change that an older flatzoo
+Mean and standard deviation are per channel of a frame in 0...1. `temporal` is there for models whose training knew
+the length of its clips, see `flatzoo.data.temporal`. `format` is raised by each change that an older flatzoo
 cannot read.
 """
 import difflib
@@ -19,13 +21,14 @@ import timm
 
 from flatzoo.console.text import printable, shortened
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.temporal import TemporalContract
 from flatzoo.version import __version__
 
 from .download import check_file, fetch, split_name
 
 __all__ = [
     'CONFIG_FILE', 'FORMAT', 'check_arguments', 'check_config', 'protocol_of_config', 'read_config', 'saved_config',
-    'stats_of_config', 'video_block',
+    'stats_of_config', 'temporal_of_config', 'video_block',
 ]
 
 CONFIG_FILE = 'config.json'
@@ -56,6 +59,7 @@ def video_block(model: Any, protocol: EvalProtocol, mean: tuple[float, ...], std
         'protocol': protocol.to_dict(),
         'mean': list(mean),
         'std': list(std),
+        **({} if model.temporal is None else {'temporal': model.temporal.to_dict()}),
     }
 
 
@@ -145,6 +149,7 @@ def check_config(config: Any, where: str) -> None:
     protocol = protocol_of_config(config, where)
     if protocol is not None and protocol.views > MAX_VIEWS:
         raise ValueError(f"{where}: its 'protocol' takes {protocol.views} views; accepted are {MAX_VIEWS}.")
+    temporal_of_config(config, where)
     for key in ('mean', 'std'):
         stated = video.get(key, [])
         if not isinstance(stated, list) or not all(
@@ -168,6 +173,23 @@ def protocol_of_config(config: dict[str, Any], where: str = 'config.json') -> Ev
         return EvalProtocol.from_dict(stated)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: 'protocol' cannot be used: {printable(error, 300)}") from error
+
+
+def temporal_of_config(config: dict[str, Any], where: str = 'config.json') -> TemporalContract | None:
+    """The temporal contract that a configuration states, None if it states none.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    stated = (config.get('video') or {}).get('temporal')
+    if stated is None:
+        return None
+    if not isinstance(stated, dict):
+        raise ValueError(f"{where}: 'temporal' must be an object, got {shortened(stated)}.")
+    try:
+        return TemporalContract.from_dict(stated)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: 'temporal' cannot be used: {printable(error, 300)}") from error
 
 
 def stats_of_config(config: dict[str, Any]) -> dict[str, tuple[float, ...]]:

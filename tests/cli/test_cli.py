@@ -334,12 +334,12 @@ def test_a_log_gets_lines_in_place_of_a_bar(capsys, monkeypatch):
         for _ in range(4):
             bar.update(50, 'top-1 50.0 %')
     assert capsys.readouterr().err == (
-        'clip 100/400: top-1 50.0 %, 0:00:31 passed, 0:01:33 left\n'
-        'clip 200/400: top-1 50.0 %, 0:01:02 passed, 0:01:02 left\n')
+        'clip 100/400: top-1 50.0 %, 3.2 clip/s, 0:00:31 passed, 0:01:33 left\n'
+        'clip 200/400: top-1 50.0 %, 3.2 clip/s, 0:01:02 passed, 0:01:02 left\n')
 
 
 @pytest.mark.parametrize('path, says', [
-    ('https://site.org/clip.mp4', 'Download it first: curl -LO'), ('rtsp://camera/1', 'Record a part of it first'),
+    ('https://site.org/clip.mp4', 'Download it first: curl -LO'), ('rtsp://camera/1', 'record a part of it first'),
     ('0', 'If the camera 0 is meant'), ('none.mp4', 'Check the path')])
 def test_what_is_no_file_is_told_what_to_do(path, says, capsys):
     for command in ('predict', 'show'):

@@ -298,7 +298,7 @@ def test_json(broken_root, capsys):
     out, err = capsys.readouterr()
     [entry] = json.loads(out)
     assert entry['broken'] == 2 and entry['clips'] == 19 and len(entry['classes']) == 16
-    texts = {'model', 'interpolation', 'data', 'root', 'split', 'order', 'sampling', 'fit', 'model_kwargs'}
+    texts = {'model', 'interpolation', 'data', 'root', 'split', 'order', 'sampling', 'fit', 'model_kwargs', 'precision'}
     assert {name for name, value in entry.items() if isinstance(value, str)} == texts
     assert entry['num_frames'] == 8 and entry['crop_pct'] == 1 and entry['stride'] is entry['checkpoint'] is None
     assert json_row(entry | {'img_size': '96x128', 'stride': '4'})['img_size'] == [96, 128]
@@ -354,7 +354,7 @@ def test_results_file_that_is_none(root, tmp_path, capsys):
 
 
 def test_results_from_before_there_was_a_fit_were_cropped(tmp_path):
-    columns = [column for column in COLUMNS if column != 'fit']
+    columns = [column for column in COLUMNS if column not in ('fit', 'precision')]
     write_results(tmp_path / 'r.csv', [dict.fromkeys(columns, '1')], columns)
     [row] = read_results(tmp_path / 'r.csv')
     assert tuple(row) == COLUMNS and row['fit'] == 'crop' and row['num_crops'] == '1'

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['SCENE_CLASSES', 'SPLITS', 'Split', 'describe', 'paint', 'paint_frame']
+__all__ = ['SCENE_CLASSES', 'SPLITS', 'Split', 'describe', 'paint', 'paint_frame', 'paint_stretch']
 
 Split = Literal['train', 'test']
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -438,3 +438,35 @@ def paint_frame(
 def describe(pair: int, seed: int, split: str) -> dict[str, str]:
     """What the scene of a pair shows. The size in pixels does not matter, so the smallest is painted."""
     return _labels(_scene(pair, seed, 16, split))
+
+
+def paint_stretch(
+        pair: int,
+        seed: int,
+        times: list[float],
+        camera_times: list[float],
+        size: int,
+        camera_shake: float,
+        split: str,
+        acting: bool = True,
+) -> Tensor:
+    """Paints moments of the even action of a pair: uint8 `[T, 3, size, size]`.
+
+    Args:
+        pair: The pair.
+        seed: See `render_action`.
+        times: When the moments are, 0..1, in any order; a moment may repeat.
+        camera_times: The same for the camera, which may go on shaking while the scene stands still.
+        size: See `render_action`.
+        camera_shake: See `render_action`.
+        split: See `render_action`.
+        acting: Whether the actors move. Else they stay as they are at the first moment, and only bystanders drift.
+    """
+    scene = _scene(pair, seed, size, split)
+    if not acting:
+        still = [layer._replace(pose=functools.partial(lambda pose, t: pose, layer.pose(times[0])))
+                 for layer in scene.actors]
+        scene = scene._replace(actors=still)
+    shaken = _shaken(pair, seed, camera_shake, split)
+    moments = iter(camera_times)
+    return _compose(scene, times, lambda t: shaken(next(moments)), size)

@@ -181,6 +181,16 @@ class Probe(AdapterModel):
         x = self.pooler(x if self.probe == 'step' else x.flatten(1, 2))
         return x if pre_logits else self.head(x)
 
+    @property
+    def encodes_frames(self) -> bool:
+        return True
+
+    def forward_frames(self, x: Tensor) -> Tensor:
+        return self.backbone.forward_features(self.frame_images(x))
+
+    def forward_clips(self, x: Tensor) -> Tensor:
+        return self.forward_head(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`."""
         return self.forward_head(self.backbone.forward_features(self.super_image(x)))

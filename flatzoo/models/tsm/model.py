@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from flatzoo.layers import Layout
 from flatzoo.layers.layout import LayoutSpec
-from flatzoo.layers.super_image import resize_images
 from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, prefixed_weights, unwrap_checkpoint
 
 from ..backbone import default_img_size
@@ -136,23 +135,11 @@ class TSM(VideoModel):
         try:
             for shift, past in zip(shifts, state or [None] * len(shifts), strict=True):
                 shift.streams, shift.past = True, past
-            logits = self.backbone(self._image(frame))
+            logits = self.backbone(self.frame_images(frame))
             return logits, [shift.past for shift in shifts]
         finally:
             for shift in shifts:
                 shift.streams, shift.past = False, None
-
-    def _image(self, frame: Tensor) -> Tensor:
-        """A frame as the super image would give it to the backbone."""
-        if frame.ndim != 4 or frame.shape[1] != self.in_chans:
-            raise ValueError(f'Expected a frame of shape (B, C={self.in_chans}, H, W), got {list(frame.shape)}.')
-        as_bytes = frame.dtype == torch.uint8
-        if not as_bytes and not frame.is_floating_point():
-            raise ValueError(f'Expected a floating-point (normalised) or uint8 (0...255) frame, got {frame.dtype}.')
-        frame = frame.to(self.super_image.norm_scale.dtype) if as_bytes else frame
-        if tuple(frame.shape[2:]) != self.img_size:
-            frame = resize_images(frame, *self.img_size, self.layout.antialias)
-        return frame * self.super_image.norm_scale + self.super_image.norm_shift if as_bytes else frame
 
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
