@@ -2,6 +2,7 @@
 
     args.yaml             the recipe
     summary.csv           a row per epoch
+    results.json          of a finished run: its last and its best epoch, and the test if there is one
     last.pt               the full state for resuming
     last.pt.sha256        its digest, as sha256sum writes it
     model.safetensors     the best model so far
@@ -28,11 +29,12 @@ from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.version import __version__
 
 __all__ = [
-    'ADAPTERS', 'ARGS', 'BROKEN', 'LAST', 'SUMMARY', 'damaged', 'digest_file', 'is_full', 'is_out_of_memory',
+    'ADAPTERS', 'ARGS', 'BROKEN', 'LAST', 'RESULTS', 'SUMMARY', 'damaged', 'digest_file', 'is_full', 'is_out_of_memory',
     'load_last', 'remove_leftovers', 'save_last', 'save_model', 'write_csv', 'write_file',
 ]
 
 ARGS, SUMMARY, LAST, ADAPTERS, BROKEN = 'args.yaml', 'summary.csv', 'last.pt', 'adapters.safetensors', 'broken.txt'
+RESULTS = 'results.json'
 FORMAT = 1
 REMEDY = 'Restore it from a copy, or begin anew with another --output.'
 

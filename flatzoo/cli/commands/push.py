@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', metavar='NAME', help="the model of a weight file, as 'flatzoo list' shows it")
     parser.add_argument(
         '--labels', metavar='FILE', help='text file with the names of the classes, one a line, in the order of logits')
+    parser.add_argument(
+        '--with-backbone', action='store_true',
+        help='of a probe that borrows its backbone from another model, push that, too')
     parser.add_argument('--private', action='store_true', help='make a new repository private')
     parser.add_argument('--revision', metavar='BRANCH', help='branch to push to (default: main)')
     parser.add_argument('--tag', help='tag for the commit')
@@ -45,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         model, card = open_checkpoint(args.checkpoint, args.model)
         pushed = push_to_hub(
             model, args.repository, private=args.private, revision=args.revision, tag=args.tag,
-            commit_message=args.message, dry_run=args.dry_run, label_names=labels, card=card)
+            commit_message=args.message, dry_run=args.dry_run, label_names=labels, card=card,
+            with_backbone=args.with_backbone)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(' '.join(str(error).split())) from error
     where = f'{pushed.repo_id}@{pushed.revision}' + (f', tag {pushed.tag}' if pushed.tag else '')

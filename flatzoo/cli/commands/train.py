@@ -131,6 +131,7 @@ def _next_command(recipe: Recipe) -> str:
     train_list, val_list = read_lists(recipe)
     clip = (val_list or train_list).clips[0]
     model = ['--model', str(recipe.folder)]
-    if clip.member is None and clip.end is None and not clip.start and os.path.isfile(clip.path):
+    is_file = clip.member is None and clip.end is None and not clip.start and os.path.isfile(clip.path)
+    if is_file and train_list.depth is None:
         return shlex.join(['flatzoo', 'predict', clip.path, *model])
     return shlex.join(['flatzoo', 'validate', recipe.spec, recipe.root, *model])

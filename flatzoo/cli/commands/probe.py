@@ -1,0 +1,135 @@
+"""Learn a classifier from few clips: a head on the features of a frozen network.
+
+SOURCE is a folder that 'flatzoo embed' wrote, or the layout of a data set and its folder (SPEC ROOT), whose
+clips the network --model then looks at first; --features keeps what it sees. The split train teaches, and
+val (or else test) measures. A data set without these splits is measured by cross-validation. The file
+groups.csv in the folder of the data set (columns path and group) says which clips are of one person: they
+stay together, and --leave-group-out measures on one person after the other.
+
+  knn, ridge, logistic      by scikit-learn, on pooled features; the penalty is chosen by cross-validation
+  attentive, step, linear   the probes of flatzoo, on tokens (flatzoo embed --tokens)
+
+--out saves a model that every command takes. It names its backbone, with a digest of the weights, and
+does not copy it. knn saves its features. Needs pip install 'flatzoo[probe]'.
+
+    flatzoo probe features/ --out runs/mine
+    flatzoo probe folder videos/ --model probe_dinov2_s --num-frames 4 --out runs/mine
+    flatzoo predict new/ --model runs/mine
+"""
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flatzoo.console.text import printable
+
+from .. import CommandError, write
+from ..arguments import KeyValues
+from ..sources import is_spec, lists_or_files, one_line
+from .embed import add_embedding_arguments, embedding_kwargs
+
+if TYPE_CHECKING:
+    from flatzoo.evaluation.probe import ProbeResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `flatzoo probe`."""
+    parser.add_argument(
+        'sources', nargs='+', metavar='SOURCE', help='FEATURES, a folder of features; or SPEC ROOT of a data set')
+    parser.add_argument(
+        '--kind', choices=('knn', 'ridge', 'logistic', 'attentive', 'step', 'linear'), default='logistic',
+        help='of the head (default: %(default)s)')
+    parser.add_argument(
+        '--leave-group-out', action='store_true', help='measure on one group after the other, over all splits')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of folds and random weights (default: 0)')
+    parser.add_argument(
+        '--probe-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
+        help='of attentive, step and linear: probe_depth=1, lr=0.001, weight_decay=0.05, epochs=20, ...')
+
+    output = parser.add_argument_group('output')
+    output.add_argument('--out', metavar='FOLDER', help='save the model there')
+    output.add_argument('--with-backbone', action='store_true', help='copy the backbone into the model')
+    output.add_argument('--features', metavar='FOLDER', help='of SPEC ROOT: keep the features there')
+    output.add_argument(
+        '--report', metavar='FOLDER', help='write a table of the classes and the picture of the confusions there')
+    output.add_argument('--per-class', action='store_true', help='print the accuracy of every class')
+    output.add_argument('--json', action='store_true', help='print JSON in place of text')
+    add_embedding_arguments(parser, required=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `flatzoo probe`: 0 if all clips have a feature, 1 if not."""
+    from flatzoo.evaluation.probe import probe
+
+    common = dict(
+        kind=args.kind, leave_group_out=args.leave_group_out, seed=args.seed, probe_args=args.probe_kwargs)
+    try:
+        if is_spec(args.sources):
+            if args.model is None:
+                raise CommandError('SPEC ROOT needs a network that looks at the clips: --model NAME.')
+            result = probe(
+                lists_or_files(args.sources), model=args.model, features=args.features, **common,
+                **embedding_kwargs(args))
+        elif len(args.sources) == 1:
+            if args.model is not None:
+                raise CommandError('--model is for SPEC ROOT; features know the model that they are of.')
+            result = probe(args.sources[0], **common)
+        else:
+            raise CommandError('give one folder of features, or SPEC ROOT of a data set.')
+        if args.out is not None:
+            result.save(args.out, args.with_backbone)
+        if args.report is not None:
+            _write_report(Path(args.report), result)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise CommandError(one_line(error)) from error
+    write(json.dumps(_entry(result), indent=2) if args.json else _text(result, args.per_class))
+    for note in result.notes:
+        write(f'note: {note}.', sys.stderr)
+    if args.out is not None:
+        write(f"saved: {args.out}. Try 'flatzoo predict CLIP --model {args.out}'." if args.kind != 'knn' else
+              f'saved the features: {args.out}', sys.stderr)
+    return int(bool(result.features.errors))
+
+
+def _text(result: 'ProbeResult', per_class: bool) -> str:
+    low, high = result.interval
+    penalty = f', {result.penalty}' if result.penalty else ''
+    lines = [
+        f'{result.accuracy:8.2f} %  top-1, between {low:.1f} and {high:.1f} % with 95 % confidence',
+        f'{result.evaluation.mean_class:8.2f} %  mean of the classes',
+        f'  {result.evaluation.clips} clips: {result.tested_on}; {len(result.classes)} classes; '
+        f'{result.kind}{penalty}; {result.seconds:.1f} s']
+    if per_class:
+        for entry in sorted(result.evaluation.per_class(), key=lambda entry: entry['top1']):
+            taken = f', {entry["times"]} of them taken for {printable(entry["taken_for"])}' if entry['times'] else ''
+            lines.append(f'{entry["top1"]:8.2f} %  {printable(entry["class"])}, {entry["clips"]} clips{taken}')
+    return '\n'.join(lines)
+
+
+def _entry(result: 'ProbeResult') -> dict[str, Any]:
+    return {
+        'kind': result.kind, 'top1': round(result.accuracy, 4), 'interval': [round(end, 4) for end in result.interval],
+        'mean_class': round(result.evaluation.mean_class, 4), 'clips': result.evaluation.clips,
+        'tested_on': result.tested_on, 'penalty': result.penalty, 'notes': list(result.notes),
+        'seconds': round(result.seconds, 2), 'model': result.features.settings['model'],
+        'digest': result.features.settings['digest'], 'classes': result.evaluation.per_class()}
+
+
+def _write_report(folder: Path, result: 'ProbeResult') -> None:
+    """`classes.csv` and `confusion.png`."""
+    from flatzoo.evaluation.results import write_results
+    from flatzoo.visualize.confusion import confusion_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = result.evaluation.per_class()
+    write_results(folder / 'classes.csv', rows, rows[0])
+    figure = confusion_figure(
+        result.evaluation.confusion, result.evaluation.classes, f'{result.kind}: {result.accuracy:.2f} % top-1')
+    partial = folder / 'confusion.png.partial'
+    try:
+        figure.savefig(partial, format='png', dpi=150)
+        os.replace(partial, folder / 'confusion.png')
+    finally:
+        partial.unlink(missing_ok=True)

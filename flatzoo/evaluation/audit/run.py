@@ -1,0 +1,284 @@
+"""Runs the controls on a list of clips and judges what they prove."""
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flatzoo.console.progress import Progress
+from flatzoo.data.clips import clip_span, open_clip
+from flatzoo.data.lists import Clip, VideoList
+from flatzoo.data.views import read_views
+from flatzoo.inference.ahead import load_ahead
+
+from ..calibration import calibration_error, fit_temperature
+from ..evaluate import match_classes
+from ..statistics import accuracy_interval, difference_interval, holm, mcnemar, sign_flip
+from .controls import CONTROLS, Answers, ask
+from .subject import Subject, subject_of
+from .verdict import LEVELS, Verdict, judge
+
+__all__ = ['Audit', 'audit', 'rank_models']
+
+CHUNK = 32  # clips that are asked about together
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        name: Name of the model.
+        data: The data set and its split.
+        classes: Names of the classes.
+        labels: Class of each clip that was answered, `[N]`.
+        answers: Most probable class under each control, `[N]`.
+        groups: Group of each clip.
+        clips: Name of each clip.
+        verdict: What they prove.
+        symmetric: Pairs of classes that are each other's reverse to the model.
+        calibration: `temperature`, and the expected calibration error `before` and `after`; None if not asked for.
+        broken: Why clips could not be read.
+        seconds: Duration.
+    """
+    name: str
+    data: str
+    classes: tuple[str, ...]
+    labels: Tensor
+    answers: dict[str, Tensor]
+    groups: tuple[str | None, ...]
+    clips: tuple[str, ...]
+    verdict: Verdict
+    symmetric: tuple[tuple[str, str], ...] = ()
+    calibration: dict[str, float] | None = None
+    broken: tuple[str, ...] = ()
+    seconds: float = 0.0
+    correct: dict[str, Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, 'correct', {name: found == self.labels for name, found in self.answers.items()})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each control: `control`, `shown`, `accuracy` with its `interval`, and against the frames in order
+        `difference` (an interval) and `p`, corrected for the number of controls (Holm). Shares are in per cent.
+        """
+        normal = self.correct['in_order']
+        names = [name for name in CONTROLS if name != 'in_order']
+        corrected = dict(zip(names, holm([mcnemar(normal, self.correct[name]) for name in names])))
+        rows = []
+        for name in CONTROLS:
+            right = self.correct[name]
+            low, high = accuracy_interval(right, self.groups)
+            row = {
+                'control': name, 'shown': CONTROLS[name], 'accuracy': 100 * float(right.double().mean()),
+                'interval': (100 * low, 100 * high), 'difference': None, 'p': corrected.get(name)}
+            if name != 'in_order':
+                row['difference'] = tuple(100 * end for end in difference_interval(normal, right))
+            rows.append(row)
+        return rows
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """A row for each class that has clips: `class`, `clips`, and the accuracy under each control in per cent."""
+        rows = []
+        for label in self.labels.unique().tolist():
+            own = self.labels == label
+            rows.append({
+                'class': self.classes[label], 'clips': int(own.sum()),
+                **{name: 100 * float(right[own].double().mean()) for name, right in self.correct.items()}})
+        return rows
+
+
+def audit(
+        model: Any,
+        videos: VideoList,
+        *,
+        batch_size: int = 8,
+        workers: int = 2,
+        seed: int = 0,
+        alpha: float = 0.01,
+        margin: float = 0.05,
+        calibrate: bool = False,
+        progress: bool = False,
+        **kwargs: Any,
+) -> Audit:
+    """Finds out whether a model looks at time.
+
+        result = flatzoo.audit('runs/mine', read_videos('folder', 'videos/', 'val'))
+        print(result.verdict.title)
+
+    Each clip is shown in order, reversed, shuffled, as single frames, without its background and at other frame rates
+    (`flatzoo.evaluation.audit.controls`), in one view. The model is asked about 11 + 2 T clips for each.
+
+    Args:
+        model: Any model that classifies clips, see `flatzoo.evaluation.audit.subject.subject_of`.
+        videos: Clips that it was not trained on.
+        batch_size: Clips that the model sees at a time.
+        workers: Files that are decoded at the same time.
+        seed: Of the random orders.
+        alpha: Largest p that proves something.
+        margin: Share of clips below which a difference does not matter.
+        calibrate: Whether to also fit a temperature for the probabilities.
+        progress: Whether to show the progress on standard error.
+        **kwargs: Further arguments of `subject_of`: `num_frames`, `img_size`, `classes`, `name`, `device`, ...
+
+    Raises:
+        ModelError: There is no such model.
+        DataError: The model has other classes.
+        ValueError: No clip can be read, or the model gives logits of another shape or that are not finite.
+    """
+    start = time.monotonic()
+    subject = subject_of(model, **kwargs)
+    if subject.classes is not None:
+        videos = match_classes(videos, len(subject.classes), subject.classes)
+    if videos.in_chans != subject.in_chans:
+        raise ValueError(
+            f'{subject.name} takes frames of {subject.in_chans} channels; those of {videos.name} have '
+            f'{videos.in_chans}.')
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(videos), generator=generator).tolist()  # so that other classes are near
+    groups = [clip.group or None for clip in videos.clips]
+    parts: list[Answers] = []
+    kept: list[int] = []
+    broken: list[str] = []
+    with Progress(len(order), 'clip', disable=not progress) as bar:
+        waiting: list[tuple[int, Tensor, Tensor]] = []
+
+        def flush() -> None:
+            if waiting:
+                clips, middle = (torch.stack([item[place] for item in waiting]) for place in (1, 2))
+                labels = torch.tensor([videos.clips[item[0]].label for item in waiting])
+                parts.append(ask(subject, clips, middle, labels, generator, batch_size))
+                kept.extend(item[0] for item in waiting)
+                waiting.clear()
+
+        for index, found in load_ahead(lambda index: _read(videos, index, subject), order, max(1, workers)):
+            if isinstance(found, Exception):
+                broken.append(f'{videos.clips[index].name}: {" ".join(str(found).split())}')
+            else:
+                waiting.append((index, *found))
+            if len(waiting) == CHUNK:
+                flush()
+            bar.update()
+        flush()
+    if not parts:
+        raise ValueError(f'no clip of {videos.name} can be read: {broken[0]}')
+    answers = Answers.cat(parts)
+    logits = answers.plain['in_order']
+    if logits.shape[1] != len(videos.classes):
+        raise ValueError(
+            f'{subject.name} has {logits.shape[1]} classes, {videos.name} has {len(videos.classes)}. Give a model that '
+            'was trained on these classes, or the names of its classes.')
+    if not all(found.isfinite().all() for found in (*answers.plain.values(), answers.held, answers.placed)):
+        raise ValueError(f'{subject.name}: its logits are not finite. Check the weights of the model.')
+    labels = torch.tensor([videos.clips[index].label for index in kept])
+    named = {name: found.argmax(1) for name, found in answers.plain.items()}
+    named['best_frame'] = _best_place(answers.held.argmax(-1), labels)
+    named['frame_in_place'] = _best_place(answers.placed.argmax(-1), labels)
+    counts = labels.bincount(minlength=len(videos.classes))
+    verdict = judge(
+        {name: found == labels for name, found in named.items()}, labels == counts.argmax(), alpha, margin)
+    return Audit(
+        subject.name, f'{videos.name} ({videos.split})', videos.classes, labels, named,
+        tuple(groups[index] for index in kept), tuple(videos.clips[index].name for index in kept), verdict,
+        _symmetric(named, labels, videos.classes),
+        _calibration(logits, labels) if calibrate else None, tuple(broken), time.monotonic() - start)
+
+
+def rank_models(audits: Sequence[Audit]) -> list[dict[str, Any]]:
+    """Ranks models by what they use of time, the one that uses most first.
+
+    Models are compared on the same clips: what counts is how much better a clip is answered than under the best control
+    of the model itself. Between two models that differ in the use of order that is the best order-free control, and
+    below that the best single frame.
+
+    Args:
+        audits: Of the same clips.
+
+    Returns:
+        A row for each model: `name`, `title` of its verdict, `gain_order` and `gain_frames` in points, and `p`, that it
+        gains as much as the model above it (None of the first; a permutation test with changes of sign).
+
+    Raises:
+        ValueError: The audits are of different clips.
+    """
+    if any(found.clips != audits[0].clips for found in audits):  # labels count the classes of each model
+        raise ValueError(
+            'models are ranked on the same clips in the same order: audit them on one list, with one seed, and without '
+            'files that one of them could not read.')
+
+    def gain(found: Audit, control: str) -> Tensor:
+        return found.correct['in_order'].double() - found.correct[control].double()
+
+    def place(found: Audit) -> tuple[int, float]:
+        return LEVELS.index(found.verdict.level), float(gain(found, found.verdict.best_order_free).mean())
+
+    rows: list[dict[str, Any]] = []
+    ordered = sorted(audits, key=place, reverse=True)
+    for above, found in zip([None, *ordered], ordered):
+        p = None
+        if above is not None:
+            orders = above.verdict.level in ('motion', 'order')
+            control = 'best_order_free' if orders else 'best_single'
+            p = sign_flip(gain(above, getattr(above.verdict, control)) - gain(found, getattr(found.verdict, control)))
+        rows.append({
+            'name': found.name, 'title': found.verdict.title,
+            'gain_order': 100 * float(gain(found, found.verdict.best_order_free).mean()),
+            'gain_frames': 100 * float(gain(found, found.verdict.best_single).mean()), 'p': p})
+    return rows
+
+
+def _read(videos: VideoList, index: int, subject: Subject) -> tuple[Tensor, Tensor] | Exception:
+    """The clip and the middle half of its video, uint8 `[C, T, H, W]` each."""
+    clip: Clip = videos.clips[index]
+    try:
+        with open_clip(clip, videos.depth) as reader:
+            first, end = clip_span(clip, reader)
+            quarter = (end - first) // 4
+            spans = (first, end), (first + quarter, end - quarter)
+            return tuple(
+                read_views(subject.protocol, reader, clip.name, span, subject.num_frames, subject.img_size)[0]
+                for span in spans)
+    except Exception as error:  # noqa: BLE001 - whatever a file does to a decoder, the other files go on
+        return error
+
+
+def _best_place(answers: Tensor, labels: Tensor) -> Tensor:
+    """Answers `[N]` of the best of T places, which for each half of the clips is chosen on the other half.
+
+    Chosen on the same clips, the best of T would be better than it is.
+    """
+    right = (answers == labels[:, None]).double()
+    halves = torch.arange(len(labels)) % 2
+    best = [int(right[halves != half].mean(0).argmax()) if (halves != half).any() else 0 for half in (0, 1)]
+    return torch.where(halves == 0, answers[:, best[0]], answers[:, best[1]])
+
+
+def _symmetric(
+        answers: dict[str, Tensor],
+        labels: Tensor,
+        classes: tuple[str, ...],
+) -> tuple[tuple[str, str], ...]:
+    """Pairs of classes, most of whose reversed clips are taken for the other one, while those in order are not."""
+    size = len(classes)
+
+    def shares(found: Tensor) -> Tensor:
+        counts = (labels * size + found).bincount(minlength=size * size).view(size, size).double()
+        return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+    backward, forward = shares(answers['reversed']), shares(answers['in_order'])
+    both = (backward >= 0.5) & (backward.T >= 0.5) & (forward < 0.5) & (forward.T < 0.5)
+    return tuple((classes[a], classes[b]) for a, b in both.nonzero().tolist() if a < b)
+
+
+def _calibration(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """The temperature of all clips, and the error of each half with the temperature of the other one."""
+    halves = torch.arange(len(labels)) % 2
+    scaled = logits.clone()
+    for half in (0, 1):
+        if (halves != half).any():
+            scaled[halves == half] /= fit_temperature(logits[halves != half], labels[halves != half])
+    return {
+        'temperature': fit_temperature(logits, labels), 'before': calibration_error(logits, labels),
+        'after': calibration_error(scaled, labels)}

@@ -1,0 +1,184 @@
+"""Probes: right on what can be told apart, measured on clips they have not seen, and saved as models like any other."""
+import json
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+
+import flatzoo
+from flatzoo.cli import main
+from flatzoo.data.actions import ACTIONS, write_action
+from flatzoo.data.lists import read_videos
+from flatzoo.evaluation.evaluate import evaluate
+from flatzoo.inference.embed import every_split
+from flatzoo.inference.features import FeatureRow, Features
+from flatzoo.weights.adapter_file import state_digest
+
+pytest.importorskip('sklearn')
+pytest.importorskip('pyarrow')
+MODEL = 'sifar_resnet10t'
+IMAGE = dict(allow_untrained=True, num_frames=4, img_size=32)
+SETTINGS = {'model': None, 'digest': 'sha256:0', 'tokens': False, 'model_args': {}}
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    """Four motions, which the shipped model tells apart."""
+    root = tmp_path_factory.mktemp('actions')
+    for split, clips, seed in (('train', 4, 0), ('val', 2, 10)):
+        for label in range(4):
+            folder = root / split / ACTIONS[label]
+            folder.mkdir(parents=True)
+            for clip in range(clips):
+                write_action(folder / f'{clip}.mp4', label, seed + clip, size=32, num_frames=8)
+    return root
+
+
+@pytest.fixture(scope='module')
+def features(root):
+    return flatzoo.embed(every_split('folder', root), MODEL)
+
+
+def made(labels, splits=None, groups=None, noise=0.3, seed=0, names=('a', 'b', 'c')):
+    """Features that lie around a centre for each class."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(len(names), 8, generator=generator)
+    values = centres[torch.tensor(labels)] + noise * torch.randn(len(labels), 8, generator=generator)
+    rows = tuple(
+        FeatureRow(f'/{i}.mp4', label=names[label], split=splits[i] if splits else 'all',
+                   group=groups[i] if groups else None) for i, label in enumerate(labels))
+    return Features(values, rows, names, SETTINGS)
+
+
+@pytest.mark.parametrize('kind', ['knn', 'ridge', 'logistic'])
+def test_it_learns(features, kind):
+    result = flatzoo.probe(features, kind)
+    assert result.accuracy >= 75 and result.tested_on == 'the split val' and result.evaluation.clips == 8
+    assert result.interval[0] < result.accuracy <= result.interval[1] <= 100
+    assert result.penalty and not result.notes
+
+
+@pytest.mark.parametrize('kind', ['ridge', 'logistic'])
+def test_the_saved_model_answers_as_the_probe(features, root, tmp_path, kind):
+    result = flatzoo.probe(features, kind)
+    result.save(tmp_path / 'probe')
+    assert (tmp_path / 'probe/model.safetensors').stat().st_size < 10_000  # the head alone
+    model = timm.create_model(f'local-dir:{tmp_path / "probe"}', pretrained=True)
+    evaluation = evaluate(model, read_videos('folder', root, 'val').with_classes(result.classes))
+    assert torch.equal(evaluation.confusion, result.evaluation.confusion)
+    whole = result.save(tmp_path / 'whole', with_backbone=True)
+    assert (whole / 'model.safetensors').stat().st_size > 1_000_000
+    assert state_digest(timm.create_model(f'local-dir:{whole}', pretrained=True).state_dict()) == \
+        state_digest(model.state_dict())
+
+
+def test_other_weights_of_the_backbone_are_refused(features, root, tmp_path):
+    model = timm.create_model(MODEL, pretrained=True)
+    flatzoo.save_pretrained(model, tmp_path / 'backbone')
+    probe = flatzoo.probe(every_split('folder', root), 'ridge', str(tmp_path / 'backbone'))
+    probe.save(tmp_path / 'probe')
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    flatzoo.save_pretrained(model, tmp_path / 'backbone')
+    with pytest.raises(RuntimeError, match='On other weights it would answer nonsense'):
+        timm.create_model(f'local-dir:{tmp_path / "probe"}', pretrained=True)
+    with pytest.raises(ValueError, match='on this machine, which nobody else has. Push it along: --with-backbone'):
+        flatzoo.push_to_hub(probe.model(), 'org/name', dry_run=True)
+    assert flatzoo.push_to_hub(probe.model(), 'org/name', dry_run=True, with_backbone=True).files
+    files = flatzoo.push_to_hub(flatzoo.probe(features, 'ridge').model(), 'org/name', dry_run=True).files
+    assert files['model.safetensors'][0] < 10_000
+
+
+def test_a_probe_that_was_trained_further_is_saved_whole(features, tmp_path):
+    model = flatzoo.probe(features, 'ridge').model()
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    flatzoo.save_pretrained(model, tmp_path)
+    assert 'backbone' not in json.loads((tmp_path / 'config.json').read_text())['video']
+    again = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    assert torch.equal(next(again.parameters()), next(model.parameters()))
+
+
+@pytest.mark.parametrize('kind', ['attentive', 'step', 'linear', 'ridge'])
+def test_tokens(root, tmp_path, kind):
+    """The probes of flatzoo are trained on cached tokens; the model that is saved gives the same answers."""
+    lists = every_split('folder', root)
+    options = dict(probe_args=dict(epochs=2, probe_heads=4)) if kind in ('attentive', 'step') else {}
+    result = flatzoo.probe(lists, kind, 'test_vit', tokens=True, **IMAGE, **options)
+    model = result.model()
+    videos = read_videos('folder', root, 'val').with_classes(result.classes)
+    assert torch.equal(evaluate(model, videos).confusion, result.evaluation.confusion)
+    assert model.borrowed is None  # random weights: nobody has them
+    result.save(tmp_path / 'probe')
+    again = timm.create_model(f'local-dir:{tmp_path / "probe"}', pretrained=True).eval()
+    clip = torch.randint(0, 256, (1, 3, 4, 32, 32), dtype=torch.uint8)
+    assert torch.equal(again(clip), model(clip))
+
+
+def test_cross_validation_keeps_groups_apart():
+    """Features that show the group alone: whoever has seen a group of it is right, and nobody should have."""
+    labels = [i % 3 for i in range(9)]
+    groups = [f'g{i}' for i in range(9) for _ in range(4)]
+    features = made([label for label in labels for _ in range(4)], noise=0.01)
+    generator = torch.Generator().manual_seed(1)
+    shown = torch.randn(9, 8, generator=generator).repeat_interleave(4, 0)
+    features = replace(features, values=shown + 0.01 * torch.randn(36, 8, generator=generator))
+    apart = replace(features, rows=tuple(row._replace(group=g) for row, g in zip(features.rows, groups)))
+    assert flatzoo.probe(features, 'knn').accuracy == 100
+    result = flatzoo.probe(apart, 'knn')
+    assert result.accuracy < 60 and 'cross-validation' in result.tested_on
+    assert flatzoo.probe(apart, 'knn', leave_group_out=True).accuracy < 60
+    naive = flatzoo.probe(replace(features, rows=features.rows), 'knn').interval
+    assert result.interval[1] - result.interval[0] > naive[1] - naive[0]
+
+
+def test_a_group_in_both_splits_is_named():
+    labels, splits = [0, 1] * 10, ['train'] * 10 + ['val'] * 10
+    result = flatzoo.probe(made(labels, splits, ['x', 'y'] * 10), 'ridge')
+    assert any('2 groups are in both splits, such as x' in note for note in result.notes)
+
+
+def test_bad_input(features, tmp_path):
+    with pytest.raises(ValueError, match='all clips are of one class'):
+        flatzoo.probe(made([0] * 10), 'ridge')
+    with pytest.raises(ValueError, match='are not finite, such as that of /3.mp4'):
+        bad = made([0, 1] * 5)
+        bad.values[3, 0] = float('nan')
+        flatzoo.probe(bad, 'ridge')
+    with pytest.raises(ValueError, match='names? None|at least two groups; 0 named'):
+        flatzoo.probe(made([0, 1] * 5), 'ridge', leave_group_out=True)
+    single = flatzoo.probe(made([0, 1, 2, 0, 1, 0], ['train'] * 3 + ['val'] * 3), 'ridge')
+    assert any('single clip to learn from: a, b, c' in note for note in single.notes)
+    assert any('too few clips to choose the penalty' in note for note in single.notes)
+    unseen = flatzoo.probe(made([0, 1] * 6 + [0, 1, 2], ['train'] * 12 + ['val'] * 3), 'ridge')
+    assert unseen.classes == ('a', 'b') and unseen.evaluation.confusion[2].sum() == 1
+    assert any('count as wrong: c' in note for note in unseen.notes)
+    with pytest.raises(ValueError, match='reads tokens, and these features are pooled'):
+        flatzoo.probe(features, 'attentive')
+    with pytest.raises(ValueError, match='needs a model that looks at them'):
+        flatzoo.probe([])
+    with pytest.raises(ValueError, match="kind='svm' is none of"):
+        flatzoo.probe(features, 'svm')
+
+
+def test_nearest_neighbours_save_their_features(features, tmp_path):
+    flatzoo.probe(features, 'knn').save(tmp_path / 'knn')
+    assert torch.equal(flatzoo.load_features(tmp_path / 'knn').values, features.values)
+
+
+def test_the_command(root, tmp_path, capsys):
+    pytest.importorskip('matplotlib')
+    out, report, kept = (str(tmp_path / name) for name in ('probe', 'report', 'features'))
+    assert main([
+        'probe', 'folder', str(root), '--model', MODEL, '--kind', 'ridge', '--features', kept, '--out', out,
+        '--report', report, '--per-class']) == 0
+    captured = capsys.readouterr()
+    assert 'with 95 % confidence' in captured.out and 'moves left' in captured.out and f'saved: {out}' in captured.err
+    assert {path.name for path in (tmp_path / 'report').iterdir()} == {'classes.csv', 'confusion.png'}
+    assert main(['probe', kept, '--kind', 'ridge', '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['tested_on'] == 'the split val'
+    assert main(['predict', str(next((root / 'val').rglob('*.mp4'))), '--model', out, '--topk', '1']) == 0
+    assert 'moves' in capsys.readouterr().out
+    assert main(['probe', 'folder', str(root)]) == 1
+    assert '--model NAME' in capsys.readouterr().err
