@@ -5,7 +5,8 @@
 
 Costs (`results/data/cost.csv`) and the catalogue that `flatzoo list` reads are counted for new names only. Model cards
 are written from them. What takes longer is written when something that it shows has changed: the comparison of all
-models (`docs/models.md`, `docs/models/`) and the counted tables below `results/`.
+models (`docs/models.md`, `docs/models/`), that of the ways to make an image model see video (`docs/image_to_video.md`,
+`docs/image_to_video/`) and the counted tables below `results/`.
 """
 import argparse
 import json
@@ -24,7 +25,9 @@ from flatzoo.zoo import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = Path('benchmarks/results/data/cost.csv')
-COMPARISON = ('compare', '--measured', 'benchmarks/results/data/models.csv', '--page', 'docs/models')
+SPEEDS = 'benchmarks/results/data/models.csv', 'benchmarks/results/data/image_to_video.csv'
+COMPARISON = ('compare', '--measured', *SPEEDS, '--page', 'docs/models')
+FAMILY = ('compare', '--family', 'image-to-video', '--measured', SPEEDS[1], '--page', 'docs/image_to_video')
 COUNTED = {  # page below results: script, and the models of which it is made
     'sifar_cost.md': ('cost/sifar_cost.py', 'sifar_'),
     'amflow_parameters.md': ('cost/amflow_parameters.py', 'amflow_'),
@@ -73,8 +76,10 @@ def main() -> None:
         path = Path('benchmarks/results', page)
         if args.all or not path.exists() or any(name.startswith(prefix) for name in costs):
             subprocess.run([sys.executable, f'benchmarks/{script}', '--out', str(path)], check=True)
-    if args.all or costs or cards or listed or not Path('docs/models.md').exists():
-        raise SystemExit(cli.main([*COMPARISON]))
+    for command in (COMPARISON, FAMILY):
+        if args.all or costs or cards or listed or not Path(f'{command[-1]}.md').exists():
+            if code := cli.main([*command]):
+                raise SystemExit(code)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from .hub.push import push_to_hub as push_to_hub, save_pretrained as save_pretrained
     from .inference.classifier import Classifier as Classifier, predict as predict
     from .inference.embed import embed as embed
+    from .inference.events import events as events
     from .inference.features import load_features as load_features
+    from .inference.stream import Stream as Stream
+    from .inference.windows import predict_windows as predict_windows
     from .layers import Layout as Layout, SuperImage as SuperImage
     from .models import (
         HubError as HubError,
@@ -25,11 +28,12 @@ if TYPE_CHECKING:
 
 # public name -> the room that has it
 _PUBLIC = {
-    'Classifier': 'inference.classifier', 'HubError': 'models', 'Layout': 'layers', 'SuperImage': 'layers',
-    'VideoModel': 'models', 'audit': 'evaluation.audit.run', 'embed': 'inference.embed', 'eval_protocol': 'models',
-    'list_models': 'models',
-    'load_features': 'inference.features', 'optimize': 'runtime',
-    'predict': 'inference.classifier', 'probe': 'evaluation.probe', 'pull': 'hub.pull', 'push_to_hub': 'hub.push',
+    'Classifier': 'inference.classifier', 'HubError': 'models', 'Layout': 'layers', 'Stream': 'inference.stream',
+    'SuperImage': 'layers', 'VideoModel': 'models', 'audit': 'evaluation.audit.run', 'embed': 'inference.embed',
+    'eval_protocol': 'models', 'events': 'inference.events', 'list_models': 'models',
+    'load_features': 'inference.features', 'optimize': 'runtime', 'predict': 'inference.classifier',
+    'predict_windows': 'inference.windows', 'probe': 'evaluation.probe', 'pull': 'hub.pull',
+    'push_to_hub': 'hub.push',
     'save_pretrained': 'hub.push',
 }
 

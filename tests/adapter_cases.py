@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parent / 'recorded'
 VIT = dict(embed_dim=32, depth=3, num_heads=2, patch_size=8, img_size=32, num_frames=4)
 BACKBONES = {  # a tiny model of each family
     'clip': dict(VIT, backbone='vit_base_patch16_clip_quickgelu_224'),

@@ -29,6 +29,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from flatzoo.models.record import tag_record
 
 NUM_CLASSES = 10
+_COMPILING = ('test_compile', 'test_export', 'test_fx', 'test_torchscript')
 
 
 def build(args: dict[str, Any], **kwargs: Any) -> nn.Module:
@@ -64,7 +65,8 @@ class ModelTester:
 
     Attributes:
         cases: Test id -> arguments of `timm.create_model`.
-        compiled: Ids of the cases that are compiled and exported, which takes seconds; all by default.
+        compiled: Ids of the cases that are traced, scripted, compiled and exported, which takes seconds; all by
+            default.
     """
     cases: dict[str, dict[str, Any]] = {}
     compiled: Collection[str] | None = None
@@ -72,7 +74,7 @@ class ModelTester:
     def pytest_generate_tests(self, metafunc: Any) -> None:
         if 'args' in metafunc.fixturenames:
             ids = list(self.cases)
-            if self.compiled is not None and metafunc.function.__name__ in ('test_compile', 'test_export'):
+            if self.compiled is not None and metafunc.function.__name__ in _COMPILING:
                 ids = list(self.compiled)
             metafunc.parametrize('args', [self.cases[id] for id in ids], ids=ids)
 
@@ -396,6 +398,9 @@ class ConfigTester:
 
     def test_config(self, name):
         model = timm.create_model(name, device='meta').eval()
+        check_groups(model)
+        with pytest.raises(TypeError, match='no_such_argument'):
+            timm.create_model(name, device='meta', no_such_argument=1)
         cfg = model.default_cfg
         assert cfg is model.pretrained_cfg
         assert model.num_classes == cfg['num_classes']
@@ -420,17 +425,16 @@ class ConfigTester:
         model.reset_classifier(0)
         assert model.float().forward_head(raw).shape == (2, model.head_hidden_size)
 
-    def test_interface(self, name):
-        model = timm.create_model(name, device='meta')
-        assert inspect.signature(model.reset_classifier).parameters['global_pool'].default is None
-        with pytest.raises(TypeError, match='no_such_argument'):
-            timm.create_model(name, device='meta', no_such_argument=1)
-        parameters = [name for name, _ in model.named_parameters()]
-        for coarse in (False, True):
-            groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
-            assert groups.keys() == set(parameters)  # every parameter is in a group
-            assert len(set(groups.values())) > (1 if coarse else 4)
-        for pattern in model.no_weight_decay():
-            name = pattern.removeprefix('backbone.')  # timm's ViT names all that it may have
-            absent = name == 'dist_token' or getattr(model.backbone, name, parameters) is None
-            assert absent or any(fnmatch(parameter, pattern) for parameter in parameters), pattern
+
+def check_groups(model: nn.Module) -> None:
+    """What optimizers ask of a model."""
+    assert inspect.signature(model.reset_classifier).parameters['global_pool'].default is None
+    parameters = [name for name, _ in model.named_parameters()]
+    for coarse in (False, True):
+        groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+        assert groups.keys() == set(parameters)  # every parameter is in a group
+        assert len(set(groups.values())) > (1 if coarse else 4)
+    for pattern in model.no_weight_decay():
+        name = pattern.removeprefix('backbone.')  # timm's ViT names all that it may have
+        absent = name == 'dist_token' or getattr(model.backbone, name, parameters) is None
+        assert absent or any(fnmatch(parameter, pattern) for parameter in parameters), pattern

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # a test that reaches for the Hub fails at once; read on import
+os.environ['FLATZOO_PRECISION'] = 'fp32'  # answers are compared with those of plain models, on every machine
 os.environ['OMP_NUM_THREADS'] = '1'  # models this small only wait for more; workers and processes of tests share cores
 DEFAULT_MARKS = 'not slow and not gpu and not network'  # as in pyproject.toml
 pytest.register_assert_rewrite('base')  # asserts of the shared testers explain themselves, too

@@ -1,4 +1,4 @@
-"""Cases of official code: tensors and weights that it made, in `tests/data` or built from a recipe."""
+"""Cases of official code: tensors and weights that it made, in `tests/recorded` or built from a recipe."""
 import json
 import zlib
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parent / 'recorded'
 
 
 def load_case(name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parent / 'recorded'
 SINGLE, DOUBLE = np.float32, np.float64
 LOG_2 = 0.6931471805599453
 

@@ -17,17 +17,12 @@ import torch
 
 import flatzoo
 from benchmarks.common.cost import count
+from flatzoo.models.record import tag_record
 
-# name -> (row of the paper, its multiply-adds in G, its parameters in M), from Tables 1, 3 and 5
-PAPER = {
-    'sifar_swin_b7': ('SIFAR-B-7', 138, 87),
-    'sifar_swin_b12': ('SIFAR-B-12', 106, 87),
-    'sifar_swin_b14': ('SIFAR-B-14', 147, 87),
-    'sifar_swin_b12_16f': ('SIFAR-B-12†', 189, 87),
-    'sifar_swin_b14_16f': ('SIFAR-B-14†', 263, 87),
-    'sifar_swin_b12_384': ('SIFAR-B-12‡', 423, 87),
-    'sifar_swin_l14_16f': ('SIFAR-L-14†', 576, 196),
-    'sifar_swin_l12_384': ('SIFAR-L-12‡', 944, 196),
+ROWS = {  # name -> row of the paper's tables
+    'sifar_swin_b7': 'SIFAR-B-7', 'sifar_swin_b12': 'SIFAR-B-12', 'sifar_swin_b14': 'SIFAR-B-14',
+    'sifar_swin_b12_16f': 'SIFAR-B-12†', 'sifar_swin_b14_16f': 'SIFAR-B-14†', 'sifar_swin_b12_384': 'SIFAR-B-12‡',
+    'sifar_swin_l14_16f': 'SIFAR-L-14†', 'sifar_swin_l12_384': 'SIFAR-L-12‡',
 }
 NOTES = (
     'The paper cuts decimals off (138.87 is printed as 138).',
@@ -52,13 +47,15 @@ def main() -> None:
         '|---|---|---|---|---|---|---|---|---|',
     ]
     for name in flatzoo.list_models('sifar_*'):
-        row, paper_macs, paper_params = PAPER.get(name, ('', None, None))
+        row = ROWS.get(name, '')
+        printed = next((figure for figure in tag_record(name).figures if figure.cost), None)
         ours = count(name, num_classes=400)
         macs, params = ours['gmacs_per_view'], ours['params_m']
         frames = f"{ours['num_frames']} | {ours['frame_height']}"
-        if paper_macs is None:
+        if printed is None:
             lines.append(f'| `{name}` | {row} | {frames} | {macs:.2f} | - | - | {params:.2f} | - |')
         else:
+            paper_macs, paper_params = (int(text.split()[0]) for text in (printed.cost, printed.params))  # G, M
             difference = f'{100 * (macs / paper_macs - 1):+.1f} %'
             lines.append(f'| `{name}` | {row} | {frames} | {macs:.2f} | {paper_macs} | {difference} '
                          f'| {params:.2f} | {paper_params} |')

@@ -46,8 +46,8 @@ SPLITS = {'train': 'train', 'val': 'test', 'test': 'test'}  # of the files -> of
 CHOICE_SEED = 100  # of the runs that choose
 IMAGE_WEIGHTS, FRAME_WEIGHTS = 'tf_efficientnet_lite0.safetensors', WEIGHTS.name
 COMMON = (  # directions are labels: nothing is mirrored or mixed
-    '--mixup', '0', '--cutmix', '0', '--hflip', '0', '--smoothing', '0.05', '--drop-path', '0', '--opt', 'muon',
-    '--clip-grad', '5', '--warmup-epochs', '1', '--sched-on-updates')
+    '--recipe', 'sifar', '--mixup', '0', '--cutmix', '0', '--hflip', '0', '--smoothing', '0.05', '--drop-path', '0',
+    '--opt', 'muon', '--clip-grad', '5', '--warmup-epochs', '1', '--sched-on-updates')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.protocol import EvalProtocol
 
-__all__ = ['KeyValues', 'add_ema_arguments', 'add_model_arguments', 'add_view_arguments', 'chosen_protocol', 'count']
+__all__ = [
+    'KeyValues', 'add_ema_arguments', 'add_model_arguments', 'add_precision_argument', 'add_view_arguments',
+    'chosen_protocol', 'count',
+]
 
 
 def count(text: str) -> int:
@@ -59,6 +62,14 @@ def add_ema_arguments(parser: argparse.ArgumentParser) -> None:
         help='of a checkpoint with both, take the raw weights')
 
 
+def add_precision_argument(parser: argparse.ArgumentParser, default: str = 'auto') -> None:
+    """In which numbers the model computes; `flatzoo.runtime.prepare` takes it."""
+    parser.add_argument(
+        '--precision', choices=('auto', 'fp32', 'bf16'), default=default,
+        help='numbers to compute in; auto takes bf16 on GPUs and on CPUs that are several times as fast with it, and '
+        'fp32 elsewhere (default: %(default)s)')
+
+
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that `chosen_protocol` reads."""
     views = parser.add_argument_group('views', 'What a model sees of a video; its logits are averaged over the views.')
@@ -68,6 +79,10 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         'repository does, where that differs; fast: one clip, centre crop (default: %(default)s)')
     views.add_argument('--num-clips', type=count, metavar='N', help='clips per video')
     views.add_argument('--num-crops', type=int, choices=(1, 3), help='crops per clip')
+    views.add_argument(
+        '--fit', choices=('auto', 'crop', 'letterbox', 'stretch'), default='auto',
+        help='how frames of another aspect ratio become those of the model: crop cuts off, letterbox adds black bars, '
+        'stretch distorts; auto: as in the training of the weights (default: %(default)s)')
 
 
 def chosen_protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProtocol':
@@ -80,8 +95,12 @@ def chosen_protocol(model: 'VideoModel', args: argparse.Namespace) -> 'EvalProto
     from flatzoo.data.protocol import EvalProtocol
 
     try:
-        protocol = EvalProtocol() if args.views == 'fast' else eval_protocol(model, args.views)
+        if args.views == 'fast':
+            own = eval_protocol(model)
+            protocol = EvalProtocol(fit=own.fit, depth=own.depth)
+        else:
+            protocol = eval_protocol(model, args.views)
     except ValueError as error:
         raise CommandError(f'--views {args.views}: {error}, or fast') from error
-    chosen = {'num_clips': args.num_clips, 'num_crops': args.num_crops}
+    chosen = {'num_clips': args.num_clips, 'num_crops': args.num_crops, 'fit': args.fit if args.fit != 'auto' else None}
     return dataclasses.replace(protocol, **{key: value for key, value in chosen.items() if value is not None})

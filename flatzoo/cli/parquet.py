@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.inference.load import load_model
+from flatzoo.runtime import precision_of
 
 from . import CommandError, write, write_error
 
@@ -52,6 +53,7 @@ def predict_to_parquet(
         'model': name, 'checkpoint': checkpoint, 'num_classes': model.num_classes, 'num_frames': model.num_frames,
         **({} if args.use_ema is None else {'use_ema': args.use_ema}),
         'img_size': list(model.img_size), 'protocol': protocol.to_dict(), 'topk': args.topk,
+        **({} if (precision := precision_of(model)) == 'fp32' else {'precision': precision}),
     }
     on_gpu = next(model.parameters()).is_cuda
     gpus = torch.cuda.device_count() if on_gpu else 0
@@ -61,7 +63,7 @@ def predict_to_parquet(
         share = 1.0 if os.environ.get('RAY_ADDRESS') else min(1.0, gpus / processes)
     load = functools.partial(
         load_model, name, checkpoint, args.num_classes, args.allow_untrained, 'cuda' if on_gpu else args.device,
-        use_ema=args.use_ema)
+        use_ema=args.use_ema, precision=precision)
     answer = functools.partial(
         classify_files, protocol=protocol, topk=args.topk, batch_size=args.batch_size, workers=args.workers)
 

@@ -19,9 +19,18 @@ class LogLines:
         seconds: Least time between two lines.
         report: Called with a line.
         done: Amount that was done before the start.
+        unit: Name of one unit, whose rate is told; empty for no rate.
     """
 
-    def __init__(self, total: int, seconds: float, report: Callable[[str], None], done: int = 0):
+    def __init__(
+            self,
+            total: int,
+            seconds: float,
+            report: Callable[[str], None],
+            done: int = 0,
+            unit: str = '',
+    ):
+        self.unit = unit
         self.total, self.seconds, self.report, self.first = total, seconds, report, done
         self.start = self.last = time.monotonic()
 
@@ -32,6 +41,9 @@ class LogLines:
             return
         self.last = now
         passed = now - self.start
+        if self.unit:
+            rate = f'{(done - self.first) / max(passed, 1e-6):.1f} {self.unit}/s'
+            more = f'{more}, {rate}' if more else rate
         left = passed / max(done - self.first, 1) * (self.total - done)
         self.report(
             f'{what} {done}/{self.total}: {more}{", " if more else ""}{duration(passed)} passed, {duration(left)} left')
@@ -54,7 +66,7 @@ class Progress:
         self.what = f'{description} {unit}'.strip()
         self.note, self.done = '', 0
         self.log = None if disable or terminal else LogLines(
-            total, SECONDS, lambda line: print(line, file=sys.stderr, flush=True))
+            total, SECONDS, lambda line: print(line, file=sys.stderr, flush=True), unit=unit)
 
     def __enter__(self) -> 'Progress':
         return self

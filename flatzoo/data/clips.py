@@ -15,13 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .array_file import ArrayFile
+from .clip_cache import ClipCache
 from .decode import Backend, VideoError, VideoReader
+from .files import is_array
 from .frame_folder import FrameFolder
 from .lists import Clip, VideoList
 from .protocol import EvalProtocol
 from .sampling import Sampling, dense_indices, uniform_indices
 from .transforms import Size, TrainTransform
-from .views import read_frames, read_views
+from .views import equal_views, read_frames, read_views
+
+Reader = VideoReader | FrameFolder | ArrayFile
 
 __all__ = ['ClipDataset', 'clip_span', 'collate_clips', 'open_clip']
 
@@ -30,9 +35,9 @@ class ClipDataset(Dataset):
     """Clips of a `VideoList` as a map-style data set.
 
     An item is a dictionary with `index`, `label` and `clip`: in training uint8 `[C, T, H, W]`; in evaluation all views
-    of the protocol, `[V, C, T, H, W]`, over which the logits are averaged. C is 3 (RGB) or 1 (depth). A file that
-    cannot be read raises nothing: its item has `error`, a line that names the file and says why, in place of `clip`.
-    `collate_clips` makes batches of such items.
+    of the protocol, `[V, C, T, H, W]`, over which the logits are averaged (`read_views` says what V is). C is 3 (RGB)
+    or 1 (depth). A file that cannot be read raises nothing: its item has `error`, a line that names the file and says
+    why, in place of `clip`. `collate_clips` makes batches of such items.
 
     All that is random in item i comes from (seed, epoch, i) alone, whatever the number and the order of workers; also
     what a transform draws from the default generators of torch, numpy and Python. These are left as they were. One
@@ -51,7 +56,13 @@ class ClipDataset(Dataset):
         crop: Called in training on a few frames at a time, uint8 `[n, C, H, W]` to `[n, C, h, w]`, each time from the
             same state of torch's default generator, so that all frames get the same crop. `TrainTransform` with the
             `flip` of the list if None.
+        shrink: Called in training before `crop` on a few frames at a time, uint8 `[n, C, H, W]` to `[n, C, h, w]`; each
+            frame becomes the same whatever others come with it.
+        cache: Keeps what is decoded: in training all frames of a clip, after `shrink`; in evaluation the views. Items
+            are the same with and without it.
         backend: Decoder, see `VideoReader`.
+        mirror: Share of training clips that are mirrored behind the crop, which then should not mirror.
+        mirrored_labels: Label of each class in a clip that is mirrored so, see `flatzoo.data.lists.mirrored_labels`.
 
     Raises:
         ValueError: An argument that is not accepted.
@@ -70,15 +81,20 @@ class ClipDataset(Dataset):
             seed: int = 0,
             *,
             crop: Callable[[Tensor], Tensor] | None = None,
+            shrink: Callable[[Tensor], Tensor] | None = None,
+            cache: ClipCache | None = None,
             backend: Backend = 'auto',
+            mirror: float = 0.,
+            mirrored_labels: Sequence[int] | None = None,
     ):
         EvalProtocol(sampling=sampling, stride=stride)  # checks them
         if not isinstance(num_frames, int) or num_frames < 1:
             raise ValueError(f'num_frames must be an integer of at least 1, got {num_frames!r}')
         if train and protocol is not None:
             raise ValueError('a protocol is for evaluation; leave it out or give train=False')
-        if not train and (transform is not None or crop is not None):
-            raise ValueError('in evaluation the protocol says how frames are cropped; leave transform and crop out')
+        if not train and not transform is crop is shrink is None:
+            raise ValueError(
+                'in evaluation the protocol says how frames are cropped; leave transform, crop and shrink out')
         self.videos = videos
         self.num_frames = num_frames
         self.img_size = img_size
@@ -89,7 +105,11 @@ class ClipDataset(Dataset):
         self.protocol = protocol or EvalProtocol()
         self.seed = seed
         self.crop = crop or TrainTransform(img_size, flip=videos.flip)
+        self.shrink = shrink or _as_it_is
+        self.cache = cache
         self.backend = backend
+        self.mirror = mirror
+        self.mirrored_labels = mirrored_labels
         # In shared memory, so that workers that live on from epoch to epoch see it.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -112,40 +132,81 @@ class ClipDataset(Dataset):
         item = {'index': index, 'label': clip.label}
         if not self.train:
             try:
-                return item | {'clip': self._views(clip)}
+                return item | {'clip': self._views(clip, index)}
             except VideoError as error:
                 return item | {'error': _one_line(error)}
         with _seeded(self.seed, self.epoch, index):
             try:
-                frames = self._train_frames(clip)  # [T, C, h, w]
+                frames = self._train_frames(clip, index)  # [T, C, h, w]
             except VideoError as error:
                 return item | {'error': _one_line(error)}
+            if self.mirror and torch.rand(()) < self.mirror:
+                frames = frames.flip(-1)
+                item['label'] = clip.label if self.mirrored_labels is None else self.mirrored_labels[clip.label]
             if self.transform is not None:
                 frames = self.transform(frames)
             return item | {'clip': frames.transpose(0, 1).contiguous()}
 
-    def _train_frames(self, clip: Clip) -> Tensor:
+    def _train_frames(self, clip: Clip, index: int) -> Tensor:
+        kept = None if self.cache is None else self.cache.get(index)
+        if kept is not None:
+            return self._cropped(_Kept(kept), clip, 0, len(kept), _as_it_is)
         with open_clip(clip, self.videos.depth, self.backend) as reader:
             first, end = clip_span(clip, reader)
-            if self.sampling == 'dense':
-                rows = dense_indices(end - first, self.num_frames, self.stride, training=True)
-            else:
-                rows = uniform_indices(end - first, self.num_frames, training=True)
-            needed, places = rows[0].unique(return_inverse=True)
-            state = torch.get_rng_state()
+            if self.cache is not None and (kept := self._whole(reader, clip, first, end)) is not None:
+                self.cache.put(index, kept)
+                return self._cropped(_Kept(kept), clip, 0, len(kept), _as_it_is)
+            return self._cropped(reader, clip, first, end, self.shrink)
 
-            def crop(frames: Tensor) -> Tensor:
-                torch.set_rng_state(state)
-                return self.crop(frames)
+    def _cropped(self, reader: Any, clip: Clip, first: int, end: int, shrink: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.sampling == 'dense':
+            rows = dense_indices(end - first, self.num_frames, self.stride, training=True)
+        else:
+            rows = uniform_indices(end - first, self.num_frames, training=True)
+        needed, places = rows[0].unique(return_inverse=True)
+        state = torch.get_rng_state()
 
-            return read_frames(reader, clip.name, needed + first, crop)[places]
+        def crop(frames: Tensor) -> Tensor:
+            torch.set_rng_state(state)
+            return self.crop(shrink(frames))
 
-    def _views(self, clip: Clip) -> Tensor:
+        return read_frames(reader, clip.name, needed + first, crop)[places]
+
+    def _whole(self, reader: Any, clip: Clip, first: int, end: int) -> Tensor | None:
+        """All frames of a clip, shrunk; None if there is no room for them, or some cannot be read."""
+        try:
+            size = self.shrink(reader.get_frames(torch.tensor([first]))).numel()
+            if not self.cache.has_room((end - first) * size):
+                return None
+            return read_frames(reader, clip.name, torch.arange(first, end), self.shrink)
+        except VideoError:  # perhaps none of those that this item needs
+            return None
+
+    def _views(self, clip: Clip, index: int) -> Tensor:
         """The views that `load_views` takes of a whole video file, here of any clip."""
+        kept = None if self.cache is None else self.cache.get(index)
+        if kept is not None:
+            return kept.clone()
         with open_clip(clip, self.videos.depth, self.backend) as reader:
             span = clip_span(clip, reader)
-            return read_views(
-                self.protocol, reader, clip.name, span, self.num_frames, self.img_size).contiguous()
+            views = read_views(self.protocol, reader, clip.name, span, self.num_frames, self.img_size).contiguous()
+        if self.cache is not None:
+            self.cache.put(index, views)
+        return views
+
+
+class _Kept:
+    """Frames in memory, `[T, C, H, W]`, read as those of a file."""
+
+    def __init__(self, frames: Tensor):
+        self.frames = frames
+
+    def get_frames(self, indices: Tensor) -> Tensor:
+        return self.frames[indices]
+
+
+def _as_it_is(frames: Tensor) -> Tensor:
+    return frames
 
 
 def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -157,16 +218,20 @@ def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     good = [item for item in items if 'clip' in item]
     return {
-        'clip': torch.stack([item['clip'] for item in good]) if good else None,
+        'clip': torch.stack(_alike([item['clip'] for item in good])) if good else None,
         'label': torch.tensor([item['label'] for item in good], dtype=torch.int64),
         'index': torch.tensor([item['index'] for item in good], dtype=torch.int64),
         'broken': [(item['index'], item['error']) for item in items if 'clip' not in item],
     }
 
 
+def _alike(clips: list[Tensor]) -> list[Tensor]:
+    return equal_views(clips) if clips[0].ndim == 5 else clips  # views, or clips of the training
+
+
 @contextlib.contextmanager
-def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -> Iterator[VideoReader | FrameFolder]:
-    """Opens the file, the folder of frames or the member of a shard that a clip is in.
+def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -> Iterator['Reader']:
+    """Opens the file, the folder of frames, the array or the member of a shard that a clip is in.
 
     Args:
         clip: The clip; `clip_span` says which frames of the reader are its own.
@@ -183,8 +248,12 @@ def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -
         path = clip.path if clip.member is None else stack.enter_context(_extracted(clip))
         if os.path.isdir(path) or path.endswith('.zip'):
             yield stack.enter_context(FrameFolder(path, depth, clip.name))
+        elif is_array(path):
+            yield stack.enter_context(ArrayFile(path, depth, clip.name))
         elif depth is not None:
-            raise VideoError(f'{clip.name}: depth maps come as a folder of images; this is a file.')
+            raise VideoError(
+                f'{clip.name}: depth maps come as a folder of images, or as an array (.npy, .npz, .mat); this is '
+                'another file.')
         else:
             try:
                 yield stack.enter_context(VideoReader(path, backend))
@@ -192,7 +261,7 @@ def open_clip(clip: Clip, depth: int | None = None, backend: Backend = 'auto') -
                 raise VideoError(str(error).replace(path, clip.name)) from None
 
 
-def clip_span(clip: Clip, reader: VideoReader | FrameFolder) -> tuple[int, int]:
+def clip_span(clip: Clip, reader: 'Reader') -> tuple[int, int]:
     """First frame of a clip and the one behind its last, counted in the frames of its file.
 
     Raises:
@@ -202,7 +271,7 @@ def clip_span(clip: Clip, reader: VideoReader | FrameFolder) -> tuple[int, int]:
     first, end = clip.start, length if clip.end is None else clip.end
     if clip.unit == 'seconds' and (clip.start or clip.end is not None):
         if not isinstance(reader, VideoReader):
-            raise VideoError(f'{clip.name}: a folder of frames has no times. Give start and end in frames.')
+            raise VideoError(f'{clip.name}: frames of folders and arrays have no times. Give start and end in frames.')
         times = reader.timestamps
         bounds = torch.tensor([clip.start, float('inf') if clip.end is None else clip.end], dtype=torch.float64)
         first, end = torch.searchsorted(times - times[0], bounds).tolist()

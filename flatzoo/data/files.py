@@ -3,7 +3,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ VIDEO_SUFFIXES = frozenset(
     '.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .rm '
     '.rmvb .ts .vob .webm .webp .wmv .y4m'.split()
 )
+ARRAY_SUFFIXES = frozenset(('.mat', '.npy', '.npz'))
 IMAGE_SUFFIXES = frozenset('.bmp .jpeg .jpg .png .tif .tiff .webp'.split())
 
 
@@ -23,6 +24,11 @@ _LEFT_BY_SYSTEMS = frozenset(
 def is_video(name: str) -> bool:
     """Whether a file name is that of a video."""
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith('.')
+
+
+def is_array(name: str) -> bool:
+    """Whether a file name is that of an array of NumPy or MATLAB."""
+    return os.path.splitext(name)[1].lower() in ARRAY_SUFFIXES and not os.path.basename(name).startswith('.')
 
 
 def is_image(name: str) -> bool:
@@ -78,9 +84,18 @@ def subfolders(folder: Path) -> list[str]:
 
 def videos_below(folder: Path) -> Iterator[str]:
     """Paths of the videos at any depth of a folder, sorted within each folder."""
+    yield from _files_below(folder, is_video)
+
+
+def arrays_below(folder: Path) -> Iterator[str]:
+    """Paths of the arrays of NumPy and MATLAB at any depth of a folder, sorted within each folder."""
+    yield from _files_below(folder, is_array)
+
+
+def _files_below(folder: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(filter(is_ours, folders))
-        yield from (os.path.join(here, name) for name in sorted(names) if is_video(name))
+        yield from (os.path.join(here, name) for name in sorted(names) if wanted(name))
 
 
 def frame_folders_below(folder: Path) -> Iterator[str]:
@@ -153,7 +168,7 @@ def read_table(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[s
         raise DataError(f'{path}: has no column {", ".join(lacking)}; it has {", ".join(reader.fieldnames or ())}.')
     for row in reader:
         if any(row[name] is None for name in columns):
-            raise bad_line(path, reader.line_num, f'wanted {len(reader.fieldnames)} columns')
+            raise bad_line(path, reader.line_num, f'should have {len(reader.fieldnames)} columns')
         yield reader.line_num, row
 
 
@@ -171,6 +186,21 @@ def to_int(text: Any, path: Path, number: int, what: str) -> int:
     except (TypeError, ValueError, OverflowError):
         pass
     raise bad_line(path, number, f'{what} should be a whole number, it is {text!r}')
+
+
+def depth_option(value: Any) -> int | None:
+    """The option `depth` of a layout: the reading that becomes 255, None for RGB.
+
+    Raises:
+        DataError: It is no whole number of at least 1.
+    """
+    if value is None or (isinstance(value, int) and value >= 1):
+        return value
+    if not str(value).isdecimal() or int(value) < 1:
+        raise DataError(
+            f'depth must be the reading that becomes 255, a whole number of at least 1 such as 4000 for millimetres up '
+            f'to four metres, got {value!r}')
+    return int(value)
 
 
 def choose(name: str, value: Any, choices: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 `read_videos('ucf101', root, 'train')` is all that a user needs; each publisher has a file in `flatzoo.data.readers`.
 """
+import importlib.util
 import inspect
 import os
 import re
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-__all__ = ['Clip', 'DataError', 'NotThere', 'VideoList', 'class_key', 'parse_spec', 'read_videos', 'sided_classes']
+__all__ = [
+    'Clip', 'DataError', 'NotThere', 'VideoList', 'class_key', 'mirrored_labels', 'parse_spec', 'read_videos',
+    'sided_classes']
 
 Unit = Literal['frames', 'seconds']
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -34,7 +37,7 @@ class DataError(ValueError):
 
 
 class NotThere(DataError):
-    """A split, or a list of it, that the folder of a data set does not have."""
+    """The folder of a data set does not have this split, or not its list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,12 @@ class Clip:
         path: A video file, a folder with one image per frame, or a shard (with `member`), which may be a URL.
         label: Index into the classes of the list.
         start: Where the clip starts in the file, counted from 0.
-        end: Where it ends, itself excluded; None for the end of the file.
+        end: Where it ends (excluded). None is the end of the file.
         unit: `'frames'` or `'seconds'`, of `start` and `end`.
         id: The publisher's name of the clip.
-        member: Of a shard, the place of the clip in it: (name, offset in bytes, size in bytes).
+        member: Place of the clip in a shard: (name, offset in bytes, size in bytes). None outside of shards.
+        group: Who or what is behind the clip, such as the person; empty if that is not known. See
+            `flatzoo.data.groups`.
     """
 
     path: str
@@ -58,6 +63,7 @@ class Clip:
     unit: Unit = 'frames'
     id: str = ''
     member: tuple[str, int, int] | None = None
+    group: str = ''
 
     def __post_init__(self):
         if self.unit not in UNITS:
@@ -79,13 +85,13 @@ class VideoList:
     Attributes:
         name: Name of the data set, with its fold or protocol.
         clips: The clips.
-        classes: Name of each label, `class 0`, ... where the publisher gives none; in Unicode's composed form (NFC).
+        classes: Name of each label, in Unicode's composed form (NFC); `class 0`, ... if the publisher gives no names.
         split: Name of the split.
         flip: Whether mirrored clips keep their labels.
-        metric: How accuracy is reported: `'top1'`, or `'mean_class'` where the classes count alike.
-        depth: None for RGB; of depth maps, the reading (millimetres for Kinect) that becomes 255. 0 is "not measured".
+        metric: How accuracy is reported: `'top1'`, or `'mean_class'` where all classes have the same weight.
+        depth: The depth (millimetres for Kinect) that becomes 255; 0 means "not measured". None for RGB.
         note: What a user should know, such as why `flip` is off.
-        missing: Files that the publisher lists and that are not there, left out of `clips`.
+        missing: Files that are listed but do not exist. They are left out of `clips`.
         root: Folder of the data set, below which its files should lie; empty if the list was made by hand.
 
     Raises:
@@ -132,16 +138,16 @@ class VideoList:
     def with_classes(self, names: Sequence[str]) -> 'VideoList':
         """The same clips with their labels counted as a model counts its classes.
 
-        A name stands for the class of the very same name; how its accents are stored, composed or not, does not
-        matter. For what is left, case and the signs between words are forgiven (`class_key`), where that leaves one
-        class on either side, and a warning says which. The model may know classes that the list lacks. Labels without
-        names (`class 7`) are left as they are.
+        A class of the list is the model's class of the same name; composed and decomposed accents are the same. The
+        remaining names are compared without case and without the signs between words (`class_key`). Such a pair is
+        taken if each name has only one partner, and a warning names the pairs. The model may know classes that the
+        list lacks. Labels without names (`class 7`) stay as they are.
 
         Args:
             names: Names of the model's classes, in the order of its logits.
 
         Raises:
-            DataError: Clips of classes that the model does not know, or names that cannot be told apart.
+            DataError: The model does not know the class of a clip, or two of its classes have the same name.
         """
         if not self.named:
             if len(self.classes) > len(names):
@@ -182,16 +188,16 @@ def read_videos(
         missing: Missing = 'error',
         **options: Any,
 ) -> VideoList:
-    """Reads the list of clips of a data set from the folder as its publisher lays it out; opens no video.
+    """Reads the list of clips of a data set. Its folder is as its publisher lays it out. No video is opened.
 
         read_videos('folder', 'videos/', 'train')
         read_videos('ucf101:fold=2', 'UCF101/', 'test')
         read_videos('ntu120', 'nturgb+d/', 'train', protocol='xset', modality='depth')
 
     Args:
-        spec: Name of a layout, see `flatzoo.data.readers.READERS`, or `'auto'` to recognise it; options may follow as
-            in `'ucf101:fold=2,missing=skip'`.
-        root: Folder of the data set. For the generic lists also the list itself.
+        spec: Name of a layout, see `flatzoo.data.readers.READERS`, or `'auto'` to recognise it, which is refused where
+            several fit; options may follow as in `'ucf101:fold=2,missing=skip'`.
+        root: Folder of the data set. For the layouts `csv` and `jsonl` also the list itself.
         split: `'train'`, `'val'` or `'test'`. A data set with one evaluation split gives it under both names. Some
             layouts know `'all'`.
         missing: What to do about listed files that do not exist. `'error'` raises. `'skip'` leaves them out, names them
@@ -201,6 +207,7 @@ def read_videos(
     Raises:
         DataError: An unknown layout, split or option, a folder that is not laid out so, or missing files.
     """
+    from .groups import read_groups, with_groups
     from .readers import READERS, open_reader
 
     name, spec_options = parse_spec(spec)
@@ -224,7 +231,10 @@ def read_videos(
     folder = root if '://' in root else Path(root)
     videos = reader.read(folder, _split_name(name, split, reader.SPLITS), **fixed, **options)
     base = root if '://' in root or os.path.isdir(root) else os.path.dirname(root) or '.'
-    return _without_missing(replace(videos, root=base), missing)
+    videos = _without_missing(replace(videos, root=base), missing)
+    if any(clip.path.lower().endswith('.mat') for clip in videos.clips) and importlib.util.find_spec('scipy') is None:
+        raise DataError(f"{root}: MATLAB files are read with scipy: pip install 'flatzoo[mat]'.")
+    return videos if '://' in base else with_groups(videos, read_groups(base))
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
@@ -244,16 +254,16 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def same_name(name: str) -> str:
-    """A class name in Unicode's composed form (NFC); macOS and some zip files have the same names decomposed."""
+    """A class name in Unicode's composed form (NFC). macOS and some zip files store names in the decomposed form."""
     return unicodedata.normalize('NFC', name)
 
 
 def class_key(name: str) -> str:
     """A class name without case and the signs between words: `'Moves_Left'` and `'moves left'` have the same key.
 
-    Left out are blanks, underscores, hyphens between letters, quotation marks, brackets, commas, colons, semicolons and
-    slashes. All else stays, for it tells classes apart: accents and vowel signs, symbols such as `+`, `#`, `!` and
-    emoji, a minus sign, and what separates two numbers.
+    Blanks, underscores, hyphens between letters, quotation marks, brackets, commas, colons, semicolons and slashes are
+    left out. Everything else can tell classes apart and stays: accents and vowel signs, symbols such as `+`, `#`, `!`,
+    emoji, a minus sign, and a sign between two numbers.
     """
     name = re.sub(r'(?<=\d)[\s_]+(?=\d)', '\0', same_name(name).lower())  # "1 2" is not 12
     return _BETWEEN_WORDS.sub('', name)
@@ -265,7 +275,7 @@ _BETWEEN_WORDS = re.compile(
 
 
 def _loosely(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """For each name the only other one of the same key, where no second name has that key."""
+    """Name -> the other name with the same key. Keys that several names or several others share are left out."""
     counts = Counter(map(class_key, names))
     found: dict[str, list[str]] = {}
     for other in others:
@@ -274,10 +284,33 @@ def _loosely(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     return {name: one for name, (one, *more) in ((n, o) for n, o in alike.items() if o) if not more}
 
 
+_SIDE = re.compile(r'(?<![a-z])(left|right|(counter|anti)?clockwise)(?![a-z])', re.IGNORECASE)
+
+
 def sided_classes(classes: Iterable[str]) -> list[str]:
-    """Names that speak of a side (left, right, clockwise), which a mirrored clip would belie."""
-    side = re.compile(r'(?<![a-z])(left|right|(counter|anti)?clockwise)(?![a-z])', re.IGNORECASE)
-    return [name for name in classes if side.search(name)]
+    """Names with a side (left, right, clockwise). In a mirrored clip they would be wrong."""
+    return [name for name in classes if _SIDE.search(name)]
+
+
+def mirrored_labels(classes: Sequence[str]) -> list[int]:
+    """The label of each class in a mirrored clip: that of the class whose name has the other side, else its own.
+
+    "Pulling something from left to right" becomes "pulling something from right to left", clockwise becomes
+    counterclockwise. In Something-Something v2 these are the three pairs that the official code of ZeroI2V swaps.
+
+    Args:
+        classes: Names of the classes.
+    """
+    labels = {class_key(name): label for label, name in enumerate(classes)}
+    swapped = (class_key(_SIDE.sub(_other_side, name)) for name in classes)
+    return [labels.get(name, label) for label, name in enumerate(swapped)]
+
+
+def _other_side(match: re.Match) -> str:
+    word = match[0].lower()
+    if word in ('left', 'right'):
+        return 'right' if word == 'left' else 'left'
+    return 'clockwise' if match[2] else 'counterclockwise'
 
 
 def class_findings(lists: Sequence[VideoList]) -> list[str]:
@@ -316,12 +349,12 @@ def generic_list(name: str, split: str, clips: Sequence[Clip], classes: Sequence
 
 
 def unnamed(count: int) -> tuple[str, ...]:
-    """Names for classes whose publisher gives none."""
+    """Names for classes that have no names of their own: `class 0`, `class 1`, ..."""
     return tuple(f'class {label}' for label in range(count))
 
 
 def some(names: Iterable[Any], count: int = 5) -> str:
-    """The first few of many, for a message."""
+    """The first few of many names, for a message."""
     names = [str(name) for name in names]
     rest = len(names) - count
     return ', '.join(names[:count]) + (f' and {rest} more' if rest > 0 else '')
@@ -338,23 +371,34 @@ def _split_name(name: str, split: str, splits: tuple[str, ...]) -> str:
 
 
 def _recognise(root: str) -> str:
-    from .readers import READERS, open_reader
+    from .readers import GENERIC, READERS, open_reader
+    from .readers.folder import has_several_classes
 
     if '://' in root:
         return 'wds'
-    for name in READERS:  # publishers first, generic layouts last
-        reader, fixed = open_reader(name)
-        if reader.matches(Path(root), **fixed):
-            return name
+    for names in ([name for name in READERS if name not in GENERIC], GENERIC):
+        fitting = []
+        for name in names:
+            reader, fixed = open_reader(name)
+            if reader.matches(Path(root), **fixed):
+                fitting.append(name)
+        if len(fitting) > 1 and not has_several_classes(Path(root)):
+            fitting = [name for name in fitting if name not in ('folder', 'frames')]
+        if len(fitting) > 1:  # each would give other clips or other labels
+            raise DataError(
+                f'{root}: looks like {" and like ".join(fitting)} at once, so auto cannot choose. Name the layout in '
+                f'place of auto ({", ".join(fitting)}), or remove what does not belong there.')
+        if fitting:
+            return fitting[0]
     raise DataError(
         f'{root}: no known layout. Looked for {", ".join(READERS)}. Put the videos of each class into a folder of its '
         'own, or write a CSV file with the columns path and label.')
 
 
 def _without_missing(videos: VideoList, missing: Missing) -> VideoList:
-    """Finds what is not there by one listing per folder; a question per file would take minutes on a network.
+    """Looks for missing files by listing each folder once. A look at each file would take minutes on a network.
 
-    A file is also there where its name has another form of the same accents (macOS), or the backslashes of Windows.
+    A file also counts as found if its name has the other form of the accents (macOS), or backslashes (Windows).
     """
     listings: dict[str, dict[str, str]] = {}
 

@@ -23,7 +23,7 @@ from .decode.errors import VideoError, check_pixels
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ['PICTURE_FORMATS', 'PictureSource', 'is_picture', 'open_picture', 'to_depth', 'to_rgb']
+__all__ = ['PICTURE_FORMATS', 'PictureSource', 'depth_pixels', 'is_picture', 'open_picture', 'to_depth', 'to_rgb']
 
 PICTURE_FORMATS = ('BMP', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 _HEADS = (b'BM', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
@@ -140,10 +140,21 @@ def to_depth(image: 'Image.Image', depth: float, name: str) -> Tensor:
         values = np.array(image)
     if values.ndim != 2:
         raise VideoError(f'{name}: is no depth map, it has {values.shape[-1]} channels.')
-    if values.dtype != np.uint8:
-        scaled = np.ceil(np.nan_to_num(values.astype(np.float32)) * (255 / depth))  # up: what was measured is not 0
-        values = scaled.clip(0, 255).astype(np.uint8)
-    return torch.from_numpy(values)[..., None]
+    return torch.from_numpy(depth_pixels(values, depth))[..., None]
+
+
+def depth_pixels(values: np.ndarray, depth: float) -> np.ndarray:
+    """Depth readings of any shape as pixels of 8 bits.
+
+    Args:
+        values: Readings in the unit of `depth`. Those of 8 bits are taken as they are.
+        depth: The reading that becomes 255, as does what lies beyond. 0 (and what is no number, or less) stays 0, "not
+            measured", and nothing else is 0.
+    """
+    if values.dtype == np.uint8:
+        return values
+    readings = np.nan_to_num(values.astype(np.float32), posinf=depth)
+    return np.ceil(readings * (255 / depth)).clip(0, 255).astype(np.uint8)  # up: what was measured is not 0
 
 
 class PictureSource:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .decode import Backend
 from .official_sampling import RULES, Rule, official_indices
 from .sampling import Sampling, dense_indices, uniform_indices
-from .transforms import Size
+from .transforms import FITS, Fit, Size
 
 __all__ = ['EvalProtocol']
 
@@ -31,6 +31,10 @@ class EvalProtocol:
         num_crops: Crops per clip, 1 (centre) or 3 (`three_crop`).
         stride: Step between the frames of a dense clip; None for uniform sampling.
         scale_up: Whether crops are taken with a margin, from frames resized to `img_size / 0.875`.
+        fit: How a frame becomes one of the model's aspect ratio: `'crop'`, `'letterbox'` (black bars) or `'stretch'`.
+            The latter two show the whole frame, so that there is one crop and no margin, whatever is asked for. It is
+            that of the training; what was saved before there was a choice is `'crop'`.
+        depth: Of weights for depth maps, the reading that became 255 in their training. None for RGB, or unknown.
         rule: The method whose official code decides where clips begin and which frames of short videos are repeated,
             see `official_indices`. None uses flatzoo's own `uniform_indices` and `dense_indices`. These are also used
             for clips that a rule does not define (several uniform clips of ST-Adapter and AIM).
@@ -44,6 +48,8 @@ class EvalProtocol:
     stride: int | None = None
     scale_up: bool = False
     rule: Rule | None = None
+    fit: Fit = 'crop'
+    depth: int | None = None
 
     def __post_init__(self):
         if self.sampling not in ('uniform', 'dense'):
@@ -54,22 +60,33 @@ class EvalProtocol:
             raise ValueError(f'num_crops must be 1 or 3, got {self.num_crops!r}')
         if self.rule is not None and self.rule not in RULES:
             raise ValueError(f'rule={self.rule!r} is none of {", ".join(map(repr, RULES))}.')
+        if self.fit not in FITS:
+            raise ValueError(f'fit must be one of {", ".join(FITS)}, got {self.fit!r}')
+        if self.depth is not None and not _is_count(self.depth):
+            raise ValueError(f'depth must be an integer of at least 1 or None, got {self.depth!r}')
         if not isinstance(self.scale_up, bool):
             raise ValueError(f'scale_up must be true or false, got {self.scale_up!r}')
         if self.sampling == 'dense' and not _is_count(self.stride):
             raise ValueError(f'dense sampling needs a stride of at least 1, got {self.stride!r}')
         if self.sampling == 'uniform' and self.stride is not None:
             raise ValueError(f'uniform sampling takes no stride, got {self.stride!r}; leave it out')
+        if self.fit != 'crop':  # three crops of the whole frame are one
+            object.__setattr__(self, 'num_crops', 1)
+            object.__setattr__(self, 'scale_up', False)
 
     @property
     def views(self) -> int:
-        """Number of clips that the model sees per video: `num_clips * num_crops`."""
+        """Number of clips that the model sees per video: `num_clips * num_crops`.
+
+        Of a square video, whose three crops are one, there are as few as `num_clips`.
+        """
         return self.num_clips * self.num_crops
 
     def to_dict(self) -> dict[str, Any]:
         """The protocol as a dictionary that JSON can hold."""
-        values = asdict(self)
-        return values if self.rule else {key: value for key, value in values.items() if key != 'rule'}
+        # left out, so that an older flatzoo reads what it can evaluate
+        usual = {'rule': None, 'fit': 'crop', 'depth': None}
+        return {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> 'EvalProtocol':

@@ -1,10 +1,11 @@
-"""WebDataset shards: many clips in few large files, for disks and object stores that are slow with many small ones.
+"""WebDataset shards: many clips in a few large files, for disks and object stores that are slow with many small files.
 
-A sample of a shard is the video as it is (or an uncompressed ZIP file of its frames, `.frames.zip`), its label
-(`.cls`) and the rest of what the list says about it (`.json`), so that any reader of WebDataset can use it. Beside the
-shards lies `SPLIT.index.json` with the place of every clip. Thereby shards are read like a folder, by index: order of
-the clips, resuming and exact evaluation are those of any other data set, and from an object store each clip costs one
-request for just its bytes.
+A sample of a shard has the video as it is (or an uncompressed ZIP file of its frames, `.frames.zip`), its label
+(`.cls`) and what else the list says about it (`.json`). Any reader of WebDataset can use it.
+
+`SPLIT.index.json` beside the shards has the place of every clip. With it, clips are read by index, as from a folder:
+the order of clips, resuming and exact evaluation work as with any other data set. From an object store, each clip costs
+one request for its own bytes.
 """
 import io
 import json
@@ -23,7 +24,7 @@ from typing import Any
 
 from .clips import open_clip
 from .decode import VideoError
-from .files import frame_order, is_ours, is_video
+from .files import frame_order, is_array, is_ours, is_video
 from .frame_folder import FrameFolder
 from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
 from .readers._labels import read_labels
@@ -31,7 +32,7 @@ from .readers._labels import read_labels
 __all__ = ['find_shards', 'index_shards', 'pack', 'read_index', 'read_member']
 
 INDEX_VERSION = 1
-ATTEMPTS = 4  # at a request to an object store
+ATTEMPTS = 4  # how often a request to an object store is tried
 _FIELDS = ('name', 'classes', 'split', 'flip', 'metric', 'depth', 'note')
 
 
@@ -44,20 +45,20 @@ def pack(
         seed: int = 0,
         progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[list[Path], list[str]]:
-    """Writes the clips of a list into shards; they appear when all is written, the index last.
+    """Writes the clips of a list into shards. They appear when all is written, the index last.
 
-    Each clip takes its whole file along, also where it is a part of it. Training clips are shuffled, so that also who
-    reads the shards one after the other sees the classes mixed.
+    The whole file of a clip is packed, even if the clip is only a part of it. Training clips are shuffled, so that the
+    classes are also mixed for software that reads the shards one after the other.
 
-    Shards are made to be passed on, and a list can name any file of the machine. So only files are packed that can be
-    opened as a video or as pictures, and that lie below the folder of the data set (`VideoList.root`, where there is
-    one), also by the names of links; a link below it may lead elsewhere.
+    Shards are often passed on to others, and a list can name any file of the machine. Therefore a file is packed only
+    if it opens as a video or as pictures, and only if its path lies below the folder of the data set
+    (`VideoList.root`, if there is one). A symbolic link below that folder may lead elsewhere.
 
     Args:
         videos: The list; its split names the shards.
-        folder: Where to; made if it is not there.
-        max_clips: Clips in a shard at most.
-        max_bytes: Bytes of a shard, about, at most.
+        folder: Folder for the shards. It is made if it does not exist.
+        max_clips: Largest number of clips in a shard.
+        max_bytes: Largest size of a shard in bytes, approximately.
         seed: Seed of the order of training clips.
         progress: Wraps the clips, for example tqdm.
 
@@ -65,8 +66,8 @@ def pack(
         The shards, and a line for every file that could not be read and was left out.
 
     Raises:
-        DataError: There are shards of this split already, or no clip could be read.
-        ImportError: The package webdataset is not there.
+        DataError: The folder has shards of this split already, or no clip could be read.
+        ImportError: The package webdataset is not installed.
     """
     try:
         import webdataset
@@ -97,7 +98,8 @@ def pack(
             key = f'{number:09d}'
             packed[key] = clip
             about = {'id': clip.id, 'label': videos.classes[clip.label], 'start': clip.start, 'end': clip.end}
-            writer.write({'__key__': key, suffix: data, 'cls': clip.label, 'json': about | {'unit': clip.unit}})
+            about |= {'unit': clip.unit} | ({'group': clip.group} if clip.group else {})
+            writer.write({'__key__': key, suffix: data, 'cls': clip.label, 'json': about})
     if not packed:
         raise DataError(f'no clip of {videos.name} could be read: {some(failed)}')
     clips = []
@@ -113,7 +115,7 @@ def pack(
 
 
 def read_index(root: Path | str, split: str) -> VideoList | None:
-    """The list of the clips that `pack` wrote; None if there is no index.
+    """The list of the clips that `pack` wrote. None if there is no index.
 
     Args:
         root: Folder or URL of the shards.
@@ -136,7 +138,7 @@ def read_index(root: Path | str, split: str) -> VideoList | None:
         except (OSError, ValueError) as error:
             raise DataError(f'{where}: cannot be read ({error}). Check the address or pack again.') from None
         if not isinstance(data, dict) or data.get('version') != INDEX_VERSION:
-            raise DataError(f'{where}: is no index of this version of flatzoo. Pack the shards again.')
+            raise DataError(f'{where}: is not an index of this version of flatzoo. Pack the shards again.')
         base = root.rstrip('/') if isinstance(root, str) else str(root)
         try:
             shards = [f'{base}/{_plain_name(shard)}' for shard in data['shards']]
@@ -146,20 +148,23 @@ def read_index(root: Path | str, split: str) -> VideoList | None:
                     (_text(member), _count(offset), _count(size)))
                 for shard, member, offset, size, label, start, end, unit, id_ in data['clips']
             ]
+            groups = data.get('groups')
+            if groups:
+                clips = [replace(clip, group=_text(group)) for clip, group in zip(clips, groups, strict=True)]
             return VideoList(clips=clips, **{field: data[field] for field in _FIELDS})
         except (KeyError, IndexError, TypeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise DataError(f'{where}: {error}') from None
             raise DataError(
-                f'{where}: does not say what an index says ({type(error).__name__}: {error}). Pack the shards again.'
+                f'{where}: is not a complete index ({type(error).__name__}: {error}). Pack the shards again.'
             ) from None
     return None
 
 
 def _plain_name(name: Any) -> str:
-    """The name of a shard, which lies beside its index and nowhere else."""
+    """Checks the name of a shard: it must lie beside its index."""
     if not isinstance(name, str) or name in ('', '.', '..') or set(name) & set('/\\:?#\0'):
-        raise DataError(f'names the shard {name!r}; a shard lies beside its index. Get the index again.')
+        raise DataError(f'names the shard {name!r}; a shard must lie beside its index. Get the index again.')
     return name
 
 
@@ -176,7 +181,7 @@ def _count(value: Any) -> int:
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:
-    """The shards of a split in a folder, sorted; of `all`, every one."""
+    """The sorted shards of a split in a folder. The split `all` has every shard."""
     found = sorted([*folder.glob('*.tar'), *folder.glob('*/*.tar')])
     if split == 'all':
         return found
@@ -195,7 +200,7 @@ def index_shards(
         names: Names of the classes, if a list has them.
 
     Raises:
-        DataError: A file that is no tar file, or a sample without label or with one that is not like the others.
+        DataError: A file is not a tar file, or a sample has no label or one that is unlike the others.
     """
     entries = []
     for path in files:
@@ -218,6 +223,7 @@ def index_shards(
             about.get('unit') or 'frames',
             str(about.get('id') or member[0]),
             member,
+            str(about.get('group') or ''),
         )
         for (path, member, _, about), label in zip(entries, labels, strict=True)
     ]
@@ -228,7 +234,7 @@ def read_member(clip: Clip) -> bytes:
     """The bytes of a clip in a shard, on disk or behind a URL.
 
     Raises:
-        VideoError: They cannot be had.
+        VideoError: The bytes cannot be read.
     """
     _, offset, size = clip.member
     try:
@@ -237,7 +243,7 @@ def read_member(clip: Clip) -> bytes:
         else:
             with open(clip.path, 'rb') as file:
                 there = os.fstat(file.fileno()).st_size
-                is_inside = 0 <= offset <= offset + size <= there  # else memory is made for whatever an index says
+                is_inside = 0 <= offset <= offset + size <= there  # a wrong index could ask for any amount of memory
                 file.seek(offset if is_inside else 0)
                 data = file.read(size if is_inside else 0)
     except OSError as error:
@@ -258,6 +264,8 @@ def _write_index(folder: Path, videos: VideoList) -> None:
     data['clips'] = [
         [number[c.path], *c.member, c.label, c.start, c.end, c.unit, c.id] for c in videos.clips
     ]  # fmt: skip
+    if any(clip.group for clip in videos.clips):
+        data['groups'] = [clip.group for clip in videos.clips]
     path = _index_path(folder, videos.split)
     partial = path.with_name(f'{path.name}.partial')
     partial.write_text(json.dumps(data), encoding='utf-8')
@@ -270,19 +278,19 @@ def _check_place(clip: Clip, root: str) -> None:
         base, path = os.path.abspath(root), os.path.abspath(clip.path)
         if os.path.commonpath([base, path]) != base:
             raise VideoError(
-                f'{clip.name}: lies outside of {root}, and is not packed. Move it there, or give the folder that holds '
+                f'{clip.name}: lies outside of {root} and is not packed. Move it there, or give the folder that holds '
                 'all files.')
 
 
 def _payload(clip: Clip) -> tuple[str, bytes]:
-    """Suffix and bytes of what a clip lies in."""
+    """Suffix and bytes of the file of a clip."""
     if clip.member is not None:
         return clip.member[0].partition('.')[2], read_member(clip)
     if not os.path.isdir(clip.path):
         suffix = os.path.splitext(clip.path)[1].lower().lstrip('.')
         if suffix == 'zip':
             suffix = 'frames.zip'
-        elif not is_video(f'x.{suffix}'):
+        elif not is_video(f'x.{suffix}') and not is_array(f'x.{suffix}'):
             suffix = 'mp4'  # readers look at the content
         return suffix, Path(clip.path).read_bytes()
     names = frame_order(os.listdir(clip.path))
@@ -297,7 +305,7 @@ _Member = tuple[str, int, int]
 
 
 def _samples(path: Path) -> list[tuple[str, dict[str, _Member]]]:
-    """Samples of a shard: key, and by suffix the name, offset and size of each member."""
+    """Samples of a shard: the key, and for each suffix the name, offset and size of its member."""
     samples: dict[str, dict[str, _Member]] = {}
     try:
         with tarfile.open(path, 'r:') as archive:
@@ -308,14 +316,14 @@ def _samples(path: Path) -> list[tuple[str, dict[str, _Member]]]:
                     members = samples.setdefault(os.path.join(folder, key), {})
                     members[suffix.lower()] = (info.name, info.offset_data, info.size)
     except (OSError, tarfile.TarError) as error:
-        raise DataError(f'{path}: is no readable, uncompressed tar file ({error}). Get it again.') from None
+        raise DataError(f'{path}: is not a readable, uncompressed tar file ({error}). Get it again.') from None
     return [sample for key, members in samples.items() for sample in _apart(key, members)]
 
 
 def _apart(key: str, members: dict[str, _Member]) -> list[tuple[str, dict[str, _Member]]]:
-    """The samples of members of one key; several where names have dots themselves, as in `v.g01.c01.mp4`.
+    """The samples of the members with one key: several if names contain dots, as in `v.g01.c01.mp4`.
 
-    WebDataset cuts names at their first dot. Where that leaves no label, the last dot is meant.
+    WebDataset cuts names at their first dot. If no label is found that way, names are cut at their last dot.
     """
     if 'cls' in members or 'json' in members or not any(suffix.endswith(('.cls', '.json')) for suffix in members):
         return [(key, members)]
@@ -329,7 +337,9 @@ def _apart(key: str, members: dict[str, _Member]) -> list[tuple[str, dict[str, _
 
 
 def _payload_member(members: dict[str, _Member]) -> _Member | None:
-    return next((m for suffix, m in members.items() if suffix == 'frames.zip' or is_video(f'x.{suffix}')), None)
+    videos = [member for suffix, member in members.items() if suffix == 'frames.zip' or is_video(f'x.{suffix}')]
+    arrays = [member for suffix, member in members.items() if is_array(f'x.{suffix}')]
+    return next(iter(videos + arrays), None)  # an array beside a video may be anything
 
 
 def _bytes(path: Path, member: _Member) -> bytes:
@@ -355,7 +365,7 @@ def _label(path: Path, key: str, members: dict[str, _Member]) -> str:
 
 
 def _fetch(url: str, offset: int | None = None, size: int = 0) -> bytes:
-    """Bytes behind a URL, all or a range; tried several times, as object stores fail now and then."""
+    """All bytes behind a URL, or a range. It is tried several times, because object stores sometimes fail."""
     for attempt in range(ATTEMPTS):
         try:
             return (_fetch_http if url.startswith(('http://', 'https://')) else _fetch_other)(url, offset, size)
@@ -373,7 +383,7 @@ def _fetch_http(url: str, offset: int | None, size: int) -> bytes:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
             if offset is not None and answer.status != 206:
-                raise VideoError(f'{url}: the server does not serve parts of files. Use another store.')
+                raise VideoError(f'{url}: the server does not send parts of files. Use another store.')
             return answer.read()
     except urllib.error.HTTPError as error:
         if error.code in (404, 410):
@@ -382,7 +392,7 @@ def _fetch_http(url: str, offset: int | None, size: int) -> bytes:
 
 
 def _fetch_other(url: str, offset: int | None, size: int) -> bytes:
-    import fsspec  # comes with huggingface_hub; s3:// and gs:// need s3fs and gcsfs besides
+    import fsspec  # comes with huggingface_hub; s3:// also needs s3fs, gs:// needs gcsfs
 
     try:
         system, path = fsspec.core.url_to_fs(url)

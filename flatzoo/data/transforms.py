@@ -7,14 +7,20 @@ place any callable on uint8 `[T, C, H, W]` will do, such as a torchvision v2 tra
 Resizing is `F.interpolate(..., mode='bilinear', antialias=True)` on uint8, the fastest path on a CPU and within one
 grey level of Pillow, with which the published models were trained.
 """
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
     'EvalTransform',
+    'FITS',
+    'Fit',
     'TrainTransform',
+    'WholeFrame',
     'center_crop',
+    'letterbox',
     'multi_scale_crop',
     'random_horizontal_flip',
     'resize',
@@ -23,6 +29,9 @@ __all__ = [
 ]
 
 Size = int | tuple[int, int]
+Fit = Literal['crop', 'letterbox', 'stretch']
+FITS: tuple[Fit, ...] = get_args(Fit)
+"""How frames of another aspect ratio become those of a model: cut off, with black bars, or distorted."""
 MAX_ASPECT = 32  # long side : short side; beyond it, covering the crop would take memory without bound
 
 
@@ -64,13 +73,71 @@ def resize_short_side(frames: Tensor, size: Size) -> Tensor:
     height, width = _pair(size)
     _check_frames(frames)
     h, w = frames.shape[-2:]
-    if max(h, w) > MAX_ASPECT * min(h, w):
-        raise ValueError(
-            f'frames of {w}x{h} pixels (width x height) are too long to be resized to a short side: at most '
-            f'{MAX_ASPECT}:1 is accepted. Crop them first.')
+    _check_aspect(h, w)
     if h * width <= w * height:
         return resize(frames, (height, w * height // h))
     return resize(frames, (h * width // w, width))
+
+
+def letterbox(frames: Tensor, size: Size) -> Tensor:
+    """Shrinks or enlarges frames until they just fit into `size`, and fills the rest with black bars on both sides.
+
+    Black, as in the bars of films and, in depth maps, of what was not measured.
+
+    Args:
+        frames: `[..., C, H, W]`, uint8 or floating point.
+        size: `(height, width)`, or one number for a square.
+
+    Returns:
+        Frames `[..., C, height, width]` of the same type that show the whole of `frames`.
+    """
+    height, width = _pair(size)
+    h, w = _check_frames(frames)
+    if h * width <= w * height:
+        frames = resize(frames, (max(round(h * width / w), 1), width))
+    else:
+        frames = resize(frames, (height, max(round(w * height / h), 1)))
+    return _with_bars(frames, height, width)
+
+
+def _with_bars(frames: Tensor, height: int, width: int) -> Tensor:
+    room = height - frames.shape[-2], width - frames.shape[-1]
+    if room == (0, 0):
+        return frames
+    return F.pad(frames, (room[1] // 2, room[1] - room[1] // 2, room[0] // 2, room[0] - room[0] // 2))
+
+
+class WholeFrame:
+    """Gives frames the aspect ratio of `img_size` without cutting anything off: the step before a training crop.
+
+    The frames keep their resolution, so that a crop of the result is as sharp as one of the video.
+
+    Args:
+        img_size: `(height, width)` whose aspect ratio is wanted, or one number for a square.
+        fit: `'letterbox'` adds black bars, `'stretch'` enlarges the shorter side.
+    """
+
+    def __init__(self, img_size: Size, fit: Fit):
+        self.img_size = _pair(img_size)
+        self.fit = _checked_fit(fit)
+        if fit == 'crop':
+            raise ValueError("a whole frame is fitted by 'letterbox' or 'stretch', got 'crop'")
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Frames `[..., C, H, W]` to `[..., C, h, w]`, h >= H, w >= W, one of them equal.
+
+        Raises:
+            ValueError: Frames more than 32 times as long as wide.
+        """
+        height, width = self.img_size
+        h, w = _check_frames(frames)
+        _check_aspect(h, w)
+        canvas = (max(round(w * height / width), h), w) if h * width <= w * height else (
+            h, max(round(h * width / height), w))
+        return _with_bars(frames, *canvas) if self.fit == 'letterbox' else resize(frames, canvas)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.img_size}, {self.fit!r})'
 
 
 def center_crop(frames: Tensor, size: Size) -> Tensor:
@@ -151,32 +218,46 @@ class EvalTransform:
 
     Args:
         img_size: `(height, width)` of a crop, or one number for a square.
-        num_crops: 1 (centre) or 3 (`three_crop`).
+        num_crops: 1 (centre) or 3 (`three_crop`). Where all three would be the same pixels, as those of a square video
+            without a margin are, there is one view.
         scale_up: Resize to `img_size / 0.875` first, so that the crops leave a margin. The published commands don't
             (`--disable_scaleup`).
+        fit: `'crop'` as above. `'letterbox'` (black bars) and `'stretch'` show the whole frame, which is one view,
+            without a margin: `num_crops` and `scale_up` then say nothing.
     """
 
-    def __init__(self, img_size: Size, num_crops: int = 1, scale_up: bool = False):
+    def __init__(self, img_size: Size, num_crops: int = 1, scale_up: bool = False, fit: Fit = 'crop'):
         if num_crops not in (1, 3):
             raise ValueError(f'num_crops must be 1 or 3, got {num_crops!r}')
         self.img_size = _pair(img_size)
         self.num_crops = num_crops
         self.scale_up = scale_up
+        self.fit = _checked_fit(fit)
 
     def resize(self, clip: Tensor) -> Tensor:
         """The first step alone, `[T, C, H, W]` to `[T, C, h, w]`, for a reader that cannot keep large frames."""
         _check_clip(clip)
         height, width = self.img_size
+        if self.fit != 'crop':
+            return letterbox(clip, self.img_size) if self.fit == 'letterbox' else resize(clip, self.img_size)
         cover = (int(height / 0.875 + 0.5), int(width / 0.875 + 0.5)) if self.scale_up else self.img_size
         return resize_short_side(clip, cover)
 
     def __call__(self, clip: Tensor) -> Tensor:
-        """Uint8 clip `[T, C, H, W]`, resized already or not, to views `[V, T, C, height, width]`, V = `num_crops`."""
+        """Uint8 clip `[T, C, H, W]`, resized already or not, to views `[V, T, C, height, width]`.
+
+        V is `num_crops`, and 1 where three crops would be the same.
+        """
         clip = self.resize(clip)
-        return three_crop(clip, self.img_size) if self.num_crops == 3 else center_crop(clip, self.img_size)[None]
+        height, width = clip.shape[-2:]
+        if self.num_crops == 1:
+            return center_crop(clip, self.img_size)[None]
+        same = max(height - self.img_size[0], width - self.img_size[1]) < 4  # see `_crop_at`
+        return three_crop(clip, self.img_size)[:1 if same else 3]
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}({self.img_size}, num_crops={self.num_crops}, scale_up={self.scale_up})'
+        return (f'{type(self).__name__}({self.img_size}, num_crops={self.num_crops}, scale_up={self.scale_up}, '
+                f'fit={self.fit!r})')
 
 
 class TrainTransform:
@@ -192,21 +273,45 @@ class TrainTransform:
         img_size: `(height, width)`, or one number for a square.
         flip: Mirror half of the clips.
         scales: Side lengths of the crop relative to the short side of the frames.
+        fit: `'crop'` takes the crop out of the frames as they are. `'letterbox'` and `'stretch'` first make them whole
+            frames of the aspect ratio of `img_size`, see `WholeFrame`.
     """
 
-    def __init__(self, img_size: Size, flip: bool = True, scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)):
+    def __init__(
+            self,
+            img_size: Size,
+            flip: bool = True,
+            scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66),
+            fit: Fit = 'crop',
+    ):
         self.img_size = _pair(img_size)
         self.flip = flip
         self.scales = tuple(scales)
+        self.fit = _checked_fit(fit)
 
     def __call__(self, clip: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Uint8 clip `[T, C, H, W]` to `[T, C, height, width]`."""
         _check_clip(clip)
+        if self.fit != 'crop':
+            clip = WholeFrame(self.img_size, self.fit)(clip)
         clip = multi_scale_crop(clip, self.img_size, self.scales, generator=generator)
         return random_horizontal_flip(clip, generator=generator) if self.flip else clip
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}({self.img_size}, flip={self.flip}, scales={self.scales})'
+        return f'{type(self).__name__}({self.img_size}, flip={self.flip}, scales={self.scales}, fit={self.fit!r})'
+
+
+def _checked_fit(fit: str) -> Fit:
+    if fit not in FITS:
+        raise ValueError(f'fit must be one of {", ".join(FITS)}, got {fit!r}')
+    return fit
+
+
+def _check_aspect(h: int, w: int) -> None:
+    if max(h, w) > MAX_ASPECT * min(h, w):
+        raise ValueError(
+            f'frames of {w}x{h} pixels (width x height) are too long to be resized: at most {MAX_ASPECT}:1 is '
+            'accepted. Crop them first.')
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """From a video to the views of an evaluation protocol: its clips and their crops, each needed frame decoded once."""
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from .transforms import EvalTransform, Size, resize
 if TYPE_CHECKING:
     from .protocol import EvalProtocol
 
-__all__ = ['load_views', 'read_frames', 'read_views']
+__all__ = ['equal_views', 'load_views', 'read_frames', 'read_views']
 
 FULL_SIZE_FRAMES = 4  # frames that are in memory in full size at the same time
 
@@ -37,7 +37,8 @@ def load_views(
             `[T, C, h, w]` or several views `[V, T, C, h, w]`.
 
     Returns:
-        Views `[views, C, T, height, width]`. They are uint8 unless the transform changes that. The clips of the first
+        Views `[views, C, T, height, width]`, `protocol.views` or, where three crops are the same pixels, one for each
+        clip. They are uint8 unless the transform changes that. The clips of the first
         crop come first. `model(views).mean(0)` gives the logits of the video.
 
     Raises:
@@ -75,7 +76,7 @@ def read_views(
         VideoError: See `load_views`.
         ValueError: See `load_views`.
     """
-    crops = transform or EvalTransform(img_size, protocol.num_crops, protocol.scale_up)
+    crops = transform or EvalTransform(img_size, protocol.num_crops, protocol.scale_up, protocol.fit)
     needed, rows = protocol.sample(span[1] - span[0], num_frames).unique(return_inverse=True)  # rows: [num_clips, T]
     if transform is None:
         frames = read_frames(reader, name, needed + span[0], crops.resize)
@@ -91,6 +92,16 @@ def read_views(
         clips.append(clip[None] if clip.ndim == 4 else clip)  # [V, T, C, h, w]
     views = torch.stack(clips, dim=1).flatten(0, 1)  # [V * num_clips, T, C, h, w]
     return views.transpose(1, 2)
+
+
+def equal_views(videos: Sequence[Tensor]) -> list[Tensor]:
+    """Videos with equally many views, for a batch, without a change of the mean over the views of any of them.
+
+    Args:
+        videos: Views `[V, ...]` of each video, with one number of crops or, where crops are the same, with one crop.
+    """
+    most = max(map(len, videos), default=0)
+    return [views.repeat(most // len(views), *[1] * (views.ndim - 1)) for views in videos]
 
 
 def read_frames(reader: Any, name: str, indices: Tensor, shrink: Callable[[Tensor], Tensor]) -> Tensor:

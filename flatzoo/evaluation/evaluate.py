@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flatzoo.console.progress import Progress
+from flatzoo.data.clip_cache import ClipCache
 from flatzoo.data.clips import ClipDataset, collate_clips
 from flatzoo.data.lists import Clip, DataError, VideoList, some
 from flatzoo.data.protocol import EvalProtocol
@@ -138,6 +139,7 @@ def evaluate(
         seed: int = 0,
         amp_dtype: torch.dtype | None = None,
         progress: bool = False,
+        cache: ClipCache | None = None,
 ) -> Evaluation:
     """Runs a model on every clip of a list and counts its answers.
 
@@ -157,9 +159,11 @@ def evaluate(
         seed: Seed of the permutations. Each follows from it and the position of the clip in the list.
         amp_dtype: Type to compute in where autocast allows it. None keeps the type of the weights.
         progress: Whether to show the progress on standard error of the first process.
+        cache: Keeps the views of the clips, for several evaluations of one list by one protocol.
 
     Raises:
-        ValueError: The classes do not fit, the order is unknown, or the processes have different lists.
+        ValueError: The classes or the scale of depth maps do not fit, the order is unknown, or the processes have
+            different lists.
     """
     from flatzoo.models import eval_protocol
 
@@ -176,7 +180,12 @@ def evaluate(
     model.eval()
     device = next(model.parameters()).device
     protocol = protocol or eval_protocol(model)
-    dataset = ClipDataset(videos, model.num_frames, model.img_size, train=False, protocol=protocol)
+    if protocol.depth is not None and protocol.depth != videos.depth:
+        got = 'are RGB' if videos.depth is None else f'have {videos.depth} as 255'
+        raise ValueError(
+            f'{videos.name}: the weights were trained on depth maps with the reading {protocol.depth} as 255, and '
+            f'these clips {got}. Give the layout with depth={protocol.depth}.')
+    dataset = ClipDataset(videos, model.num_frames, model.img_size, train=False, protocol=protocol, cache=cache)
     share = range(rank, len(videos), world)  # no padding: shares may differ by a clip
     loader = DataLoader(
         _Reordered(dataset, order, seed), max(1, batch_size // protocol.views), sampler=share, num_workers=workers,

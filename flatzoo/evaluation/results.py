@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flatzoo.data.lists import VideoList
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.runtime import precision_of
 from flatzoo.runtime.cost import count_forward
 
 if TYPE_CHECKING:
@@ -14,17 +15,18 @@ if TYPE_CHECKING:
 
     from .evaluate import Evaluation, Order
 
-__all__ = ['COLUMNS', 'read_results', 'result_row', 'result_setting', 'write_results']
+__all__ = ['COLUMNS', 'json_row', 'read_results', 'result_row', 'result_setting', 'write_results']
 
 COLUMNS = (
     # those of timm
     'model', 'img_size', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'crop_pct', 'interpolation',
     # those of video
     'num_frames', 'views', 'gmacs', 'gmacs_views', 'mean_class', 'clips', 'broken', 'missing', 'data', 'root',
-    'split', 'order', 'sampling', 'stride', 'num_clips', 'num_crops', 'checkpoint',
-    'model_kwargs', 'seconds',
+    'split', 'order', 'sampling', 'stride', 'num_clips', 'num_crops', 'fit', 'checkpoint',
+    'model_kwargs', 'precision', 'seconds',
 )
 """Columns of the results: accuracies and errors in per cent, parameters in millions, multiply-adds in 10^9."""
+_BEFORE = {'fit': 'crop', 'precision': 'fp32'}  # what had no column in files of earlier releases
 
 
 def result_setting(
@@ -52,8 +54,10 @@ def result_setting(
         'stride': '' if protocol.stride is None else protocol.stride,
         'num_clips': protocol.num_clips,
         'num_crops': protocol.num_crops,
+        'fit': protocol.fit,
         'checkpoint': checkpoint or '',
         'model_kwargs': ' '.join(f'{key}={value}' for key, value in sorted((model_kwargs or {}).items())),
+        'precision': precision_of(model),
     }
     return {key: str(value) for key, value in values.items()}
 
@@ -94,6 +98,25 @@ def result_row(
     return {column: row[column] for column in COLUMNS}
 
 
+_WHOLE = ('num_frames', 'stride', 'num_clips', 'num_crops')
+
+
+def json_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `result_row` for JSON, which knows more than text.
+
+    Returns:
+        The row with numbers as numbers. `img_size` is one number, or `[height, width]` where these differ. `stride` and
+        `checkpoint` are None where there is none.
+    """
+    values = dict(row)
+    size = [int(side) for side in str(row['img_size']).split('x')]
+    values['img_size'] = size[0] if len(size) == 1 else size
+    values['crop_pct'] = float(row['crop_pct'])
+    values |= {name: int(row[name]) if str(row[name]) else None for name in _WHOLE}
+    values['checkpoint'] = row['checkpoint'] or None
+    return values
+
+
 def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
     """Reads the rows of a file that `write_results` wrote, as text. A missing file has no rows.
 
@@ -108,10 +131,11 @@ def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
         return []
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f'{os.fsdecode(path)}: is not a CSV file ({error}).') from error
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    columns = tuple(reader.fieldnames or ())
+    if columns not in (COLUMNS, tuple(column for column in COLUMNS if column not in _BEFORE)):
         raise ValueError(
             f"{os.fsdecode(path)}: does not have the columns of 'flatzoo validate'. Give another file for the results.")
-    return rows
+    return [{column: row.get(column, _BEFORE.get(column)) for column in COLUMNS} for row in rows]
 
 
 def write_results(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = COLUMNS) -> None:

@@ -1,1 +1,1 @@
-"""The way to and from the Hugging Face Hub: save, push, pull, convert, cards, and the classes for transformers."""
+"""The Hugging Face Hub: save, push, pull, convert, write cards, and the classes for transformers."""

@@ -1,4 +1,4 @@
-"""Model cards, generated from the registry and from measured results, so that they cannot disagree with the code."""
+"""Model cards. They are generated from the registry and from measured results, so they always agree with the code."""
 import inspect
 from typing import Any
 
@@ -44,7 +44,7 @@ def model_card(name: str, cost: dict[str, Any], results: dict[str, Any] | None =
 
 
 class _Card:
-    """What the sections of a card are made of."""
+    """The facts for the sections of a card."""
 
     def __init__(self, name: str, source: WeightSource, cost: dict[str, Any], results: dict[str, Any] | None):
         self.name, self.source, self.cost, self.results = name, source, cost, results
@@ -92,7 +92,7 @@ class _Card:
             f'For video files: `flatzoo predict video.mp4 --model {self.name}`.']
 
     def intended_use(self) -> list[str]:
-        """What the weights are good for, and what not."""
+        """What the weights can be used for, and what not."""
         if self.record.intended_use:
             text = self.record.intended_use
         elif self.starts_fresh:
@@ -148,7 +148,7 @@ class _Card:
             f'| {cost["weights_mb"]} MB | {cost["activations_mb"]} MB |']
 
     def evaluation(self) -> list[str]:
-        """The protocol, and the figures with how they came about."""
+        """The protocol, and the figures with their origin."""
         lines = [f'Protocol: {_describe(eval_protocol(self.name))} (`flatzoo.eval_protocol`).'] if self.of_video else []
         for name, protocol in self.record.other_protocols.items():
             lines[0] += f' With `--views {name}`: {_describe(protocol)}.'
@@ -167,7 +167,7 @@ class _Card:
         return lines if lines[-1] else lines[:-1]
 
     def limits(self) -> list[str]:
-        """What not to expect."""
+        """What the model cannot do."""
         lines = [self.record.limits]
         if self.record.unsupported:
             names = ' and '.join(f'`{name}`' for name in self.record.unsupported)
@@ -188,12 +188,13 @@ def _describe(protocol: EvalProtocol) -> str:
     stride = f' with a stride of {protocol.stride}' if protocol.stride else ''
     margin = ', cut from frames that are larger by 1 / 0.875' if protocol.scale_up else ''
     rule = f' by the rule of {protocol.rule}' if protocol.rule else ''
+    whole = {'crop': '', 'letterbox': ', whole frames with black bars', 'stretch': ', whole frames, stretched'}
     return (f'{protocol.sampling} sampling{stride}{rule}, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s)'
-            f'{margin}, logits averaged')
+            f'{margin}{whole[protocol.fit]}, logits averaged')
 
 
 def _figure_table(figures: tuple[Figure, ...]) -> list[str]:
-    """Figures of a paper as a table in Markdown; what is not printed is a dash."""
+    """Figures of a paper as a table in Markdown. A dash stands for what is not printed."""
     lines = [
         '| data | top-1 / top-5 | frames | clips x crops | printed as | where |', '|---|---|---|---|---|---|']
     for figure in figures:
@@ -209,7 +210,7 @@ def _figure_table(figures: tuple[Figure, ...]) -> list[str]:
 
 
 def _measured(results: dict[str, Any]) -> list[EvalResult]:
-    """The figures that the Hub may show: those that we measured."""
+    """The figures that the Hub may show: only those that we measured."""
     return [EvalResult(
         task_type='video-classification', dataset_type='procedural', dataset_name='flatzoo actions, held-out textures',
         metric_type='accuracy', metric_value=round(100 * results['eval']['still_camera']['normal'], 2))]

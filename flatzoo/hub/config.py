@@ -1,6 +1,6 @@
 """The `config.json` of a saved video model: timm's file, completed and checked before it is written.
 
-What is added to timm's file, the block `video`, is described in `flatzoo/weights/config.py`, which also reads it.
+The block `video` is added to timm's file. `flatzoo/weights/config.py` describes the block and reads it.
 """
 import json
 import tempfile
@@ -23,12 +23,12 @@ def model_config(
         protocol: EvalProtocol | None = None,
         borrows: bool = False,
 ) -> dict[str, Any]:
-    """The configuration from which timm and flatzoo rebuild a model, and transformers, too.
+    """The configuration from which timm, flatzoo and transformers rebuild a model.
 
     Args:
         model: A video model that `timm.create_model` built.
-        label_names: Names of its classes; those of its weights if None.
-        protocol: How its accuracy is measured; the protocol of its weights if None.
+        label_names: Names of its classes. None takes those of its weights.
+        protocol: How its accuracy is measured. None takes the protocol of its weights.
         borrows: Whether its file will lack the backbone that it borrows (`model.borrowed`).
 
     Raises:
@@ -38,9 +38,9 @@ def model_config(
     if not isinstance(model, VideoModel):
         raise TypeError(
             f'Only video models of flatzoo can be saved here, got {type(model).__name__}. timm.models.save_for_hf '
-            'saves image models; of a compiled or parallel model give the one inside.')
+            'saves image models. If the model is compiled or parallel, give the module inside.')
     if not model.pretrained_cfg.get('architecture'):
-        raise ValueError('The model was not built by timm.create_model(), so nobody could build it again.')
+        raise ValueError('The model was not built by timm.create_model(), so it could not be built again.')
     labels = model.pretrained_cfg.get('label_names') if label_names is None else label_names
     if labels is not None:
         labels = _checked_labels(labels, model.num_classes)
@@ -50,7 +50,7 @@ def model_config(
         config = json.loads(path.read_text(encoding='utf-8'))
     # transformers passes the number of classes to timm itself, and fails if it comes twice
     config.get('model_args', {}).pop('num_classes', None)
-    config['pretrained_cfg'].pop('label_names', None)  # once, at the top, is enough
+    config['pretrained_cfg'].pop('label_names', None)  # they already stand at the top
     mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
     config['video'] = video_block(model, protocol or eval_protocol(model), *mean_std)
     if borrows:
@@ -63,9 +63,9 @@ def _checked_labels(labels: Any, num_classes: int) -> list[str]:
     labels = [labels] if isinstance(labels, str) else list(labels)
     wrong = [label for label in labels if not isinstance(label, str) or not label.strip()]
     if wrong:
-        raise ValueError(f'Class names must be strings with something in them, got {wrong[0]!r}.')
+        raise ValueError(f'Class names must be strings that are not empty, got {wrong[0]!r}.')
     if len(labels) != num_classes:
         raise ValueError(
-            f'The model has {num_classes} classes and got {len(labels)} class names. Give one name for each class, in '
+            f'The model has {num_classes} classes but got {len(labels)} class names. Give one name for each class, in '
             'the order of the logits.')
     return labels

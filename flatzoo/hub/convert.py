@@ -1,17 +1,17 @@
-"""Converts official weight files into flatzoo's and back, and accounts for every key.
+"""Converts official weight files to the names of flatzoo and back, and accounts for every key.
 
-`convert` reads what the models' own filters read: SIFAR release files, UniFormer image weights, VideoMAE (names of
-transformers and of the official code), weights of the image backbones, and checkpoints of flatzoo. It writes a
-safetensors file under flatzoo's names, which says in its metadata what it holds and needs no further conversion.
+`convert` reads everything that the models' own filters read: SIFAR release files, UniFormer image weights, VideoMAE
+(names of transformers and of the official code), weights of the image backbones, and checkpoints of flatzoo. It writes
+a safetensors file with the names of flatzoo. Its metadata says what it holds; it needs no further conversion.
 
-Nothing disappears silently: each tensor of the input is followed through the renaming, splitting, joining and resizing
-of the filters, so that the report names every key that did not arrive, with the reason, and every parameter that the
-file could not give. A key without a reason is an error, and so is a classifier of another number of classes.
+No tensor disappears silently. Each tensor of the input is followed while the filters rename, split, join and resize it.
+The report names every key that was left out, with the reason, and every parameter that the file did not have. A key
+that is left out without a reason is an error, and so is a classifier with another number of classes.
 
-The way back (`to='official'`) exists where official code exists to read it: SIFAR on Swin Transformers, UniFormer (also
-the one inside `flatten_uniformer_*`) and VideoMAE (names of the official code). It writes safetensors, too, for flatzoo
-writes no pickle. What official code computes by itself (Swin's masks and index tables) is left to it: load the weights
-with `strict=False` there.
+The way back (`to='official'`) exists for models whose official code can read the result: SIFAR on Swin Transformers,
+UniFormer (also the one inside `flatten_uniformer_*`) and VideoMAE (names of the official code). It also writes
+safetensors, because flatzoo writes no pickles. Official code computes some buffers by itself (Swin's masks and index
+tables); they are not written, so load the weights with `strict=False` there.
 """
 import hashlib
 import json
@@ -42,16 +42,16 @@ __all__ = ['Conversion', 'convert', 'convert_state_dict']
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion made of a checkpoint.
+    """The result of a conversion.
 
     Attributes:
         state_dict: The weights under their new names.
-        taken: Tensors of the input that are in the output.
-        resized: Names of the output whose tensor has another number of elements than the one that it was made of.
-        dropped: Tensors of the input that are not in the output, with the reason.
-        new: Parameters of the model that the input could not give, with what became of them.
-        beside: What lay beside the weights (optimizer, arguments, EMA, ...) and was not looked at.
-        metadata: What the header of the file says.
+        taken: Names of input tensors that are in the output.
+        resized: Names of output tensors that have another number of elements than their input tensor.
+        dropped: Names of input tensors that are not in the output, with the reason.
+        new: Parameters of the model that the input does not have, with their origin.
+        beside: Content beside the weights (optimizer, arguments, EMA, ...), which was not read.
+        metadata: Content of the header of the file.
     """
     state_dict: dict[str, Tensor]
     taken: list[str]
@@ -62,7 +62,7 @@ class Conversion:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def report(self) -> str:
-        """What became of every key, for people."""
+        """A text for people that says what happened to every key."""
         lines = [f'{len(self.taken)} tensors taken, {len(self.state_dict)} written']
         groups = [('resized', name, '') for name in self.resized]
         groups += [('dropped', name, reason) for name, reason in self.dropped.items()]
@@ -90,22 +90,22 @@ def convert(
     Args:
         source: Weight file (safetensors, or PyTorch with tensors, plain containers and `argparse.Namespace`), or a
             folder with `model.safetensors`.
-        target: Safetensors file to write; it appears whole or not at all.
+        target: Safetensors file to write. It appears complete or not at all.
         model: Name of the model that the weights are for, with or without a tag.
         to: `'flatzoo'`, or `'official'` for the names of the official code.
-        num_classes: Number of classes of the file's classifier, 0 to leave it out; that of the model if None.
-        use_ema: For a checkpoint with raw weights and their moving average: whether to take the average. None takes the
-            average and warns.
+        num_classes: Number of classes of the file's classifier. 0 leaves it out. None takes the number of the model.
+        use_ema: Whether to take the moving average if a checkpoint has it beside the raw weights. None takes it and
+            warns.
         **model_args: Further arguments of the model.
 
     Returns:
-        The conversion, which is written.
+        The conversion. The file is written.
 
     Raises:
-        FileNotFoundError: If there is no such file, or no folder to write to.
-        ValueError: If the file cannot be read safely, the target is no safetensors file, there is no such model or
+        FileNotFoundError: There is no such file, or no folder to write to.
+        ValueError: The file cannot be read safely, the target is not a safetensors file, there is no such model or
             official code, or the classifier does not fit.
-        RuntimeError: If a key is missing or left over, naming it.
+        RuntimeError: A key is missing or left over. The message names it.
     """
     source, target = Path(source), Path(target)
     if target.suffix != '.safetensors':
@@ -195,7 +195,7 @@ def _build(name: str, **kwargs: Any) -> nn.Module:
 
 
 def _initial(name: str, keys: list[str], **kwargs: Any) -> dict[str, Tensor]:
-    """Parameters as the model initialises them, the same for every run."""
+    """Parameters as the model initialises them. They are the same in every run."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         state_dict = _build(name, **kwargs).state_dict()
@@ -203,7 +203,7 @@ def _initial(name: str, keys: list[str], **kwargs: Any) -> dict[str, Tensor]:
 
 
 def _filter(model: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The model's own conversion, which refuses keys that it does not know or misses."""
+    """The model's own conversion, which refuses unknown and missing keys."""
     if isinstance(model, VideoModel):
         return model.filter_checkpoint(checkpoint)
     state_dict, wanted, head = uniformer_filter(checkpoint, model), model.state_dict(), _classifier_keys(model)
@@ -213,7 +213,7 @@ def _filter(model: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         raise RuntimeError(
             f'These weights are not those of this UniFormer: missing are {missing[:5]}, not wanted {unexpected[:5]}. '
             'Choose another uniformer_* model, or load others.')
-    return {  # as for video models, a classifier of another size goes
+    return {  # a classifier of another size is left out, as for video models
         key: tensor for key, tensor in state_dict.items()
         if key not in head or tensor.shape == wanted[key].shape
     }
@@ -229,17 +229,17 @@ def _classifier_keys(model: nn.Module) -> set[str]:
 
 
 class _Follow(TorchFunctionMode):
-    """Follows tensors through operations: knows of each result from which entries of a state dict it was made."""
+    """Follows tensors through operations: it knows from which entries of a state dict each result was made."""
 
     def __init__(self, weights: dict[str, Tensor]):
         super().__init__()
-        self._known: dict[int, tuple[Tensor, set[str]]] = {}  # the tensor is held so that its id stays its own
+        self._known: dict[int, tuple[Tensor, set[str]]] = {}  # the tensor is kept, so that no other one gets its id
         for key, tensor in weights.items():
             self._note(tensor, {key})
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not getattr(func, '__name__', '').endswith('_like'):  # zeros_like(x) is not made of x
+        if not getattr(func, '__name__', '').endswith('_like'):  # zeros_like(x) has no values of x
             keys = set().union(*(self.origins(tensor) for tensor in _tensors((args, kwargs))))
             if keys:
                 for tensor in _tensors(result):
@@ -250,7 +250,7 @@ class _Follow(TorchFunctionMode):
         self._known[id(tensor)] = (tensor, self.origins(tensor) | keys)
 
     def origins(self, tensor: Tensor) -> set[str]:
-        """Keys of the entries that a tensor was made of."""
+        """Keys of the entries from which a tensor was made."""
         return self._known[id(tensor)][1] if id(tensor) in self._known else set()
 
 
@@ -263,7 +263,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _weights_of(checkpoint: dict[str, Any], chosen: dict[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the weights that were chosen from a checkpoint, and the names of what lies beside them."""
+    """The tensors of the chosen weights of a checkpoint, and the names of the other entries."""
     beside = []
     tensors = {id(value) for value in chosen.values()}
 
@@ -298,11 +298,11 @@ def _reasons(
         name: str,
         num_classes: int | None,
 ) -> dict[str, str]:
-    """Why tensors of the input were left out.
+    """The reasons why tensors of the input were left out.
 
     Raises:
-        ValueError: If it is a classifier, which goes only if it was asked to.
-        RuntimeError: If there is no reason.
+        ValueError: A classifier would be left out, but num_classes does not ask for it.
+        RuntimeError: There is no reason for a tensor.
     """
     reasons, unexplained = {}, []
     for key in weights:
@@ -351,12 +351,12 @@ def _check_shapes(state_dict: dict[str, Tensor], wanted: dict[str, Tensor], name
 def _check_official(name: str, model: nn.Module) -> None:
     if not isinstance(model, (SifarSwin, FlattenUniFormer, UniFormer, VideoMAE)):
         raise ValueError(
-            f'{name} has no official code whose names could be written. Those that have: sifar_swin_*, uniformer_* and '
-            'flatten_uniformer_*, videomae_* and time_videomae_*.')
+            f'{name} has no official code whose names could be written. Models with such code: sifar_swin_*, '
+            'uniformer_*, flatten_uniformer_*, videomae_* and time_videomae_*.')
 
 
 def _to_official(model: nn.Module, state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights under the names of the official code, and what it has no room for; tried by converting them back."""
+    """Weights under the names of the official code, and what it cannot hold. Converting them back is the check."""
     official, lost = {}, {}
     for key, tensor in state_dict.items():
         name = key.removeprefix('backbone.')
@@ -370,7 +370,7 @@ def _to_official(model: nn.Module, state_dict: dict[str, Tensor]) -> tuple[dict[
                 query, _, value = tensor.chunk(3)
                 stem = name.removesuffix('qkv.bias')
                 official |= {f'{stem}q_bias': query, f'{stem}v_bias': value}
-                lost[f'{key} (keys)'] = 'bias of keys, which softmax does not see'
+                lost[f'{key} (keys)'] = 'bias of keys, which does not change the softmax'
                 continue
         else:
             name = re.sub(r'^stages\.(\d)\.downsample\.(\d)', lambda m: f'patch_embed{int(m[1]) + 1}.proj.{m[2]}', name)
@@ -385,7 +385,7 @@ def _to_official(model: nn.Module, state_dict: dict[str, Tensor]) -> tuple[dict[
         else:
             expected = state_dict[key]
         if not torch.equal(tensor, expected):
-            raise RuntimeError(f'{key} does not come back from the official names as it was; nothing was written.')
+            raise RuntimeError(f'{key} changes on the way to the official names and back. Nothing was written.')
     return official, lost
 
 
@@ -395,7 +395,7 @@ def _write(path: Path, state_dict: dict[str, Tensor], metadata: dict[str, str]) 
     copies = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state_dict.items()}
     try:
         partial.touch()
-        mode = partial.stat().st_mode  # as of any new file; safetensors' are the owner's alone
+        mode = partial.stat().st_mode  # of an ordinary new file; safetensors lets only the owner read
         save_file(copies, partial, metadata)
         partial.chmod(mode)
         os.replace(partial, path)

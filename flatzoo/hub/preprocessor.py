@@ -1,7 +1,7 @@
-"""The `video_preprocessor_config.json` of a checkpoint: what transformers' `AutoVideoProcessor` looks for.
+"""The `video_preprocessor_config.json` of a checkpoint, which transformers' `AutoVideoProcessor` reads.
 
-It repeats the `video` block of `config.json` in transformers' words, so that a saved model is complete for its video
-pipeline. Written without transformers; `FlatzooVideoProcessor` of `flatzoo.hub.transformers` reads it.
+It repeats the `video` block of `config.json` under transformers' names, so that a saved model is complete for its video
+pipeline. Writing it does not need transformers. `FlatzooVideoProcessor` of `flatzoo.hub.transformers` uses it.
 """
 from typing import Any
 
@@ -11,11 +11,10 @@ PREPROCESSOR_FILE = 'video_preprocessor_config.json'
 
 
 def video_preprocessor_config(video: dict[str, Any]) -> dict[str, Any]:
-    """What stands in `video_preprocessor_config.json`.
+    """The content of `video_preprocessor_config.json`.
 
     Args:
-        video: The `video` block of `config.json`, of which `num_frames`, `img_size`, `mean`, `std` and `protocol` are
-            used.
+        video: The `video` block of `config.json`. Used are `num_frames`, `img_size`, `mean`, `std` and `protocol`.
     """
     height, width = video['img_size']
     return {

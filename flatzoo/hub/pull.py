@@ -1,7 +1,7 @@
-"""Gets models from the Hub: into the cache, checked, and then into a folder or a model.
+"""Downloads models from the Hub into the cache, checks them, and makes a folder or a model of them.
 
-`timm.create_model('hf-hub:org/name', pretrained=True)` goes the same way but for one thing: there timm asks for
-`config.json` before any code of ours runs, with the silent retries of `huggingface_hub` if there is no network.
+`timm.create_model('hf-hub:org/name', pretrained=True)` does the same, with one difference. There timm requests
+`config.json` before any code of flatzoo runs, and `huggingface_hub` silently retries if there is no network.
 """
 import os
 import shutil
@@ -53,12 +53,12 @@ def pull(
     Args:
         name: `org/name`, or `org/name@revision` with a branch, tag or commit.
         verify: Whether to also check files that are already in the cache. New files are always checked.
-        token: Access token; by default that of `hf auth login` or `HF_TOKEN`.
-        cache_dir: Folder of the cache; that of `huggingface_hub` if None.
+        token: Access token. None takes that of `hf auth login` or `HF_TOKEN`.
+        cache_dir: Folder of the cache. None takes that of `huggingface_hub`.
         **kwargs: Arguments for `timm.create_model`, such as `num_classes`.
 
     Returns:
-        The model, in training mode as timm's are.
+        The model, in training mode like the models of timm.
 
     Raises:
         HubError: The model cannot be downloaded, or a file is damaged.
@@ -77,17 +77,17 @@ def download(
         token: str | None = None,
         cache_dir: str | os.PathLike | None = None,
 ) -> Path:
-    """Downloads the files of a model, checked: digests, configuration, and that the weights are those of the model.
+    """Downloads the files of a model. Checks digests and configuration, and that the weights fit the model.
 
     Args:
         name: `org/name`, or `org/name@revision`.
-        folder: Where to copy them, complete or not at all; they stay in the cache if None.
-        verify: Whether to check files that are in the cache already, too.
+        folder: Folder to copy them to, complete or not at all. With None they stay in the cache.
+        verify: Whether to also check files that are already in the cache.
         token: Access token.
         cache_dir: Folder of the cache.
 
     Returns:
-        The folder that has them, which `timm.create_model('local-dir:folder', pretrained=True)` takes.
+        The folder of the files, for `timm.create_model('local-dir:folder', pretrained=True)`.
 
     Raises:
         HubError, ValueError: As in `pull`.
@@ -97,22 +97,22 @@ def download(
     try:
         config_path = fetch(repo_id, CONFIG_FILE, revision, **options)
     except EntryNotFoundError as error:
-        raise HubError(f'{name} has no {CONFIG_FILE}: it is no model that flatzoo or timm saved. Check the name.') \
+        raise HubError(f'{name} has no {CONFIG_FILE}: flatzoo or timm did not save it. Check the name.') \
             from error
     config = read_config(config_path)
     if not is_video_model(config['architecture']):
         raise HubError(
             f"{name} is an image model ({config['architecture']}): timm.create_model('hf-hub:{name}', pretrained=True) "
-            "loads it, and backbone= of 'superimage' takes it.")
-    commit = config_path.parent.name  # one commit for all files, whatever is pushed in the meantime
+            "loads it, and it can be the backbone= of 'superimage'.")
+    commit = config_path.parent.name  # one commit for all files, even if something is pushed meanwhile
     files = [config_path, fetch_first(repo_id, WEIGHT_FILES, commit, **options)]
-    for filename in (PREPROCESSOR_FILE, CARD):  # a model without them is a model
+    for filename in (PREPROCESSOR_FILE, CARD):  # optional files
         try:
             files.append(fetch(repo_id, filename, commit, **options))
         except EntryNotFoundError:
             pass
         except HubError as error:
-            if error.__cause__ is None and not is_offline():  # it is there, and damaged
+            if error.__cause__ is None and not is_offline():  # the file exists but is damaged
                 raise
     if verify:
         for path in files:
@@ -122,7 +122,7 @@ def download(
 
 
 def _verify(path: Path, repo_id: str, commit: str, token: str | None) -> None:
-    """Compares a file of the cache with the digest in the cache, or, where that keeps none, with that of the Hub."""
+    """Compares a file of the cache with the digest in the cache, or, if the cache has none, with that of the Hub."""
     what = f'{path.name} of {repo_id}@{commit[:8]}'
     if check_file(path, what=what) is not None:
         return
@@ -138,20 +138,20 @@ def _verify(path: Path, repo_id: str, commit: str, token: str | None) -> None:
 
 
 def _check_weights(path: Path, name: str) -> None:
-    """Compares the header of a weight file with a model without memory, so that what is pulled can be loaded.
+    """Compares the header of a weight file with the model on the meta device, so that a pulled model can be loaded.
 
     Raises:
         ValueError: If they do not match, or the file is damaged.
     """
     if path.suffix != '.safetensors':
-        return  # a pickle shows its keys only when it is loaded
+        return  # the keys of a pickle are known only after loading
     model = timm.create_model(f'local-dir:{path.parent}', device='meta')
     try:
         with safe_open(path, 'pt') as file:
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
     except Exception as error:  # noqa: BLE001 - safetensors raises its own type, and OSError
         check_file(path)
-        raise ValueError(f'{path}: is no safetensors file ({error}). Save and push the model again.') from error
+        raise ValueError(f'{path}: is not a safetensors file ({error}). Save and push the model again.') from error
     lent = set() if model.borrowed is None else borrowed_names(model, model.borrowed.pooler)
     wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if key not in lent}
     wrong = [key for key, shape in wanted.items() if shapes.get(key) != shape]
@@ -171,6 +171,6 @@ def _copy(files: list[Path], folder: Path) -> Path:
     with staging_folder(folder, '.pulling-') as staging:
         for file in files:
             shutil.copyfile(file, Path(staging, file.name))
-        for file in reversed(files):  # the configuration last
+        for file in reversed(files):  # the configuration comes last
             os.replace(Path(staging, file.name), folder / file.name)
     return folder

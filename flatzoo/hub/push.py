@@ -1,8 +1,8 @@
 """Saves models: into a folder, or in one commit into a repository of the Hub.
 
 Both get the same files: `model.safetensors`, `config.json` (see `config.py`), `video_preprocessor_config.json` for
-transformers and `README.md`, the model's card. Nothing is written as a pickle. Files come into a folder complete or not
-at all; a repository shows all of a push or nothing.
+transformers, and the model's card `README.md`. No pickle is written. A file in a folder is complete or not there. A
+repository shows all of a push or nothing.
 """
 import dataclasses
 import functools
@@ -51,7 +51,7 @@ class Push:
     Attributes:
         repo_id: `org/name`.
         revision: Branch.
-        tag: Tag of the commit, if one was asked for.
+        tag: Tag of the commit, None without one.
         files: Size in bytes and sha256 of every file.
         commit: The commit, None after a dry run.
         url: Its page, None after a dry run.
@@ -77,10 +77,10 @@ def save_pretrained(
 
     Args:
         model: A video model that `timm.create_model` built.
-        folder: Where to; made if it is not there.
-        label_names: Names of the classes in the order of the logits; those of the model's weights if None.
-        protocol: How the accuracy is measured; the protocol of the model's weights if None.
-        card: Text of `README.md`; none is written if None.
+        folder: The folder. It is made if it does not exist.
+        label_names: Names of the classes in the order of the logits. None takes those of the model's weights.
+        protocol: How the accuracy is measured. None takes the protocol of the model's weights.
+        card: Text of `README.md`. With None no card is written.
         with_backbone: Of a probe that borrows its backbone (`model.borrowed`), whether to write that, too. A backbone
             that was trained further is always written.
 
@@ -101,15 +101,15 @@ def save_pretrained(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with staging_folder(folder, '.saving-') as staging:
-        # transformers wants to know the format; more than one entry would come in another order each time
+        # transformers needs the format. With more than one entry, safetensors would write them in a random order.
         safetensors.torch.save_file(tensors, Path(staging, WEIGHTS), {'format': 'pt'})
         _write_json(Path(staging, CONFIG_FILE), config)
         _write_json(Path(staging, PREPROCESSOR_FILE), video_preprocessor_config(config['video']))
-        shutil.copymode(Path(staging, CONFIG_FILE), Path(staging, WEIGHTS))  # safetensors' are the owner's alone
+        shutil.copymode(Path(staging, CONFIG_FILE), Path(staging, WEIGHTS))  # safetensors lets only the owner read
         if card is not None:
             Path(staging, CARD).write_text(card, encoding='utf-8')
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == CONFIG_FILE):
-            os.replace(file, folder / file.name)  # the configuration last: it is what makes a folder a model
+            os.replace(file, folder / file.name)  # the configuration last: with it the folder is a model
     return folder
 
 
@@ -128,7 +128,7 @@ def push_to_hub(
         token: str | None = None,
         with_backbone: bool = False,
 ) -> Push:
-    """Pushes a model to the Hub in one commit; makes the repository and the branch if they are not there.
+    """Pushes a model to the Hub in one commit. The repository and the branch are made if they do not exist.
 
         flatzoo.push_to_hub(model, 'org/name', label_names=names, tag='v1')
         model = timm.create_model('hf-hub:org/name@v1', pretrained=True)
@@ -136,15 +136,15 @@ def push_to_hub(
     Args:
         model: A video model that `timm.create_model` built.
         repo_id: `org/name`.
-        private: Whether a new repository is private. One that is there stays what it is.
-        revision: Branch, made from the main branch if it is not there; the main branch if None.
+        private: Whether a new repository is private. An existing repository is not changed.
+        revision: Branch. It is made from the main branch if it does not exist. None is the main branch.
         tag: Tag for the commit.
         commit_message: Message of the commit.
         dry_run: Whether to only report the files of the push. The Hub is not contacted.
-        label_names: Names of the classes in the order of the logits; those of the model's weights if None.
-        protocol: How the accuracy is measured; the protocol of the model's weights if None.
-        card: Text of `README.md`. If None, that of the repository stays, and a repository without one gets a short one.
-        token: Access token; by default that of `hf auth login` or `HF_TOKEN`.
+        label_names: Names of the classes in the order of the logits. None takes those of the model's weights.
+        protocol: How the accuracy is measured. None takes the protocol of the model's weights.
+        card: Text of `README.md`. With None the card of the repository stays, and a new repository gets a short card.
+        token: Access token. None takes that of `hf auth login` or `HF_TOKEN`.
         with_backbone: Of a probe that borrows its backbone, whether to push that, too. One that lies in a folder of
             this machine has to come along.
 
@@ -153,15 +153,15 @@ def push_to_hub(
 
     Raises:
         TypeError, ValueError: As in `save_pretrained`.
-        HubError: If the Hub cannot be reached or refuses; the message says what of the push is visible then. Where only
-            the answer to the commit or to the tag was lost and it is there, that is a warning and no error.
+        HubError: The Hub cannot be reached or refuses. The message says what of the push is visible. If only the answer
+            was lost and the commit or the tag arrived, there is a warning and no error.
     """
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo_id):
-        raise HubError(f"{repo_id!r} is no name for a repository. Give 'org/name'; a branch goes into revision=.")
+        raise HubError(f"{repo_id!r} is not a name for a repository. Give 'org/name'; a branch goes into revision=.")
     branch = revision or 'main'
     for name, value in (('revision', branch), ('tag', tag)):
         if value is not None and not re.fullmatch(r'[\w][\w./-]*', value):
-            raise HubError(f'{name}={value!r} is no name for a branch or tag. Use letters, digits and . _ - /')
+            raise HubError(f'{name}={value!r} is not a name for a branch or tag. Use letters, digits and . _ - /')
     if not with_backbone and isinstance(model, VideoModel) and _borrows(model) and not model.borrowed.is_public:
         raise ValueError(
             f'{repo_id}: the backbone of the model is {model.borrowed.model.removeprefix("local-dir:")}, on this '
@@ -194,7 +194,7 @@ def open_checkpoint(
         path: str | os.PathLike,
         model: str | None = None,
 ) -> tuple[VideoModel, str | None]:
-    """The model in a folder or a weight file, and its card if there is one beside it.
+    """The model of a folder or of a weight file, and the card beside it, if there is one.
 
     Args:
         path: Folder that `save_pretrained`, a training run or timm's `save_for_hf` wrote, or a weight file.
@@ -202,13 +202,13 @@ def open_checkpoint(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the weights have no model, or another one.
+        ValueError: The model of the weights is not known, or it is another one than `model`.
     """
     path = Path(path)
     folder = path.parent if path.name == WEIGHTS and model is None else path
     if (folder / CONFIG_FILE).is_file():
         if model is not None:
-            raise ValueError(f'{path}: its {CONFIG_FILE} says which model it is of; leave {model} out.')
+            raise ValueError(f'{path}: its {CONFIG_FILE} already names the model; leave {model} out.')
         built = timm.create_model(f'local-dir:{folder}', pretrained=True)
         readme = folder / CARD
         return built, readme.read_text(encoding='utf-8') if readme.is_file() else None
@@ -216,22 +216,22 @@ def open_checkpoint(
         raise FileNotFoundError(f'{path}: there is no such file or folder.')
     if path.is_dir():
         raise ValueError(
-            f'{path}: holds no {CONFIG_FILE}, so it is no folder that flatzoo saved. Give one that save_pretrained or '
-            'a training run wrote, or a weight file and the name of its model.')
+            f'{path}: has no {CONFIG_FILE}, so flatzoo did not save it. Give a folder that save_pretrained or a '
+            'training run wrote, or a weight file and the name of its model.')
     if model is None:
         raise ValueError(
-            f'{path}: a weight file does not say which model it is of. Give the name of a registered one with --model '
-            "('flatzoo list' shows all), or a folder that holds config.json, too.")
+            f'{path}: a weight file does not name its model. Give the name of a registered model with --model '
+            "('flatzoo list' shows all), or a folder that also has config.json.")
     overlay: dict[str, Any] = {'file': str(path)}
     if '.' not in model:
-        overlay['label_names'] = None  # as a file does not name its classes, only a tag that was said does
+        overlay['label_names'] = None  # a file has no class names; only a given tag has
     classes = _classes_in(path, model)
     options = {} if classes is None else {'num_classes': classes}
     built = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     if not isinstance(built, VideoModel):
         raise ValueError(f"{model} is an image model. 'flatzoo list' shows the video models.")
     if not built.head_trained:
-        raise ValueError(f'{path}: holds no classifier, so there is no trained model to push.')
+        raise ValueError(f'{path}: has no classifier, so there is no trained model to push.')
     return built, None
 
 
@@ -246,7 +246,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _saveable(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors that safetensors takes: contiguous, and tied ones copied, so that they load like any others."""
+    """Tensors that safetensors accepts: contiguous, and copied if several names share one."""
     seen: set[tuple[str, int]] = set()
     tensors = {}
     for name, tensor in state_dict.items():
@@ -258,7 +258,7 @@ def _saveable(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _classes_in(path: Path, model: str) -> int | None:
-    """Number of classes that the classifier in a safetensors file has; None if that cannot be told."""
+    """Number of classes of the classifier in a safetensors file. None if it cannot be found."""
     if path.suffix != '.safetensors':
         return None
     names = timm.create_model(model, device='meta').classifier_keys()
@@ -271,16 +271,16 @@ def _classes_in(path: Path, model: str) -> int | None:
 
 
 def _send(push: Push, folder: str, private: bool, message: str, keep_card: bool, token: str | None) -> Push:
-    """Makes repository and branch where they are missing, commits the files and tags the commit.
+    """Makes the repository and the branch if they are missing, commits the files and tags the commit.
 
     Raises:
-        HubError: With what is visible on the Hub by then.
+        HubError: A step failed. The message says what is visible on the Hub.
     """
     api = HfApi(token=token, library_name='flatzoo', library_version=__version__)
     with Watch(push.repo_id) as watch:
         visible = 'Nothing of the push is visible.'
         try:
-            # does the Hub answer, and take the token? this is asked with a short deadline and without retries
+            # A first request, with a short deadline and without retries: does the Hub answer, and accept the token?
             user = watch.step('asking for the account', api.whoami, deadline())
             if not isinstance(user, dict) or 'name' not in user:
                 raise HubUnwell(f'{constants.ENDPOINT} names no account for the token, as no Hub does: {PORTAL}.')
@@ -305,7 +305,7 @@ class _Told(HubError):
 
 
 def _prepare(push: Push, api: HfApi, watch: Watch, private: bool, visible: str) -> str:
-    """Makes repository and branch where they are missing; returns what is visible of the push then."""
+    """Makes the repository and the branch if they are missing. Returns what of the push is then visible."""
     repo_id, ask = push.repo_id, functools.partial(watch.step, seconds=3 * deadline())
     is_new = not ask('looking for the repository', lambda: api.repo_exists(repo_id))
     try:
@@ -328,14 +328,14 @@ def _prepare(push: Push, api: HfApi, watch: Watch, private: bool, visible: str) 
             if not is_new:
                 visible = f'Of the push only the new branch {push.revision} is visible, without its files.'
     except Exception as error:  # noqa: BLE001 - as in _send
-        if is_new and visible.startswith('Nothing'):  # its making may have been done, and the answer lost
+        if is_new and visible.startswith('Nothing'):  # it may have been made although the answer was lost
             visible = f'Of the push, at most the new, empty repository {repo_id} is visible.'
         raise _Told(f'{_reason(error, push, api.token)} {visible}') from error
     return visible
 
 
 def _commit(push: Push, api: HfApi, watch: Watch, folder: str, message: str, visible: str) -> Push:
-    """Uploads and commits the files; if the answer is lost, the branch says whether the commit is there."""
+    """Uploads and commits the files. If the answer is lost, the branch shows whether the commit arrived."""
     operations = [CommitOperationAdd(name, os.path.join(folder, name)) for name in push.files]
     try:
         commit = watch.step('uploading and committing', lambda: api.create_commit(
@@ -360,7 +360,7 @@ def _commit(push: Push, api: HfApi, watch: Watch, folder: str, message: str, vis
 
 
 def _head_with(push: Push, api: HfApi, folder: str) -> str | None:
-    """The last commit of the branch, None if its files are not those of the push."""
+    """The last commit of the branch. None if its files are not those of the push."""
     head = api.repo_info(push.repo_id, revision=push.revision, timeout=2 * deadline()).sha
     there = {file.path: file for file in api.get_paths_info(push.repo_id, list(push.files), revision=head)}
     for name, (_, sha256) in push.files.items():
@@ -375,7 +375,7 @@ def _head_with(push: Push, api: HfApi, folder: str) -> str | None:
 
 
 def _tag(push: Push, api: HfApi, watch: Watch, token: str | None) -> None:
-    """Tags the commit and looks whether the tag is there, for an answer can be lost, or be somebody else's."""
+    """Tags the commit and checks the tag, since an answer can be lost, or another person can make the same tag."""
     reason, lost = '', None
     try:
         watch.step('tagging', lambda: api.create_tag(push.repo_id, tag=push.tag, revision=push.commit), 3 * deadline())
@@ -398,7 +398,7 @@ def _tag(push: Push, api: HfApi, watch: Watch, token: str | None) -> None:
 
 
 def _reason(error: Exception, push: Push, token: Any) -> str:
-    """Why a step failed, in a sentence with a full stop."""
+    """The reason of a failure, as a full sentence."""
     text = str(error) if type(error) is HubError else explain(error, push.repo_id, token, action='push')
     return text if text.endswith(('.', '!', '?')) else f'{text}.'
 
@@ -409,12 +409,12 @@ def _measure(path: Path) -> tuple[int, str]:
 
 
 def _one_line(text: Any) -> str:
-    """What a configuration states, as text of a card: somebody else's may hold line breaks, tags and links."""
+    """A value of a configuration as text for a card. A foreign one may contain line breaks, tags and links."""
     return re.sub(r'([\\`*\[\]<>|#])', r'\\\1', printable(text, 200))
 
 
 def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str:
-    """A short card: what the model is and how to use it. Facts that only its trainer knows are not invented."""
+    """A short card: what the model is and how to use it. It invents no facts that only the trainer knows."""
     cfg = model.pretrained_cfg
     data = ModelCardData(
         license=cfg.get('license'), library_name='flatzoo', pipeline_tag='video-classification',
@@ -431,6 +431,7 @@ def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str
         f'logits = model(clip)  # clip: (B, {model.in_chans}, {model.num_frames}, {height}, {width}), float normalised '
         f'or uint8\n```\n\nOr, on video files: `flatzoo predict clip.mp4 --model hf-hub:{repo_id}`.\n\n'
         f'## Evaluation\n\n{model.num_classes} classes; {model.num_frames} frames of {height}x{width} pixels, layout '
-        f'`{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s), '
+        f'`{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s), fit '
+        f'{protocol.fit}, '
         'logits averaged.\n\n## Training data, accuracy and limits\n\nNot stated by whoever pushed this model.\n'
     )

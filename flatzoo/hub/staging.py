@@ -1,4 +1,4 @@
-"""Folders in which files are written before they get their names, and what killed processes left of such folders."""
+"""Temporary folders for files that are still being written, and the removal of those of killed processes."""
 import contextlib
 import errno
 import os
@@ -16,17 +16,17 @@ PREFIXES = ('.best-', '.saving-', '.pulling-')
 
 @contextlib.contextmanager
 def staging_folder(folder: str | os.PathLike, prefix: str) -> Iterator[Path]:
-    """A temporary folder inside of another one, so that its files can be renamed into that; it is removed at the end.
+    """A temporary folder inside of another one, whose files can be moved there by renaming. It is removed at the end.
 
-    What a killed process left there is removed, too. A lock beside each of these folders tells it from one that is in
-    use, also by another process.
+    Folders of killed processes are removed, too. A lock beside each temporary folder tells whether a process still uses
+    it.
 
     Args:
         folder: The folder, which must exist.
-        prefix: How the name begins, one of `PREFIXES`.
+        prefix: Start of the name, one of `PREFIXES`.
 
     Raises:
-        OSError: The disk is full (safetensors' own error says it in words alone), or the folder cannot be written.
+        OSError: The disk is full, or the folder cannot be written. safetensors' own error becomes one of these.
     """
     remove_leftovers(folder)
     with tempfile.NamedTemporaryFile(prefix=prefix, suffix='.lock', dir=folder, delete=False) as file:
@@ -34,7 +34,7 @@ def staging_folder(folder: str | os.PathLike, prefix: str) -> Iterator[Path]:
     lock = FileLock(path)
     staging = path.with_suffix('')
     try:
-        with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks: its leftovers stay
+        with contextlib.suppress(OSError, NotImplementedError):  # without locks of the file system leftovers stay
             lock.acquire()
         staging.mkdir()
         yield staging
@@ -56,17 +56,17 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
-        except (OSError, NotImplementedError, Timeout):  # it is in use, or this is not ours to write
+        except (OSError, NotImplementedError, Timeout):  # it is in use, or we may not write here
             continue
         shutil.rmtree(staging, ignore_errors=True)
         _remove_lock(lock, path)
 
 
 def _remove_lock(lock: FileLock, path: Path) -> None:
-    """Removes the file of a lock while it is held: behind that it could be another one's."""
+    """Removes the file of a lock while we hold it. Afterwards it could belong to another process."""
     try:
         path.unlink(missing_ok=True)
-    except OSError:  # Windows removes no file that is open, nor one that another process has opened
+    except OSError:  # Windows removes no file that a process has open
         lock.release()
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def _remove_lock(lock: FileLock, path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk or a quota is full, or a file too large for it; safetensors says it in words alone."""
+    """Whether a disk or a quota is full, or a file is too large. safetensors states this only in its message."""
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(
         getattr(cause, 'errno', None) in codes or 'No space left' in str(cause)
@@ -83,7 +83,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
-    """An error, and what it came from."""
+    """An error and its causes."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)

@@ -1,4 +1,4 @@
-"""Video models and their processor for Hugging Face transformers; importing this module registers both.
+"""Video models and their processor for Hugging Face transformers. Importing this module registers both.
 
     import flatzoo.hub.transformers
     from transformers import pipeline
@@ -6,12 +6,14 @@
     classify = pipeline('video-classification', model='org/name')  # or a folder that save_pretrained wrote
     classify('clip.mp4')
 
-transformers reads a `config.json` of ours as that of any timm model (`TimmWrapperConfig`), which is why `AutoModel` and
-`AutoModelForImageClassification` take our checkpoints after a mere `import flatzoo`: clips go in as `[B, C, T, H, W]`.
-What they lack is registered here for the same configuration: a model for `AutoModelForVideoClassification`, which takes
-clips as transformers' own video models do, `[B, T, C, H, W]`, and a processor for `AutoVideoProcessor`, which decodes,
-samples and crops by the evaluation protocol of the weights. A model that transformers' `Trainer` has saved is a
-checkpoint for timm and flatzoo again. Installed by `pip install 'flatzoo[transformers]'`.
+transformers reads a `config.json` of flatzoo like that of any timm model (`TimmWrapperConfig`). `AutoModel` and
+`AutoModelForImageClassification` therefore load our checkpoints after `import flatzoo`; their clips are
+`[B, C, T, H, W]`. This module registers two more classes for the same configuration. The model for
+`AutoModelForVideoClassification` takes clips like transformers' own video models, `[B, T, C, H, W]`. The processor for
+`AutoVideoProcessor` decodes, samples and crops by the evaluation protocol of the weights.
+
+timm and flatzoo load a model that transformers' `Trainer` has saved. Install with `pip install
+'flatzoo[transformers]'`.
 """
 import contextlib
 import os
@@ -27,10 +29,11 @@ from torch import Tensor
 from flatzoo.data.decode import VideoReader
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.transforms import EvalTransform
+from flatzoo.data.views import equal_views
 from flatzoo.models import VideoModel, eval_protocol, list_models
 from flatzoo.models.base import channel_stats
 from flatzoo.models.borrowed import Borrowed
-from flatzoo.weights.config import check_config, protocol_of_config, stats_of_config, video_block
+from flatzoo.weights.config import check_config, protocol_of_config, stats_of_config, temporal_of_config, video_block
 
 from .preprocessor import video_preprocessor_config
 
@@ -62,12 +65,11 @@ class FlatzooForVideoClassification(TimmWrapperForImageClassification):
     """A video model of flatzoo behind the interface of transformers' video classifiers.
 
     Args:
-        config: What `AutoConfig.from_pretrained` makes of a checkpoint of flatzoo. It gets `num_frames`, for which the
-            pipeline asks.
+        config: The result of `AutoConfig.from_pretrained` for a checkpoint of flatzoo. It gets the field `num_frames`,
+            which the pipeline reads.
 
     Raises:
-        ValueError: If the checkpoint is that of an image model, came from a newer flatzoo or has an architecture that
-            this one does not know.
+        ValueError: The checkpoint is of an image model, comes from a newer flatzoo, or has an unknown architecture.
     """
     input_modalities = ('video',)
 
@@ -87,11 +89,12 @@ class FlatzooForVideoClassification(TimmWrapperForImageClassification):
                 'save_pretrained(..., with_backbone=True).')
         super().__init__(config)
         self.timm_model.saved_protocol = protocol_of_config(block, where)
+        self.timm_model.temporal = temporal_of_config(block, where)
         # mean and standard deviation, by which uint8 clips are normalised, are those of the checkpoint
         cfg = getattr(config, 'pretrained_cfg', None) or {}
         self.timm_model.pretrained_cfg = {**self.timm_model.pretrained_cfg, **cfg, **stats_of_config(block)}
         config.num_frames = self.timm_model.num_frames
-        if getattr(config, 'label_names', None) is not None:  # they are saved, also where others were asked for
+        if getattr(config, 'label_names', None) is not None:  # the saved names stay, even if others were given
             config.label_names = [config.id2label[index] for index in range(config.num_labels)]
 
     @can_return_tuple
@@ -105,9 +108,9 @@ class FlatzooForVideoClassification(TimmWrapperForImageClassification):
 
         Args:
             pixel_values: Clips `[B, T, C, H, W]`, or several views of each video, `[B, V, T, C, H, W]`, whose logits
-                are averaged; float normalised or uint8 (0...255).
-            labels: Classes `[B]`; with them the output has a loss.
-            **kwargs: `return_dict`, as everywhere in transformers.
+                are averaged. Float (normalised) or uint8 (0...255).
+            labels: Classes `[B]`. With them the output has a loss.
+            **kwargs: Only `return_dict`, as in all models of transformers.
 
         Returns:
             `logits` `[B, num_labels]` and, with labels, `loss`.
@@ -141,20 +144,20 @@ class _VideosKwargs(VideosKwargs, total=False):
 class FlatzooVideoProcessor(BaseVideoProcessor):
     """From video files or frames to the clips of a model, by the evaluation protocol of its weights.
 
-    Files are read as `flatzoo predict` reads them, by `VideoReader`, without torchcodec. Arguments beside these are
-    those of transformers' video processors; how frames are resized and cropped is the protocol's affair.
+    `VideoReader` reads files, as in `flatzoo predict`; torchcodec is not needed. Further arguments are those of
+    transformers' video processors. The protocol decides how frames are resized and cropped.
 
     Args:
         num_frames: Frames T per clip.
         size: `{'height': ..., 'width': ...}` of a frame in pixels.
         image_mean: Mean per channel, in the range 0...1.
         image_std: Standard deviation per channel.
-        protocol: `EvalProtocol.to_dict()`; one clip of uniformly spaced frames, one centre crop, if None.
-        do_sample_frames: Whether frames are chosen by the protocol; else videos are taken to be T frames, or several
+        protocol: `EvalProtocol.to_dict()`. None is one clip of uniformly spaced frames and one centre crop.
+        do_sample_frames: Whether the protocol chooses the frames. Otherwise a video must have T frames, or be several
             clips of T frames one after the other.
-        do_normalize, do_rescale: Both false gives uint8 clips, which the model normalises itself.
+        do_normalize, do_rescale: If both are false, clips are uint8, and the model normalises them.
 
-    A call returns `pixel_values` `[B, T, C, H, W]`, or `[B, V, T, C, H, W]` where the protocol has several views.
+    A call returns `pixel_values` `[B, T, C, H, W]`, or `[B, V, T, C, H, W]` if the protocol has several views.
     """
     model_input_names = ['pixel_values']
     valid_kwargs = _VideosKwargs
@@ -173,7 +176,7 @@ class FlatzooVideoProcessor(BaseVideoProcessor):
 
         Args:
             model: A video model of flatzoo, or `FlatzooForVideoClassification`.
-            protocol: The evaluation protocol; that of the model's weights if None.
+            protocol: The evaluation protocol. None takes that of the model's weights.
         """
         model = getattr(model, 'timm_model', model)
         mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
@@ -224,7 +227,7 @@ class FlatzooVideoProcessor(BaseVideoProcessor):
             **kwargs: Any,
     ) -> BatchFeature:
         protocol = EvalProtocol.from_dict(protocol or {})
-        crops = EvalTransform((size.height, size.width), protocol.num_crops, protocol.scale_up)
+        crops = EvalTransform((size.height, size.width), protocol.num_crops, protocol.scale_up, protocol.fit)
         batch = []
         for video in videos:  # [N, C, H, W]
             if len(video) % num_frames:
@@ -235,13 +238,15 @@ class FlatzooVideoProcessor(BaseVideoProcessor):
             views = torch.stack(clips, dim=1).flatten(0, 1)  # the order of load_views
             views = self.rescale_and_normalize(
                 views, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
-            batch.append(views if len(views) > 1 else views[0])
+            batch.append(views)
+        batch = equal_views(batch)
+        batch = [views if len(views) > 1 else views[0] for views in batch]
         return BatchFeature(data={'pixel_values': batch}, tensor_type=return_tensors)
 
 
 @contextlib.contextmanager
 def _local(video: str) -> Iterator[str]:
-    """The path of a video file; one that lies at an address is fetched first and removed afterwards."""
+    """The path of a video file. A file at an address is downloaded first and removed afterwards."""
     if urlsplit(video).scheme not in ('http', 'https'):
         yield video
         return
@@ -251,9 +256,9 @@ def _local(video: str) -> Iterator[str]:
         yield path
 
 
-# weights are saved under timm's names, as `TimmWrapperForImageClassification` does it
+# weights are saved under timm's names, as in `TimmWrapperForImageClassification`
 register_checkpoint_conversion_mapping(
     FlatzooForVideoClassification.__name__, [PrefixChange(prefix_to_add='timm_model')], overwrite=True)
-# exist_ok: transformers passes over a registration for a configuration of its own unless one insists
+# exist_ok: without it, transformers ignores a registration for one of its own configurations
 AutoModelForVideoClassification.register(TimmWrapperConfig, FlatzooForVideoClassification, exist_ok=True)
 AutoVideoProcessor.register(TimmWrapperConfig, FlatzooVideoProcessor, exist_ok=True)

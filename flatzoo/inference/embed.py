@@ -11,7 +11,6 @@ from torch import Tensor
 from flatzoo.console.progress import Progress
 from flatzoo.data.clips import clip_span, open_clip
 from flatzoo.data.decode import VideoError, VideoReader
-from flatzoo.data.groups import groups_of
 from flatzoo.data.lists import Clip, DataError, NotThere, VideoList, read_videos
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.views import read_views
@@ -154,7 +153,7 @@ def _rows(lists: Sequence[VideoList]) -> dict[tuple, tuple[FeatureRow, Clip, int
     rows = {}
     for videos in lists:
         labelled = _has_classes(videos)
-        for clip, group in zip(videos.clips, groups_of(videos), strict=True):
+        for clip in videos.clips:
             path, size, mtime = clip.path, -1, -1
             if '://' not in path:
                 path = os.path.abspath(path)
@@ -166,7 +165,8 @@ def _rows(lists: Sequence[VideoList]) -> dict[tuple, tuple[FeatureRow, Clip, int
             row = FeatureRow(
                 os.fsencode(path).decode('utf-8', 'backslashreplace'), clip.member[0] if clip.member else '',
                 float(clip.start), None if clip.end is None else float(clip.end), clip.unit, clip.id,
-                videos.classes[clip.label] if labelled else None, videos.split, group, size=size, mtime=mtime)
+                videos.classes[clip.label] if labelled else None, videos.split, clip.group or None, size=size,
+                mtime=mtime)
             rows.setdefault(row.key, (row, clip, videos.depth))
     return rows
 

@@ -42,12 +42,12 @@ def _not_there(path: str) -> str:
             'yt-dlp ADDRESS for a page that plays one.')
     if scheme:
         return (
-            f'{path}: is a stream or an address, and only files are read. Record a part of it first: ffmpeg -t 10 -i '
-            'ADDRESS clip.mp4.')
+            f"{path}: is a stream or an address, and only files are read. 'flatzoo watch {path}' reads it as it comes; "
+            'or record a part of it first: ffmpeg -t 10 -i ADDRESS clip.mp4.')
     if path.isdecimal():
         return (
-            f'{path}: no such file. If the camera {path} is meant: only files are read, so record some seconds first: '
-            f"ffmpeg -f v4l2 -t 5 -i /dev/video{path} clip.mp4 on Linux. 'flatzoo demo' takes the camera of a browser.")
+            f"{path}: no such file. If the camera {path} is meant: 'flatzoo watch camera:{path}' reads it as it comes, "
+            "and 'flatzoo demo' takes the camera of a browser.")
     return f'{path}: no such file. Check the path.'
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from flatzoo.models import VideoModel
+    from flatzoo.runtime import Precision
 
 DEFAULT_MODEL = 'sifar_resnet10t'
 
@@ -33,6 +34,7 @@ def load_model(
         in_chans: int = 3,
         needs_head: bool = True,
         use_ema: bool | None = None,
+        precision: 'Precision | None' = None,
         shown_as: str | None = None,
         **kwargs: Any,
 ) -> 'VideoModel':
@@ -50,6 +52,8 @@ def load_model(
             backbone.
         use_ema: For a checkpoint with raw weights and their moving average: whether to take the average. None takes the
             average and warns.
+        precision: Prepares the model to answer fast, in these numbers; see `flatzoo.runtime.prepare`. None leaves it as
+            it is.
         shown_as: How a message calls a model that cannot be had. None calls it by its name.
         **kwargs: Further arguments of the model.
 
@@ -106,7 +110,12 @@ def load_model(
                 f'{checkpoint or name} has no trained head for {model.num_classes} classes. If it has one for another '
                 'number, give that with --num-classes; --allow-untrained answers all the same, at random.')
         warnings.warn(f'the head of {name} was never trained: its answers mean nothing.', stacklevel=2)
-    return model.eval().to(target)
+    model = model.eval().to(target)
+    if precision is None:
+        return model
+    from flatzoo.runtime import prepare
+
+    return prepare(model, precision)
 
 
 def model_name(name: str) -> str:

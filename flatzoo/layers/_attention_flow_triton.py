@@ -1,8 +1,9 @@
-"""Triton kernels of the operators of AM Flow: forward and backward, without a map in memory.
+"""Triton kernels of the operators of AM Flow, forward and backward. No attention map is kept in memory.
 
-Imported only where they run. A program holds a tile of the maps of one clip and head and walks with it along a group of
-consecutive frames, so that the logits of a frame serve both pairs that it belongs to (and are formed again only where
-groups meet). A column sum needs the softmax of whole rows first, hence passes over the tiles:
+The module is imported only where the kernels run. A program holds a tile of the maps of one clip and head. It walks
+with the tile along a group of consecutive frames. The logits of a frame thus serve both pairs that the frame belongs
+to; they are computed twice only where two groups meet. A column sum needs the softmax of whole rows first, so there are
+several passes over the tiles:
 
     forward   1. statistics of rows: their maxima m_i and w_i = 1 / sum_j exp(D_ij - m_i)
               2. columns, c_j = 1 + sum_i (P_ij - 1/N) with P_ij = exp(D_ij - m_i) w_i
@@ -10,14 +11,16 @@ groups meet). A column sum needs the softmax of whole rows first, hence passes o
               4. dQ and 5. dK, of dS_ij = sign(S_ij) P_ij (g_j - r_i)
 
 with D = |S| and S = A_t - A_{t+1} for the flow, and D = S = A_t for the attention received. One side of a tile, rows or
-columns, is resident and the other streamed; the resident side is always the first axis of the tile and sums go along
-the second, so that passes over columns (`COLUMNS`) see it transposed. No atomics: results are deterministic.
+columns, is resident; the other side is streamed. The resident side is always the first axis of the tile, and sums go
+along the second axis. Passes over columns (`COLUMNS`) therefore see the tile transposed. There are no atomic
+operations, so results are deterministic.
 
-Sums are float32. Products of float32 inputs are float32 (`ieee`), those of half-precision inputs accumulate in float32.
-Two products are subtracted, never one of concatenated inputs: equal frames give exactly 0.
+Sums are float32. Products of float32 inputs are float32 (`ieee`); products of half-precision inputs accumulate in
+float32. S is the difference of two products and not one product of concatenated inputs. Equal frames therefore give
+exactly 0.
 
-On the CPU the kernels run in Triton's interpreter (`TRITON_INTERPRET=1` before the first import), which is how they are
-tested. They compile for compute capability 8.0 and 9.0; their results and speed on a GPU have not been measured.
+On the CPU the kernels run in Triton's interpreter (`TRITON_INTERPRET=1` before the first import), and are tested that
+way. They compile for compute capability 8.0 and 9.0. Their results and speed on a GPU have not been measured.
 """
 import math
 from contextlib import nullcontext
@@ -32,7 +35,7 @@ __all__ = ['columns', 'gradients']
 
 @triton.jit
 def _tokens_of(frame, frames, tokens):
-    """Frames outside the clip have none."""
+    """Number of tokens of a frame: 0 for frames outside of the clip."""
     return tl.where((frame >= 0) & (frame < frames), tokens, 0)
 
 
@@ -58,7 +61,7 @@ def _place(pair, block, pairs, heads, tokens, SIZE: tl.constexpr):
 
 @triton.jit
 def _scores(before, logits, scale, FLOW: tl.constexpr):
-    """S, in units of log 2 like all that is exponentiated here."""
+    """S, times log2(e), because the kernels use powers of 2."""
     if FLOW:
         return (before - logits) * scale
     return logits * scale
@@ -74,7 +77,7 @@ def _exponents(scores, block, tokens, SIZE: tl.constexpr, FLOW: tl.constexpr):
 
 @triton.jit
 def _row_vector(x, place, exists, other, COLUMNS: tl.constexpr):
-    """Values of rows of the map, along the axis of the tile that rows have."""
+    """Values of rows of the map, along the axis of the tile that stands for rows."""
     return tl.expand_dims(tl.load(x + place, mask=exists, other=other), 0 if COLUMNS else 1)
 
 
@@ -107,7 +110,7 @@ def _statistics_kernel(
     for g in tl.static_range(GROUP):
         place, exists = _place(first + g, block, frames - FLOW, heads, tokens, SIZE)
         tl.store(maxima + place, m[g], mask=exists)
-        # rounded as 1 / N is on the host, from which equal frames must not differ
+        # rounded as 1 / N is on the host; equal frames must give the same number there and here
         tl.store(weights + place, tl.div_rn(tl.full([SIZE], 1., tl.float32), z[g]), mask=exists)
 
 
@@ -206,9 +209,10 @@ def _gradient_kernel(
 
 
 def _options(x: Tensor, group: int) -> dict[str, int]:
-    """Sizes and warps with which, compiled, no kernel spills much and all fit the shared memory of their GPUs.
+    """Tile sizes and warps. With these, compiled kernels spill few registers and fit into the shared memory.
 
-    That is 99 KiB at least from compute capability 8.0 on, and 227 KiB at 9.0, where tiles take up to 121 KiB.
+    The shared memory is at least 99 KiB from compute capability 8.0 on. At 9.0 it is 227 KiB, and tiles take up to
+    121 KiB.
     """
     pad_d = max(16, triton.next_power_of_2(x.shape[-1]))
     if x.dtype != torch.float32:
@@ -242,13 +246,13 @@ def columns(q: Tensor, k: Tensor, scale: float, flow: bool) -> tuple[Tensor, Ten
 
     Args:
         q: Queries, `[B, T, heads, N, d]`, of float16, bfloat16 or float32.
-        k: Keys, alike.
+        k: Keys, of the same shape and dtype.
         scale: Factor of the logits.
         flow: Whether the maps are of pairs of frames.
 
     Returns:
-        Column sums, `[B, pairs, heads, N]` with T - 1 pairs (of frames themselves, T, without flow), and the statistics
-        that backward needs, `[2, B, pairs, heads, N]`; both float32.
+        Column sums, `[B, pairs, heads, N]`, with T - 1 pairs (T single frames without flow), and the statistics that
+        backward needs, `[2, B, pairs, heads, N]`. Both are float32.
 
     Raises:
         RuntimeError: If q is not on a CUDA device and Triton does not interpret.

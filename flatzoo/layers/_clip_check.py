@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ['looks_raw', 'no_tensor', 'refusal', 'warn_of_raw']
 
-_NORMALISED = 16.0  # no mean and standard deviation bring a pixel of 0...1 this far
+_NORMALISED = 16.0  # no usual mean and standard deviation turn a pixel of 0...1 into such a large value
 
 
 def no_tensor(clip: Any, num_frames: int, chans: int | None) -> TypeError:
@@ -44,14 +44,14 @@ def refusal(clip: Tensor, num_frames: int, chans: int | None) -> ValueError:
 
 
 def looks_raw(clip: Tensor) -> float:
-    """The largest value of a float clip's first frame, looked at here and there, if it cannot be normalised; else 0."""
+    """The largest of some values of a float clip's first frame, if it is too large for a normalised clip; else 0."""
     if type(clip) is not Tensor or not clip.is_floating_point() or clip.is_meta or clip.ndim != 5 or not clip.numel():
         return 0.0
     if clip.is_cuda and torch.cuda.is_current_stream_capturing():
         return 0.0
     try:
         largest = clip.detach()[0, :, 0, ::4, ::4].amax().item()
-    except RuntimeError:  # in transforms such as vmap it has no values
+    except RuntimeError:  # inside of transforms such as vmap a tensor has no values
         return 0.0
     return largest if largest > _NORMALISED else 0.0
 
@@ -59,12 +59,12 @@ def looks_raw(clip: Tensor) -> float:
 def warn_of_raw(largest: float) -> None:
     """Warns about a float clip of pixels."""
     warnings.warn(
-        f'A float clip has values up to {largest:.0f}, and float clips are taken as normalised (about -3 to 3). Give '
-        'pixels of 0 to 255 as they are, clip.to(torch.uint8), and the model normalises them.', stacklevel=2)
+        f'A float clip has values up to {largest:.0f}, but float clips must be normalised (about -3 to 3). Give pixels '
+        'of 0 to 255 as clip.to(torch.uint8); the model then normalises them.', stacklevel=2)
 
 
 def _mend(shape: list[int], num_frames: int, chans: int | None) -> str:
-    """The call that brings dimensions of another order into that of clips; empty where it is not clear."""
+    """The call that puts the dimensions into the order of clips; empty if their order is not clear."""
     if chans is None or len(shape) not in (4, 5):
         return ''
     batched = len(shape) == 5

@@ -5,14 +5,14 @@ import torch
 
 __all__ = ['register_operator']
 
-# By schema: torch.library.custom_op looks through the source of all imported modules, which takes longer than the rest
-# of `import flatzoo`.
+# Operators are defined by their schema. torch.library.custom_op would search the source of all imported modules, which
+# takes longer than the rest of `import flatzoo`.
 _LIBRARY = torch.library.Library('flatzoo', 'FRAGMENT')
 
 
 def _no_second_derivative(ctx, *grads):
     raise NotImplementedError(
-        'this operator of flatzoo has no second derivatives; in AM flow, implementation=\'reference\' has.')
+        'this operator of flatzoo has no second derivatives. In AM Flow, implementation=\'reference\' has them.')
 
 
 def register_operator(
@@ -25,11 +25,11 @@ def register_operator(
     """Makes a function the operator `torch.ops.flatzoo.<name>`.
 
     Args:
-        schema: Its name, arguments and results in torch's notation; it changes none of its arguments.
-        function: Computes it, on any device.
-        fake: Gives results of the same shapes and dtypes, without numbers.
+        schema: Name, arguments and results in torch's notation. The operator must not change its arguments.
+        function: Computes the results, on any device.
+        fake: Makes results of the same shapes and dtypes without computing them.
         backward: Gradients, as `torch.library.register_autograd` takes them.
-        setup_context: What they need, likewise.
+        setup_context: Saves what the gradients need, as `torch.library.register_autograd` takes it.
     """
     name = 'flatzoo::' + schema.partition('(')[0]
     _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)

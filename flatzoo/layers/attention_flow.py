@@ -1,20 +1,21 @@
-"""The operators of AM Flow (https://arxiv.org/abs/2411.02065): what an image transformer's attention says of motion.
+"""The operators of AM Flow (https://arxiv.org/abs/2411.02065), which read motion from an image transformer's attention.
 
-Both are column sums of a softmax over attention logits A_t = Q_t K_t^T * scale, one value per key token and head:
+Both are column sums of a softmax over attention logits A_t = Q_t K_t^T * scale, with one value per key token and head:
 
 - `attention_map_flow`, equation 3: of softmax(|A_t - A_{t+1}|) for every two consecutive frames.
 - `attention_received`, the input of equation 4: of softmax(A_t) for every frame.
 
-Three implementations stand behind each, with the same values and gradients, chosen by device and size:
+Each has three implementations with the same values and gradients. The device and the size choose between them:
 
-- `reference` writes whole maps, as the equations do, and its memory grows with N^2. The others are tested against it.
-- `chunked` works on a few rows of one head at a time, in buffers that it uses again and that stay in the cache, and
-  walks along time, so that a frame's logits are formed once although two pairs need them. Backward recomputes.
-- `triton`, in `_attention_flow_triton.py`: the same walk as CUDA kernels that hold only tiles.
+- `reference` computes whole maps, as the equations do. Its memory grows with N^2. The others are tested against it.
+- `chunked` works on a few rows of one head at a time, in buffers that are reused and stay in the cache. It walks along
+  time, so a frame's logits are computed once although two pairs need them. Backward computes them again.
+- `triton`, in `_attention_flow_triton.py`, does the same walk as CUDA kernels that hold only tiles.
 
-All of them add up deviations from the uniform softmax, sum_i (P_ij - 1/N), onto 1. Small motion keeps its digits, and
-frames without motion give exactly 1.0, where N summands of 1/N round to 1 for some N only. (That takes products which
-are bitwise equal for equal frames. The batched ones of `reference` are not always, in maps of fewer than 12 tokens.)
+All three add the deviations from a uniform softmax, sum_i (P_ij - 1/N), to 1. This keeps the digits of small motion,
+and frames without motion give exactly 1.0. A plain sum of N times 1/N is rounded to 1 for some N only. (The exact 1.0
+needs products that are bitwise equal for equal frames. The batched products of `reference` are not always so in maps of
+fewer than 12 tokens.)
 """
 import logging
 import math
@@ -34,12 +35,12 @@ _logger = logging.getLogger(__name__)
 
 Implementation = Literal['reference', 'chunked', 'triton']
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
-# Elements of a chunk of a map: on CPUs what stays in the cache of a core (128 rows at N = 1024), elsewhere what fills a
-# device.
+# Elements of a chunk of a map. On CPUs a chunk stays in the cache of a core (128 rows at N = 1024); elsewhere it fills
+# the device.
 CHUNK_ELEMENTS = {'cpu': 2 ** 17, 'other': 2 ** 21}
 MAX_TRITON_HEAD_DIM = 128
 _HAS_TRITON = find_spec('triton') is not None
-_said = set()  # notes given once
+_said = set()  # messages that have been logged, so that each is logged once
 
 
 def attention_map_flow(
@@ -51,21 +52,20 @@ def attention_map_flow(
 ) -> Tensor:
     """AM flow, equation 3: column sums of softmax(|A_t - A_{t+1}|) for every pair of consecutive frames.
 
-    It is relative saliency: its mean over tokens is 1 whether anything moves or not, tokens that the change of
-    attention points to lie above 1, and frames without motion give exactly 1 everywhere. Differences of 0 have gradient
-    0.
+    The flow is a relative saliency: its mean over tokens is always 1. Tokens to which the change of attention points
+    lie above 1. Frames without motion give exactly 1 everywhere. Differences of 0 have gradient 0.
 
-    Logits, softmax and sums are float32 for half-precision inputs, also under autocast, and float64 for float64. Where
-    small motion matters pass float32: the rounding of bfloat16 queries, keys and results is larger than its signal.
+    Logits, softmax and sums are float32 for half-precision inputs, also under autocast, and float64 for float64. Pass
+    float32 if small motion matters: the rounding of bfloat16 queries, keys and results is larger than its signal.
 
     Args:
         q: Queries of the frames, `[B, T, heads, N, d]`, as the attention uses them (after norms and rotary embedding).
         k: Keys, the same shape, dtype and device.
         scale: Factor of the logits. `d ** -0.5` by default.
-        last: What stands at the last frame, which has no next one: `repeat` repeats the last pair, `ones` is the flow
-            of a clip that stands still after its end. The paper does not say.
-        implementation: `reference`, `chunked` or `triton`; by device and size when None: `triton` on CUDA where it is
-            installed and takes the inputs, else `chunked`.
+        last: The flow of the last frame, which has no next frame. `repeat` repeats the last pair. `ones` is the flow of
+            a clip that stands still after its end. The paper does not state it.
+        implementation: `reference`, `chunked` or `triton`. None takes `triton` on CUDA if it is installed and accepts
+            the inputs, and else `chunked`.
 
     Returns:
         `[B, T, N, heads]`, values from 0 to N, of the dtype of `q`.
@@ -79,7 +79,7 @@ def attention_map_flow(
         raise ValueError(f"last={last!r} is neither 'repeat' (the last pair) nor 'ones' (no motion after the end).")
     _check(q, k)
     if q.shape[1] < 2:
-        raise ValueError(f'Attention-map flow is between frames: it takes at least 2, got T={q.shape[1]}.')
+        raise ValueError(f'Attention-map flow compares frames: it takes at least 2, got T={q.shape[1]}.')
     flow = _columns(q, k, scale, True, implementation)  # [B, T - 1, heads, N]
     end = flow[:, -1:] if last == 'repeat' else torch.ones_like(flow[:, -1:])
     return torch.cat((flow, end), dim=1).transpose(2, 3)
@@ -93,7 +93,7 @@ def attention_received(
 ) -> Tensor:
     """Attention that each token receives: column sums of softmax(A_t), the input of the aligning encoder (equation 4).
 
-    Its mean over tokens is 1. Precision is that of `attention_map_flow`.
+    Its mean over tokens is 1. The precision is that of `attention_map_flow`.
 
     Args:
         q: Queries of the frames, `[B, T, heads, N, d]`; one frame is enough.
@@ -114,12 +114,13 @@ def attention_received(
 
 
 def _check(q: Tensor, k: Tensor) -> None:
-    """Raises what the public functions document."""
+    """Raises the errors that the public functions document."""
     for name, x in (('q', q), ('k', k)):
         if x.ndim != 5:
-            raise ValueError(f'{name} has shape {list(x.shape)}; queries and keys are of shape (B, T, heads, N, d).')
+            raise ValueError(
+                f'{name} has shape {list(x.shape)}; queries and keys must have the shape (B, T, heads, N, d).')
         if x.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise TypeError(f'{name} is {x.dtype}; queries and keys are float16, bfloat16, float32 or float64.')
+            raise TypeError(f'{name} is {x.dtype}; queries and keys must be float16, bfloat16, float32 or float64.')
     if q.shape != k.shape:
         raise ValueError(
             f'q of shape {list(q.shape)} and k of shape {list(k.shape)} differ; every token has a query and a key '
@@ -129,13 +130,13 @@ def _check(q: Tensor, k: Tensor) -> None:
     if q.device != k.device:
         raise ValueError(f'q is on {q.device} and k on {k.device}; move them to one device.')
     if min(q.shape[1:]) == 0:
-        raise ValueError(f'q and k of shape {list(q.shape)}: T, heads, N and d are at least 1.')
+        raise ValueError(f'q and k of shape {list(q.shape)}: T, heads, N and d must be at least 1.')
 
 
 def _choose(q: Tensor, implementation: str | None) -> str:
-    """Returns the implementation for these inputs, or raises if the one asked for is none or cannot run."""
+    """Returns the implementation for these inputs. Raises if the given one is unknown or cannot run."""
     if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"implementation={implementation!r} is none of {', '.join(IMPLEMENTATIONS)}.")
+        raise ValueError(f"implementation={implementation!r} must be one of {', '.join(IMPLEMENTATIONS)}.")
     if implementation == 'triton':
         if not _HAS_TRITON:
             raise RuntimeError("implementation='triton' needs the package triton: install it or use 'chunked'.")
@@ -173,13 +174,13 @@ def _columns(q: Tensor, k: Tensor, scale: float | None, flow: bool, implementati
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Logits and sums are never of half precision: its rounding exceeds the signal of small motion."""
+    """Dtype of logits and sums. It is never of half precision, whose rounding exceeds the signal of small motion."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _without_autocast(device: torch.device):
-    """Matrix products keep the precision of their arguments in it."""
-    # torch.compile of torch 2.11 cannot trace the question whether a device has autocast; what it compiles for has
+    """A context in which matrix products keep the precision of their arguments."""
+    # torch.compile of torch 2.11 cannot trace is_autocast_available. The devices that it compiles for have autocast.
     available = device.type != 'meta' and (
         torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type))
     if available and torch.is_autocast_enabled(device.type):
@@ -188,7 +189,7 @@ def _without_autocast(device: torch.device):
 
 
 def _columns_shape(q: Tensor, flow: bool) -> tuple[int, int, int, int]:
-    """Shape of the columns, `(B, T - 1 if flow else T, heads, N)`. From symbols torch 2.11 subtracts no bool."""
+    """Shape of the columns, `(B, T - 1 if flow else T, heads, N)`. torch 2.11 cannot subtract a bool from a symbol."""
     batch, frames, heads, tokens, _ = q.shape
     return batch, frames - int(flow), heads, tokens
 
@@ -227,7 +228,7 @@ def _rows(x: Tensor) -> int:
 
 
 def _buffers(x: Tensor, count: int) -> Tensor:
-    """Room for `count` chunks of the maps of a group of heads `[T, H, N, d]`."""
+    """Memory for `count` chunks of the maps of a group of heads `[T, H, N, d]`."""
     return x.new_empty(count, _aligned(x.shape[1] * _rows(x) * x.shape[2]))
 
 
@@ -240,7 +241,7 @@ def _working_copy(x: Tensor, b: int, heads: slice, scale: float = 1.) -> Tensor:
 
 
 def _aligned(elements: int) -> int:
-    """Rounds up to 64 bytes: where its arguments begin can decide the order of sums in a product, hence its bits."""
+    """Rounds up to 64 bytes. The address of an argument can change the order of sums in a product, hence its bits."""
     return math.ceil(elements / 16) * 16
 
 
@@ -253,8 +254,8 @@ def _walk(q: Tensor, k: Tensor, flow: bool) -> Iterator[tuple[slice, int, Tensor
         flow: Whether the maps are of pairs of frames.
 
     Yields:
-        The rows, the index of the pair (or frame), its softmax and its signed scores, both `[H, rows, N]`: buffers that
-        the caller may overwrite and the next step does.
+        The rows, the index of the pair (or frame), its softmax and its signed scores, both `[H, rows, N]`. Both are
+        buffers: the caller may overwrite them, and the next step does.
     """
     heads, tokens = q.shape[1:3]
     step = _rows(q)
@@ -269,7 +270,7 @@ def _walk(q: Tensor, k: Tensor, flow: bool) -> Iterator[tuple[slice, int, Tensor
             if not flow:
                 yield rows, t, torch.softmax(current, -1, out=probs), current
             elif t > 0:
-                # two products that are subtracted: equal frames give exactly 0, one product of concatenations does not
+                # The difference of two products is exactly 0 for equal frames; one product of concatenations is not.
                 torch.sub(previous, current, out=scores)
                 yield rows, t - 1, torch.softmax(torch.abs(scores, out=previous), -1, out=probs), scores
             previous, current = current, previous
@@ -301,8 +302,8 @@ def _chunked_backward(grad: Tensor, q: Tensor, k: Tensor, scale: float, flow: bo
 def _group_gradients(grad: Tensor, q: Tensor, k: Tensor, flow: bool) -> tuple[Tensor, Tensor]:
     """Gradients of the scaled queries and the keys of a group of heads, `[T, H, N, d]`.
 
-    With g = grad and r_i = sum_j P_ij g_j: dD = P (g_j - r_i), dS = sign(S) dD, and frame t, first of pair t and second
-    of pair t - 1, has dA_t = dS_t - dS_{t-1}, dQ_t = dA_t K_t, dK_t = dA_t^T Q_t.
+    With g = grad and r_i = sum_j P_ij g_j: dD = P (g_j - r_i) and dS = sign(S) dD. Frame t is the first of pair t and
+    the second of pair t - 1. Its gradients are dA_t = dS_t - dS_{t-1}, dQ_t = dA_t K_t and dK_t = dA_t^T Q_t.
     """
     dq, dk = torch.empty_like(q), torch.zeros_like(k)
 

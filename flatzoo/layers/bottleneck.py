@@ -9,16 +9,16 @@ __all__ = ['Bottleneck', 'ConvBottleneck']
 
 
 class Bottleneck(nn.Module):
-    """s W_up f(W_down z), or z + that with `skip`; W_up starts at zero.
+    """s W_up f(W_down z), with `skip` added to z. W_up starts at zero.
 
     Args:
         dim: Width D of a token.
         hidden: Width of the bottleneck.
-        act: Whether f is the exact GELU, else the identity, so that the adapter is a linear map.
-        skip: Whether the input is added.
+        act: Whether f is the exact GELU. Otherwise f is the identity, and the adapter is a linear map.
+        skip: Whether the input z is added.
         scale: The constant s.
         drop: Dropout between the two matrices.
-        kaiming: Whether W_down starts as that of `torch.nn.Linear`, else normal with a deviation of 0.02.
+        kaiming: Whether W_down starts as in `torch.nn.Linear`. Otherwise it is normal with a deviation of 0.02.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
     """
@@ -59,14 +59,14 @@ class Bottleneck(nn.Module):
 
 
 class _Conv3d(nn.Conv3d):
-    """Takes part in `model.to(memory_format=torch.channels_last)`, which refuses weights of five dimensions."""
+    """A convolution that `model.to(memory_format=torch.channels_last)` accepts, although its weight has 5 axes."""
 
     def _apply(self, fn, recurse=True):
         return super()._apply(lambda t: fn(t.squeeze(1)).unsqueeze(1) if t.ndim == 5 else fn(t), recurse)
 
 
 class ConvBottleneck(nn.Module):
-    """W_up DWConv3D(W_down p), with a depth-wise convolution over a clip that starts at zero.
+    """W_up DWConv3D(W_down p). The depth-wise convolution runs over a clip and starts at zero.
 
     Args:
         dim: Width D of a token.
@@ -87,7 +87,7 @@ class ConvBottleneck(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patches of clips, row by row, `[B, T, h * w, D]` and their grid `(h, w)` -> their change, as large."""
+        """Patches of clips, row by row, `[B, T, h * w, D]` and their grid `(h, w)` -> their change, same shape."""
         x = self.down(x).permute(0, 3, 1, 2)  # [B, C, T, h * w]
         if self.conv.kernel_size[1:] == (1, 1):  # over time alone: a convolution of images, which is faster
             x = F.conv2d(

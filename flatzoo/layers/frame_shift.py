@@ -1,4 +1,4 @@
-"""Channels that look at another frame of their clip."""
+"""Moves channels between the frames of a clip."""
 from collections.abc import Sequence
 
 import torch
@@ -13,13 +13,13 @@ def shift_frames(x: Tensor, num_frames: int, shifts: Sequence[tuple[int, int]]) 
     Space-time dual-headed attention of ZeroI2V (https://arxiv.org/abs/2310.01324). No parameters, no multiply-adds.
 
     Args:
-        x: Keys or values of the frames of clips, `[B * T, heads, N, d]`, the frames of a clip in a row.
+        x: Keys or values of the frames of clips, `[B * T, heads, N, d]`. The frames of a clip follow one another.
         num_frames: Frames T of a clip.
-        shifts: Offset o and number of channels of each group. Channels are counted head by head, groups follow one
-            another from channel 0, and may end within a head. The rest stays.
+        shifts: Offset o and number of channels of each group. Channels are counted head by head. Groups follow one
+            another from channel 0 and may end within a head. The remaining channels stay unchanged.
 
     Returns:
-        As large.
+        The shifted keys or values, `[B * T, heads, N, d]`.
     """
     head_dim = x.shape[-1]
     x = x.unflatten(0, (-1, num_frames)).transpose(2, 3).flatten(3)  # [B, T, N, heads * d]

@@ -1,13 +1,17 @@
 """Layouts: how the frames of a clip lie in one image.
 
-A layout is an index map `[K, R, C]`, the source frame of every cell of K images with R rows and C columns (-1 = an
-empty cell), plus two rules: how cells are scaled and how empty cells are filled. That one idea covers the super image
-of SIFAR (https://arxiv.org/abs/2106.14104, Section 3), the row-major, nested and random transforms of Flatten
-(https://arxiv.org/abs/2408.09220), the N x N frames of the TIME layer (https://arxiv.org/abs/2411.15284), the
-thumbnails of TALL (https://arxiv.org/abs/2307.07494), the grid path of DualPath (CVPR 2023) and any map that a user
-writes down.
+A layout is an index map `[K, R, C]` and two rules. The map gives the source frame of every cell of K images with R rows
+and C columns (-1 = an empty cell). The rules say how cells are scaled and how empty cells are filled. This covers:
 
-`Layout` is the description, a string that parses itself; `super_image.SuperImage` is the module that follows it.
+- the super image of SIFAR (https://arxiv.org/abs/2106.14104, Section 3),
+- the row-major, nested and random transforms of Flatten (https://arxiv.org/abs/2408.09220),
+- the N x N frames of the TIME layer (https://arxiv.org/abs/2411.15284),
+- the thumbnails of TALL (https://arxiv.org/abs/2307.07494),
+- the grid path of DualPath (CVPR 2023),
+- and any map that a user writes.
+
+`Layout` is the description, a string that is parsed when it is made. `super_image.SuperImage` is the module that lays
+clips out.
 
 | spec | meaning |
 |---|---|
@@ -46,7 +50,7 @@ _FORMS = (
     "',antialias=true|false'"
 )
 _CONSECUTIVE = {'tall': (2, 2), 'dualpath': (4, 4)}
-MAX_CELLS = 2 ** 16  # of a layout, and frames; a spec may come from anybody's file
+MAX_CELLS = 2 ** 16  # limit of cells and frames; a spec may come from an untrusted file
 _SCALES = ('none', 'cell', 'composite')
 
 
@@ -61,14 +65,14 @@ class Layout(str):
         kind: `grid`, `nested`, `random`, `time`, `tall`, `dualpath` or `index`.
         scale: `none` (the image grows with the grid), `cell` (each frame shrinks so that the image keeps the frame
             size) or `composite` (the image is assembled, then resized to the frame size).
-        pad: Filling of empty cells: a value in the units of the image that is written (normalised in a model, also for
-            uint8 clips, which it normalises first; 0...255 where raw uint8 is laid out), `'last'` for the last frame,
-            or None, which stands for zeros and is refused for raw uint8, where black is rarely what is meant.
+        pad: Filling of empty cells: a value, `'last'` for the last frame, or None. A value is in the units of the image
+            that is written. In a model the image is normalised, also for uint8 clips. If raw uint8 is laid out, the
+            value is 0...255. None stands for zeros; it is refused for raw uint8, because black is rarely intended.
         antialias: Whether resizing filters before it samples. The default follows the papers: no for `none` (SIFAR
             resizes frames with plain bilinear interpolation), yes for `cell` and `composite`.
 
     Raises:
-        ValueError: If the spec cannot be read; the message lists the accepted forms.
+        ValueError: The spec cannot be read. The message lists the accepted forms.
     """
     kind: Literal['grid', 'nested', 'random', 'time', 'tall', 'dualpath', 'index']
     scale: Literal['none', 'cell', 'composite']
@@ -159,18 +163,18 @@ class Layout(str):
         return (self._fields['n'], self._fields['arrangement']) if self.kind == 'time' else None
 
     def growth(self, num_frames: int) -> tuple[int, int]:
-        """How often a frame's height and width fit into the image's.
+        """How many times larger the image is than a frame, in height and width.
 
         Args:
             num_frames: Frames of the clip.
 
         Returns:
-            Rows and columns of the grid; (1, 1) where cells or the image are scaled to the frame's size.
+            Rows and columns of the grid, or (1, 1) if cells or the image are scaled to the frame's size.
         """
         return self.shape(num_frames)[1:] if self.scale == 'none' else (1, 1)
 
     def size_step(self, num_frames: int) -> int:
-        """What both sides of a frame must be a multiple of, so that cells are whole pixels.
+        """Both sides of a frame must be a multiple of this number, so that cells are whole pixels.
 
         Args:
             num_frames: Frames of the clip.
@@ -195,8 +199,8 @@ class Layout(str):
 
         Args:
             num_frames: Frames T of the clip, at least 1.
-            generator: Only for kind `random`: a `torch.Generator` or `numpy.random.Generator` that draws the
-                permutation. Without one the map of the unshuffled frames is returned.
+            generator: A `torch.Generator` or `numpy.random.Generator` that draws the permutation of kind `random`.
+                Without one the frames are not shuffled. Other kinds do not use it.
 
         Returns:
             int64 tensor `[K, R, C]` with entries in -1...T-1.
@@ -268,7 +272,7 @@ class Layout(str):
         largest = max(frame for image in index for row in image for frame in row)
         if largest >= num_frames:
             raise ValueError(
-                f'Layout {str(self)!r} names frame {largest} and the clip has frames 0 to {num_frames - 1}: '
+                f'Layout {str(self)!r} names frame {largest}, but the clip has frames 0 to {num_frames - 1}: '
                 f'use num_frames={largest + 1} or more, or another map.'
             )
         return index
@@ -295,7 +299,7 @@ def _grid_text(cells: tuple[int, int]) -> str:
 
 
 def _choice(args: list[str], choices: tuple[str, ...], aliases: dict | None = None) -> str:
-    """The one optional trailing word of a spec; the first choice is the default."""
+    """The optional last word of a spec. The first choice is the default."""
     if not args and choices:
         return choices[0]
     if args:
@@ -325,14 +329,13 @@ def _check_index(index: Any) -> Index:
 
 
 def _sifar_grid(num_frames: int) -> tuple[int, int]:
-    # Section 3.1 of SIFAR prints n < (m-1)m for the flat grid, but its own example puts 12 frames in 3x4, so <= is
-    # meant
+    # Section 3.1 of SIFAR prints n < (m-1)m for the flat grid. Its own example puts 12 frames into 3x4, so it means <=.
     m = math.isqrt(num_frames - 1) + 1
     return (m - 1, m) if num_frames <= (m - 1) * m else (m, m)
 
 
 def _fill(rows: int, cols: int, num_frames: int, order: str) -> list[list[int]]:
-    """One image filled in reading order `row`, `column` or `snake`; positions past the last frame stay empty."""
+    """One image, filled in the order `row`, `column` or `snake`. Cells beyond the last frame stay empty."""
     def frame(row: int, col: int) -> int:
         if order == 'column':
             position = col * rows + row
@@ -344,7 +347,7 @@ def _fill(rows: int, cols: int, num_frames: int, order: str) -> list[list[int]]:
 
 
 def _consecutive(num_frames: int, rows: int, cols: int) -> Index:
-    """Images of rows x cols consecutive frames each, row-major; the last one may have empty cells."""
+    """Images of rows x cols consecutive frames each, row-major. The last image may have empty cells."""
     size = rows * cols
     return [
         [[f - size * k if f < 0 else (f + size * k if f + size * k < num_frames else -1) for f in row]

@@ -1,4 +1,4 @@
-"""The module that lays clips out as images, following a layout, and takes feature maps apart again."""
+"""The module that lays clips out as images, following a layout, and splits feature maps back into frames."""
 import itertools
 import operator
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ __all__ = ['SuperImage', 'resize_images']
 class SuperImage(nn.Module):
     """Lays clips out as images: `[B, C, T, H, W]` -> `[B * K, C, H', W']`.
 
-    The order of operations is: empty cells are appended, frames are resized to `img_size` (bilinear,
-    align_corners=False), then tiled. Every pixel is written once, straight into the image. Works under autograd,
+    First empty cells are appended. Then frames are resized to `img_size` (bilinear, align_corners=False) and tiled.
+    Every pixel is written once, directly into the image. The module works under autograd,
     `torch.compile(fullgraph=True)`, `torch.export`, TorchScript, channels_last, autocast and on the meta device.
 
     Args:
         num_frames: Frames T per clip.
         layout: A `Layout` or anything that it accepts.
-        img_size: Size of one *frame*, an int or `(height, width)`. Frames of another size are resized to it. None takes
-            frames as they come.
+        img_size: Size of one *frame*, an int or `(height, width)`. Frames of another size are resized to it. With None
+            frames keep their size.
         mean: Per-channel mean of normalised clips, in the range 0...1. With `mean` and `std` a uint8 clip (0...255) is
-            normalised here, on its device, before empty cells are filled; a float clip is taken as normalised.
+            normalised here, on its device, before empty cells are filled. A float clip must already be normalised.
         std: Per-channel standard deviation, in the range 0...1.
         device: Device of the constants.
         dtype: Floating dtype of the images made from uint8 clips.
@@ -67,7 +67,7 @@ class SuperImage(nn.Module):
         self.shuffles = self.layout.shuffles
         self.shuffles_in_eval = self.layout.shuffles_in_eval
 
-        # 'last' is an ordinary index, so only constant padding is left as -1
+        # padding 'last' becomes an ordinary index, so -1 is left only for constant padding
         last = self.num_frames - 1
         cells = self.index if self.layout.pad != 'last' else [
             [[last if f < 0 else f for f in row] for row in image] for image in self.index]
@@ -78,7 +78,7 @@ class SuperImage(nn.Module):
         self.set_img_size(img_size)
 
         self.normalizes = False
-        self.looked = False  # whether float clips are normalised
+        self.looked = False  # whether a float clip was already checked for being normalised
         self._norm: tuple[tuple, list, list] = ((0,), [], [])
         dtype = dtype or torch.get_default_dtype()
         self.register_buffer('norm_scale', torch.empty(0, device=device, dtype=dtype), persistent=False)
@@ -98,7 +98,7 @@ class SuperImage(nn.Module):
             ValueError: If the two are not one value per channel each.
         """
         if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f'mean and std are one value per channel each, std above 0; got {mean} and {std}.')
+            raise ValueError(f'mean and std must each have one value per channel, std above 0; got {mean} and {std}.')
         # x / 255 normalised is one multiply-add: x * scale + shift
         self._norm = (len(mean), 1, 1), [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std)]
         self.normalizes = True
@@ -108,13 +108,13 @@ class SuperImage(nn.Module):
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Fills the normalisation constants; timm calls it after a model built on the meta device was materialised."""
+        """Fills the normalisation constants. timm calls it after it has materialised a model from the meta device."""
         shape, scale, shift = self._norm
         for buffer, values in ((self.norm_scale, scale), (self.norm_shift, shift)):
             buffer.copy_(torch.tensor(values, dtype=torch.float64).reshape(shape))
 
     def set_img_size(self, img_size: int | tuple[int, int] | None) -> None:
-        """Sets the frame size in pixels (None: frames as they come).
+        """Sets the frame size in pixels. With None frames keep their size.
 
         Raises:
             ValueError: If the cells of a `scale=cell` layout would not be whole pixels.
@@ -124,7 +124,7 @@ class SuperImage(nn.Module):
             self._check_cells(size)
         self.img_size: tuple[int, int] = size
 
-    @torch.jit.unused  # in TorchScript any exception will do
+    @torch.jit.unused  # TorchScript may raise any exception instead
     def _check_cells(self, size: tuple[int, int]) -> None:
         rows, cols = self.grid_size
         if size[0] % rows or size[1] % cols:
@@ -161,18 +161,19 @@ class SuperImage(nn.Module):
 
         Args:
             clip: `[B, C, T, H, W]`, float (normalised) or uint8 (0...255). With `mean` and `std`, float64 becomes the
-                dtype of the module, and float values far from normalised ones are warned about, once.
-            out: A buffer `[B * K, C, H', W']` to write into, for callers that keep one; without gradients.
+                dtype of the module, and values that cannot be normalised ones cause one warning.
+            out: A buffer `[B * K, C, H', W']` to write into, for callers that keep one. It must need no gradients.
             order: Frame order `[B, T]` of a `random` layout, from `draw`. By default a new one is drawn in training
                 mode from the global generator, and frames keep their order in eval mode.
 
         Returns:
-            Images `[B * K, C, H', W']`, images of one clip side by side; uint8 clips come out normalised where the
-            module knows `mean` and `std`, else as uint8.
+            Images `[B * K, C, H', W']`. The K images of a clip follow one another. If the module knows `mean` and
+            `std`, images from uint8 clips are normalised; otherwise they are uint8.
 
         Raises:
-            TypeError: If the clip is no tensor; the message has the line that makes it one.
-            ValueError: If the clip has another shape or dtype, or is uint8 and empty cells have no explicit filling.
+            TypeError: The clip is not a tensor. The message has the line of code that makes it one.
+            ValueError: The clip has another shape or dtype, or it is uint8 and the layout names no filling for its
+                empty cells.
         """
         if not torch.jit.is_scripting():
             clip = self._taken(clip)
@@ -227,14 +228,14 @@ class SuperImage(nn.Module):
             span_c = (nc - 1) * step_c + 1
             span_r = (nr - 1) * step_r + span_c
             span_k = (nk - 1) * step_k + span_r
-            # two sliding windows over time give every frame of the box its place without a copy
+            # two sliding windows over time put every frame of the box into its place without a copy
             source = clip.narrow(2, frame, span_k).unfold(2, span_r, step_k)  # [B, C, nk, h, w, span_r]
             source = source.unfold(5, span_c, step_r)[..., ::step_c]  # [B, C, nk, h, w, nr, nc]
             cells[:, k:k + nk, :, r:r + nr, :, c:c + nc].copy_(source.permute(0, 2, 1, 5, 3, 6, 4))
         if normalize:
             scale, shift = self.norm_scale, self.norm_shift
             if out.stride(1) == 1 and out.stride(3) == chans:
-                # rows of pixels in place of loops over their three numbers
+                # rows of pixels are copied whole, without loops over their three channels
                 scale, shift = _in_pixels(scale, out.shape[3]), _in_pixels(shift, out.shape[3])
             out.mul_(scale).add_(shift)
         for k, nk, r, nr, c, nc, _, _, _, _ in self.empty:
@@ -242,7 +243,7 @@ class SuperImage(nn.Module):
         return out
 
     def inverse(self, maps: Tensor, order: Tensor | None = None) -> Tensor:
-        """Takes super-image features apart into the maps of their frames.
+        """Splits feature maps of super images into the maps of their frames.
 
         Args:
             maps: `[B * K, D, h', w']` with h' and w' multiples of the grid's rows and columns.
@@ -276,7 +277,7 @@ class SuperImage(nn.Module):
             frames = frames.gather(1, order.argsort(1)[:, :, None, None, None].expand_as(frames))
         return frames
 
-    @torch.jit.unused  # whoever scripts the module gives tensors
+    @torch.jit.unused  # a scripted module only gets tensors
     def _taken(self, clip: Any) -> Tensor:
         """Returns a valid clip, or raises an error that says how to make one."""
         if not isinstance(clip, Tensor):
@@ -284,10 +285,11 @@ class SuperImage(nn.Module):
         if not self.normalizes:
             return clip
         if clip.dtype == torch.float64 and self.norm_scale.dtype != torch.float64:
-            clip = clip.to(self.norm_scale.dtype)  # numpy's default, of which nobody wants the digits
+            clip = clip.to(self.norm_scale.dtype)  # float64 is only the default of numpy; its precision is not needed
         if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and not self.looked:
             largest = looks_raw(clip)
-            # once warned is enough; on accelerators looking waits for the device, so the first float clip must do
+            # One warning is enough. On accelerators the check waits for the device, so only the first float clip is
+            # checked.
             self.looked = largest > 0 or clip.is_floating_point() and clip.device.type not in ('cpu', 'meta')
             if largest:
                 warn_of_raw(largest)
@@ -310,7 +312,7 @@ class SuperImage(nn.Module):
             if not self.normalizes and len(self.empty) > 0:
                 if not self.pad_is_explicit:
                     raise ValueError(
-                        'A uint8 clip has no natural value for the empty cells of this layout: name one, '
+                        'A uint8 clip has no natural value for the empty cells of this layout. Name one, '
                         "such as ',pad=0' (black) or ',pad=last', or pass a normalised float clip."
                     )
                 if self.pad_value < 0 or self.pad_value > 255 or self.pad_value != float(int(self.pad_value)):
@@ -337,11 +339,11 @@ def _in_pixels(values: Tensor, width: int) -> Tensor:
 
 
 def _boxes(index: Index) -> list[list[int]]:
-    """Cuts an index map into few boxes, each of which one strided copy can write.
+    """Cuts an index map into few boxes. One strided copy can write each box.
 
     Returns:
         A list of `[k, nk, r, nr, c, nc, frame, step_k, step_r, step_c]`: cell (k + i, r + j, c + l) of the box holds
-        frame `frame + i * step_k + j * step_r + l * step_c`, or `frame` is -1 and the cells are empty. Full rows of a
+        frame `frame + i * step_k + j * step_r + l * step_c`. If `frame` is -1, the cells are empty. All full rows of a
         row-major grid are one box, so SIFAR's 8 frames in 3x3 take two copies and one fill.
     """
     free = {
@@ -368,7 +370,7 @@ def _grow(free: dict[tuple[int, ...], int], cell: tuple[int, ...]) -> tuple[list
             if frame is None:
                 break
             rise = (frame - first) // size[axis]
-            if first >= 0 and rise < 1:  # time windows slide forwards only
+            if first >= 0 and rise < 1:  # sliding windows over time only go forwards
                 break
             rises = [0, 0, 0] if first < 0 else [rise if a == axis else s for a, s in enumerate(step)]
             slab = [range(size[axis], size[axis] + 1) if a == axis else range(n) for a, n in enumerate(size)]
@@ -388,13 +390,12 @@ def _moved(cell: Sequence[int], offset: Sequence[int]) -> tuple[int, ...]:
 def _to_2tuple(size: int | Sequence[int]) -> tuple[int, int]:
     pair = (size, size) if isinstance(size, int) else size
     if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(s, int) and s > 0 for s in pair):
-        raise ValueError(f'Sizes are positive whole pixels, one number or (height, width), got {size!r}.')
+        raise ValueError(f'A size must be positive whole pixels, one number or (height, width), got {size!r}.')
     return pair[0], pair[1]
 
 
 def resize_images(image: Tensor, height: int, width: int, antialias: bool) -> Tensor:
-    """Bilinear resize (align_corners=False) of `[B, C, H, W]` in the image's own dtype, where torch has no kernel for
-    it, too.
+    """Bilinear resize (align_corners=False) of `[B, C, H, W]` in the image's own dtype, even if torch lacks a kernel.
 
     Args:
         image: Images of any number of channels, float or uint8.

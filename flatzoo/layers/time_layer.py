@@ -13,7 +13,7 @@ def check_time_grid(n: Any, arrangement: Any) -> None:
     """Checks the two parameters of the TIME layer.
 
     Raises:
-        ValueError: If `n` is no whole number of at least 1, or `arrangement` neither `spatial` nor `temporal`.
+        ValueError: If `n` is not a whole number of at least 1, or `arrangement` is neither `spatial` nor `temporal`.
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ValueError(f'n={n!r}: the TIME layer makes grids of N x N frames, N a whole number of at least 1.')
@@ -24,28 +24,29 @@ def check_time_grid(n: Any, arrangement: Any) -> None:
 class TimeLayer(nn.Module):
     """Temporal Integration and Motion Enhancement (https://arxiv.org/abs/2411.15284): T frames -> T / N^2 new frames.
 
-    Every new frame is an N x N grid of N^2 frames of the clip, shrunk so that it keeps the size of a frame. N balances
-    space against time: N = 1 is the identity, larger N shows more of time and less detail. The order of time is kept in
-    either arrangement:
+    Every new frame is an N x N grid of N^2 frames of the clip, shrunk to the size of one frame. N balances space
+    against
+    time: N = 1 is the identity, and a larger N shows more of time and less detail. Both arrangements keep the order of
+    time:
 
-    - `spatial`: the clip is cut into N^2 blocks of T / N^2 consecutive frames, and cell j of the grid plays block j, so
-      that each new frame spans the whole clip (the paper's spatial block arrangement).
+    - `spatial`: the clip is cut into N^2 blocks of T / N^2 consecutive frames, and cell j of the grid plays block j.
+      Each new frame therefore spans the whole clip (the paper's spatial block arrangement).
     - `temporal`: new frame i holds the N^2 consecutive frames i * N^2, i * N^2 + 1, ... The paper's second arrangement
       is described only in contrast to the first; this definition is inferred.
 
-    It has no parameters, takes any multiple of N^2 frames and can stand in front of any video model.
-    `flatzoo.layers.SuperImage` with the layout `time:N:ARRANGEMENT` makes the same pictures for image models, of clips
-    of one length.
+    The layer has no parameters, takes any multiple of N^2 frames and can stand in front of any video model.
+    `flatzoo.layers.SuperImage` with the layout `time:N:ARRANGEMENT` makes the same pictures for image models, from
+    clips of a fixed length.
 
     Args:
         n: Rows and columns N of the grid, the paper's balance parameter.
         arrangement: `spatial` or `temporal`.
-        resize: `cell` shrinks frames, then tiles; `composite` tiles, then shrinks, and fits any frame size. The paper
-            does not say which; they differ at the seams.
+        resize: `cell` shrinks the frames, then tiles them. `composite` tiles, then shrinks, and fits any frame size.
+            The two differ at the borders of cells. The paper does not state which one it uses.
         antialias: Whether shrinking filters first.
 
     Raises:
-        ValueError: If N is no whole number of at least 1, or arrangement or resize are unknown.
+        ValueError: If N is not a whole number of at least 1, or arrangement or resize is unknown.
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class TimeLayer(nn.Module):
             `[B, C, T / N^2, H, W]`.
 
         Raises:
-            ValueError: If the clip has another shape or dtype, T is no multiple of N^2, or H and W are none of N where
-                cells are resized.
+            ValueError: If the clip has another shape or dtype, T is not a multiple of N^2, or cells are resized and H
+                or W is not a multiple of N.
         """
         if clip.ndim != 5:
             raise ValueError(f'The TIME layer takes clips of shape (B, C, T, H, W), got {list(clip.shape)}.')

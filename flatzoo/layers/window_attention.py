@@ -1,10 +1,11 @@
-"""Attention in windows with relative position bias, in the memory of its inputs: for timm's `WindowAttention`.
+"""Attention in windows with relative position bias, for timm's `WindowAttention`, that needs less memory.
 
-timm keeps the attention maps of all windows for the backward pass, which are more numbers than all else in a block
-with windows of 12 x 12 tokens. Here they are computed again from queries and keys, a few windows at a time, so that
-they stay in the cache and never lie in memory together. On CUDA, PyTorch's fused kernel does that; it gets one mask for
-the windows of an image, which all images share, in place of a mask per window of the batch (timm's: 764 MB for 32 super
-images of 576 x 576 pixels in half precision).
+timm keeps the attention maps of all windows for the backward pass. With windows of 12 x 12 tokens these are more
+numbers than everything else in a block. Here the maps are computed again from queries and keys, a few windows at a
+time. They stay in the cache and never lie in memory together.
+
+On CUDA, PyTorch's fused kernel does the same. It gets one mask for the windows of an image, which all images share.
+timm makes a mask for each window of the batch: 764 MB for 32 super images of 576 x 576 pixels in half precision.
 """
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ def window_attention_forward(attn: WindowAttention, x: Tensor, mask: Tensor | No
     """What `WindowAttention.forward` computes (Swin, section 3.2), in less memory.
 
     Args:
-        attn: The module; without dropout of attention maps, else it runs as it is.
+        attn: The module. If it has dropout of attention maps, its own forward runs.
         x: Windows of tokens `[B * W, N, C]`, image by image.
         mask: `[W, N, N]`, added to the scores; None if windows are not shifted.
 
@@ -46,7 +47,7 @@ def on_gpu(x: Tensor) -> bool:
 
 
 def padded_bias(bias: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Bias and mask as the kernels of `attend_fused` take them, which would else bring them into this form each time.
+    """Bias and mask in the form that the kernels of `attend_fused` need, so that they need not convert them each time.
 
     Args:
         bias: `[heads, N, N]`.
@@ -54,7 +55,7 @@ def padded_bias(bias: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor
         dtype: That of the queries.
 
     Returns:
-        `[heads, N, N]`, or `[W * heads, N, N]` with a mask; rows begin at multiples of 8 numbers.
+        `[heads, N, N]`, or `[W * heads, N, N]` with a mask. Rows begin at multiples of 8 numbers.
     """
     if mask is not None:
         bias = (bias + mask.unsqueeze(1)).flatten(0, 1)
@@ -67,8 +68,8 @@ def attend_fused(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
 
     Args:
         qkv: `[B * W, N, 3, heads, d]`, windows image by image.
-        bias: From `padded_bias`: `[heads, N, N]` for all windows, or `[W * heads, N, N]`. Windows then stand beside the
-            heads, so that images share the bias.
+        bias: From `padded_bias`: `[heads, N, N]` for all windows, or `[W * heads, N, N]`. In the second case windows
+            are treated like heads, so that all images share the bias.
         scale: Factor of the scores.
 
     Returns:
@@ -82,7 +83,7 @@ def attend_fused(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
 
 
 def attend_in_windows(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """`softmax(scale * q k^T + bias + mask) v`, whose backward pass needs nothing but the arguments.
+    """`softmax(scale * q k^T + bias + mask) v`. Its backward pass needs only the arguments.
 
     Args:
         qkv: `[B * W, N, 3, heads, d]`.
@@ -145,7 +146,7 @@ def _differentiate(ctx, grad):
 
 
 def _chunks(qkv: Tensor) -> list[slice]:
-    """Which windows to attend in together."""
+    """Slices of windows, each small enough to be computed at once."""
     count, tokens, _, heads, _ = qkv.shape
     step = max(1, CHUNK // (heads * tokens ** 2))
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]

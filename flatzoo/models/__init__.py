@@ -1,4 +1,4 @@
-"""Video models, registered with timm on import; one paper is one file, or one folder where it has parts."""
+"""Video models, registered with timm on import. One paper is one file, or one folder if it has parts."""
 import importlib
 import pkgutil
 
@@ -8,6 +8,6 @@ from .adapter_builder import model_from_adapters as model_from_adapters
 from .base import VideoModel as VideoModel
 from .builder import eval_protocol as eval_protocol, list_models as list_models
 
-# A paper's models register themselves when its file is imported. Every file here is, so a new one needs no line here.
+# A paper's models register themselves when its file is imported. All files here are imported, also a new one.
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f'{__name__}.{_module.name}')

@@ -1,4 +1,4 @@
-"""Builds the models of adapter methods, by the names of their entry points or from files of what was trained."""
+"""Builds the models of adapter methods, from the names of their entry points or from adapter files."""
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.weights.adapter_file import read_adapter_file
 from flatzoo.weights.hub_session import HubError
 
+from .adapter_figures import ABOUT_FIGURES, FIGURES
 from .adapter_model import AdapterModel
 from .backbone import image_cfg
 from .base import prefixed
@@ -24,11 +25,11 @@ __all__ = [
 
 
 def model_from_adapters(path: str | Path, pretrained: bool = True, **kwargs: Any) -> AdapterModel:
-    """Builds the model of an adapter file: the backbone from the Hub, all else from the file.
+    """Builds the model of an adapter file. The backbone comes from the Hub, everything else from the file.
 
     Args:
-        path: What `AdapterModel.save_adapters` wrote.
-        pretrained: Whether to load the backbone's image weights, which the file holds to be these.
+        path: A file of `AdapterModel.save_adapters`.
+        pretrained: Whether to load the backbone's image weights. The digest in the file checks them.
         **kwargs: Further arguments of `timm.create_model`, such as `device` or `pretrained_cfg_overlay`.
 
     Raises:
@@ -38,13 +39,13 @@ def model_from_adapters(path: str | Path, pretrained: bool = True, **kwargs: Any
     _, header = read_adapter_file(path, header_only=True)
     if not header['model']:
         raise ValueError(
-            f'{path}: the model was not built by timm.create_model, so that its name is not known. Build it as then '
-            'and call load_adapters().')
+            f'{path}: the model was not built by timm.create_model, so its name is not known. Build the model in the '
+            'same way and call load_adapters().')
     try:
         model = timm.create_model(header['model'], pretrained=pretrained, **{**header['model_args'], **kwargs})
     except HubError:
         raise
-    except Exception as error:  # the file may name any model and any argument, which are answered by any exception
+    except Exception as error:  # the file may name any model and arguments, so any exception is possible
         raise ValueError(
             f'{path}: its model cannot be built: {type(error).__name__}: {printable(error, 500)}') from error
     if not isinstance(model, AdapterModel):
@@ -62,7 +63,7 @@ def check_places(places: Sequence[str] | str, accepted: Sequence[str]) -> list[s
     """The places of adapters that an argument names, in the order of `accepted`.
 
     Raises:
-        ValueError: If there are others, or one is named twice.
+        ValueError: A place is not accepted or is named twice.
     """
     given = [places] if isinstance(places, str) else list(places)
     if len(set(given)) < len(given) or not set(given) <= set(accepted):
@@ -74,10 +75,10 @@ def check_numbers(**numbers: Any) -> None:
     """Refuses numbers that are not positive.
 
     Args:
-        **numbers: Name of an argument -> its value, and whether whole numbers are asked for (`int`) or any (`float`).
+        **numbers: Name of an argument -> its value, and `int` for whole numbers or `float` for any number.
 
     Raises:
-        ValueError: Naming the argument and what is accepted.
+        ValueError: A number is not accepted. The message names the argument and what is accepted.
     """
     for name, (value, kind) in numbers.items():
         kinds = (int,) if kind is int else (int, float)
@@ -86,19 +87,20 @@ def check_numbers(**numbers: Any) -> None:
             raise ValueError(f'{name}={value!r}: {accepted} is accepted.')
 
 
-def adapter_cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    """timm's configuration of a method on a backbone: the image weights, at the address that timm names for them.
+def adapter_cfg(paper: Paper, backbone: str, **kwargs: Any) -> dict[str, Any]:
+    """timm's configuration of a method on a backbone: its image weights, at the address that timm has for them.
 
     Args:
+        paper: The paper of the method.
         backbone: A timm model with its tag.
-        **kwargs: What the method sets, such as `paper_name`.
+        **kwargs: Fields that the method sets, such as `num_classes`.
     """
     image = timm.get_pretrained_cfg(backbone)
     return {
         'hf_hub_id': image.hf_hub_id, 'license': image.license, 'mean': image.mean, 'std': image.std,
         'interpolation': image.interpolation, 'num_classes': 400, 'input_size': (3, 224, 224),
         'fixed_input_size': True, 'crop_pct': 1.0, 'first_conv': prefixed(image.first_conv), 'classifier': 'head',
-        **kwargs,
+        'paper_ids': paper.id, 'paper_name': paper.title, **kwargs,
     }
 
 
@@ -110,12 +112,12 @@ def build_adapter_model(
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         **kwargs: Any,
 ) -> AdapterModel:
-    """Builds a model; a backbone that is not the default one brings its own normalisation and image weights.
+    """Builds a model. A backbone other than the default one brings its own normalisation and image weights.
 
     Args:
         model_cls: The class of the method.
         variant: Name of the entry point.
-        default_backbone: Its timm model, perhaps with a tag, whose image weights the entry point's configuration names.
+        default_backbone: The timm model, with or without a tag, whose image weights the entry point names.
         pretrained: Whether to load weights.
         pretrained_cfg_overlay: As for `timm.create_model`.
         **kwargs: Arguments of the model.
@@ -124,7 +126,7 @@ def build_adapter_model(
     if name == default_backbone.partition('.')[0]:
         name = default_backbone  # timm's own default may be other weights
     kwargs['backbone'] = name
-    saved = isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg))  # says all that there is to say
+    saved = isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg))  # of a saved model, and complete
     if name != default_backbone and not saved:
         image = image_cfg(name)
         fields = ['mean', 'std', 'interpolation', 'crop_pct', 'license']
@@ -145,11 +147,11 @@ def adapter_entry_point(
         backbone: str,
         **model_args: Any,
 ) -> Callable[..., AdapterModel]:
-    """A registered entry point, for methods with more of them than are worth a function each.
+    """Makes and registers an entry point, for methods with so many that each needs no function of its own.
 
     Args:
-        model_cls: The class of the method, in whose module the entry point is to lie.
-        name: Its name.
+        model_cls: The class of the method. The entry point is put into its module.
+        name: Name of the entry point.
         summary: Its documentation.
         backbone: Its timm model with a tag.
         **model_args: Its arguments.
@@ -170,7 +172,9 @@ _SIZES = {'lvd142m': 346_000_000}  # of timm's DINOv2 ViT-B, as its page states 
 
 
 def register_adapter_records(paper: Paper, protocols: dict[str, EvalProtocol]) -> None:
-    """Keeps what is known of the tags of a method, all of them image weights of its backbone.
+    """Registers the records of the tags of a method. All of them are image weights of its backbone.
+
+    Accuracies that are printed for a method stand in `adapter_figures.py`.
 
     Args:
         paper: The paper of the method.
@@ -179,6 +183,7 @@ def register_adapter_records(paper: Paper, protocols: dict[str, EvalProtocol]) -
     register_records({
         name: TagRecord(
             paper, _DATA[name.partition('.')[2]], protocol=protocol, size=_SIZES.get(name.partition('.')[2]),
+            figures=FIGURES.get(name.partition('.')[0], ()), about_figures=ABOUT_FIGURES.get(paper.name, ''),
             frozen_backbone=True,
             starts_fresh=(
                 'These are weights of the image backbone; **adapters and classifiers are freshly initialised** and '

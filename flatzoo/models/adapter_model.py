@@ -1,4 +1,4 @@
-"""A frozen image transformer with something trained beside its blocks: what all such methods share.
+"""A frozen image transformer with trained adapters beside its blocks: the part that all such methods share.
 
 The backbone runs over every frame, block by block. A method says how one block runs (`_run_block`), what it adds to the
 tokens in front of the blocks (`_embed`) and how frames become one clip (`_pool`). The loop over the blocks,
@@ -23,7 +23,7 @@ from flatzoo.weights.adapter_file import read_adapter_file, weight_digest, write
 from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, unwrap_checkpoint
 from flatzoo.weights.official_adapters import rename_official
 
-from .base import Size, VideoModel, prefixed
+from .base import Size, VideoModel, check_output_fmt, prefixed
 from .block_runner import BlockRunner, HieraRunner, block_runner
 from .builder import eval_protocol
 from .timm_private import feature_take_indices
@@ -34,28 +34,28 @@ _logger = logging.getLogger(__name__)
 
 
 class AdapterModel(VideoModel):
-    """A `VideoModel` whose backbone stays as it is, while everything outside `backbone.` is trained.
+    """A `VideoModel` with a frozen backbone. Everything outside of `backbone.` is trained.
 
-    Its classifiers are its own; the backbone has none. Nothing is frozen until `freeze_backbone()`. A subclass builds
-    its adapters, one entry per block, and ends its constructor with `_build_heads()`.
+    The model has its own classifiers; the backbone has none. Nothing is frozen until `freeze_backbone()`. A subclass
+    builds its adapters, one entry per block, and ends its constructor with `_build_heads()`.
 
     Args:
         backbone: Name of a timm model; see `flatzoo.models.block_runner` for those that are accepted.
         num_frames: Frames T per clip.
-        layout: Frames are looked at one by one: `time:1` is the only layout, but for methods that say otherwise.
+        layout: Most methods look at frames one by one, so `time:1` is their only layout.
         img_size: Frame size in pixels, any that the backbone takes.
         in_chans: Channels per frame.
         num_classes: Number of classes; 0 for pooled features.
         drop_rate: Dropout in front of the classifier.
         device: Device of parameters and buffers.
         dtype: Floating dtype of parameters and buffers.
-        **kwargs: As for `VideoModel`; what it does not know reaches the backbone.
+        **kwargs: As for `VideoModel`. Arguments that it does not know go to the backbone.
 
     Attributes:
         runner: Runs the steps of the backbone's blocks.
-        adapters: What is trained beside each block.
+        adapters: The trained modules beside each block.
         head: The classifier.
-        adapter_args: Arguments that say what the tensors outside the backbone mean, which JSON can hold.
+        adapter_args: The arguments that determine the tensors outside of the backbone. JSON can hold them.
         frozen: Whether the backbone is frozen.
 
     Raises:
@@ -65,9 +65,9 @@ class AdapterModel(VideoModel):
     layout_reason = 'looks at frames one by one'
     refuses_hiera: str | None = None  # why the method cannot run a Hiera, if so
     trained_in_backbone: tuple[str, ...] = ()  # parts of the backbone that the method trains and saves, too
-    by_block: tuple[str, ...] = ('adapters',)  # modules whose entries are as deep as the blocks of their index
+    by_block: tuple[str, ...] = ('adapters',)  # modules with one entry per block
     official_keys: tuple[tuple[str, str], ...] = ()  # patterns of the official code's names -> ours
-    args_of_old_files: dict[str, Any] = {}  # arguments that older adapter files do not state, with what they meant
+    args_of_old_files: dict[str, Any] = {}  # arguments that older adapter files lack, with their values
     attends_as_backbone = True  # whether a block attends once, over the tokens of one image, with keys of its own
     merged = False  # whether the adapters are part of the backbone
     adapters: nn.ModuleList
@@ -99,7 +99,7 @@ class AdapterModel(VideoModel):
             raise ValueError(f'backbone={backbone!r}: {self.method} cannot run a Hiera: {self.refuses_hiera}.')
         self.check_input_size()
         self.grad_checkpointing = False
-        self.head_drop = nn.Dropout(drop_rate)  # not the backbone's, which sleeps when it is frozen
+        self.head_drop = nn.Dropout(drop_rate)  # not the backbone's, which is off when it is frozen
         self.adapter_args = {}
         self._num_classes = num_classes
         self._has_image_weights = bool(kwargs.get('backbone_pretrained'))
@@ -107,13 +107,13 @@ class AdapterModel(VideoModel):
     def _check_layout(self, layout: LayoutSpec) -> None:
         if str(Layout(layout)) != str(Layout('time:1')):
             raise ValueError(
-                f"layout={str(layout)!r}: {self.method} {self.layout_reason}, so that layout='time:1' is the only one. "
+                f"layout={str(layout)!r}: {self.method} {self.layout_reason}, so layout='time:1' is the only one. "
                 "For frames in one image use 'superimage'.")
 
     def _build_heads(self) -> None:
         """A fresh classifier."""
         if self._num_classes and self.global_pool == '':
-            raise ValueError("global_pool='' leaves tokens, which have no logits: it takes num_classes=0.")
+            raise ValueError("global_pool='' keeps tokens, which have no logits. Use num_classes=0 with it.")
         self.head = nn.Identity()
         if self._num_classes:
             self.head = nn.Linear(self.head_hidden_size, self._num_classes, **self._device_dtype())
@@ -137,7 +137,7 @@ class AdapterModel(VideoModel):
     # How a clip runs through the model
 
     def _images(self, x: Tensor) -> Tensor:
-        """Clips `[B, C, T, H, W]` -> the images of the backbone, those of a clip side by side."""
+        """Clips `[B, C, T, H, W]` -> the images of the backbone. Those of a clip follow one another."""
         return self.super_image(x)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -145,7 +145,7 @@ class AdapterModel(VideoModel):
         return self.runner.embed(self.backbone, images)
 
     def _run_block(self, index: int, x: Tensor, position: Tensor | None, **options: Any) -> Tensor | tuple:
-        """One block with what is beside it: tokens `[B * K, N, D]` -> tokens, or a tuple of them and more."""
+        """One block with its adapters: tokens `[B * K, N, D]` -> tokens, or a tuple of tokens and further results."""
         raise NotImplementedError
 
     def _run_blocks(
@@ -159,12 +159,12 @@ class AdapterModel(VideoModel):
 
         Args:
             images: `[B * K, C, H, W]`.
-            taps: Blocks whose output is wanted.
+            taps: Blocks whose output is returned.
             stop: Number of blocks to run, all by default.
             **options: For `_run_block`.
 
         Returns:
-            The last tokens `[B * K, N, D]`, those of `taps`, and what each block gives beside its tokens.
+            The last tokens `[B * K, N, D]`, the tokens behind each of `taps`, and the further results of each block.
         """
         x, positions = self._embed(images)
         kept, beside = [], []
@@ -181,11 +181,11 @@ class AdapterModel(VideoModel):
         return x, kept, beside
 
     def _final(self, x: Tensor) -> Tensor:
-        """Tokens of the last block -> normed, by clip."""
+        """Tokens of the last block `[B * K, N, D]` -> normed, `[B, K, N, D]`."""
         return self.runner.norm(self.backbone, x).unflatten(0, (-1, self.num_images))
 
     def _pool(self, x: Tensor) -> Tensor:
-        """Features `[B, T, N, D]` -> `[B, D]`: those of every frame as the backbone pools them, mean over the frames.
+        """Features `[B, T, N, D]` -> `[B, D]`: the backbone's pooling of each frame, then the mean over the frames.
 
         Without pooling (`global_pool=''`) the mean over the frames of every token, `[B, N, D]`.
         """
@@ -224,15 +224,12 @@ class AdapterModel(VideoModel):
             stop_early: Whether to stop after the last level that is asked for.
             output_fmt: `NCHW` for maps of the frames `[B, T, D, h, w]`, `NLC` for their patches `[B, T, h * w, D]`.
             intermediates_only: Whether to return the list alone.
-            per_frame: For methods whose images are no frames, see `frame_maps`; else maps are those of frames anyway.
+            per_frame: Whether to return maps of frames, see `frame_maps`, if the images of the method are not frames.
 
         Returns:
             The list of maps, or the final tokens `[B, T, N, D]` and the list.
         """
-        if output_fmt not in ('NCHW', 'NLC'):
-            raise ValueError(f"output_fmt={output_fmt!r} is neither 'NCHW' nor 'NLC'.")
-        if per_frame and output_fmt != 'NCHW':
-            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        check_output_fmt(output_fmt, per_frame, ('NCHW', 'NLC'))
         blocks = [int(info['module'].rpartition('.')[2]) for info in self.backbone.feature_info]
         levels, _ = feature_take_indices(sum(block < len(self.backbone.blocks) for block in blocks), indices)
         taps = sorted({blocks[level] for level in levels})
@@ -256,17 +253,17 @@ class AdapterModel(VideoModel):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups by depth: what hangs on a block is as deep as the block, heads come last."""
+        """Parameter groups by depth. Adapters of a block are as deep as the block; heads come last."""
         matcher = super().group_matcher(coarse)
         matcher['blocks'] = [*matcher['blocks'], (rf'^(?:{"|".join(self.by_block)})\.(\d+)', None)]
         return matcher
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True, selective: bool = False) -> None:
-        """Recomputes each block, with what hangs on it, in the backward pass to save memory; clips stay whole.
+        """Recomputes each block with its adapters in the backward pass to save memory. Clips stay whole.
 
         Raises:
-            ValueError: For `selective`: adapters sit inside of the blocks, which run whole or not at all.
+            ValueError: For `selective`. Adapters sit inside of the blocks, so only whole blocks can be recomputed.
         """
         if selective:
             raise ValueError(
@@ -289,7 +286,7 @@ class AdapterModel(VideoModel):
         super().reset_classifier(0, global_pool)
         self._num_classes = num_classes
         self._build_heads()
-        self.pretrained_cfg = self._pretrained_cfg  # label names of another number of classes go
+        self.pretrained_cfg = self._pretrained_cfg  # drops label names if the number of classes differs
 
     def set_input_size(
             self,
@@ -301,7 +298,7 @@ class AdapterModel(VideoModel):
         """Changes the frame size or the number of frames, see `VideoModel.set_input_size`.
 
         Raises:
-            ValueError: If they do not fit the method or the backbone; both keep their size.
+            ValueError: They do not fit the method or the backbone. Both keep their size.
         """
         self._check_layout(self.layout if layout is None else layout)
         super().set_input_size(img_size, num_frames, layout, **backbone_args)
@@ -312,7 +309,7 @@ class AdapterModel(VideoModel):
             prune_norm: bool = False,
             prune_head: bool = True,
     ) -> list[int]:
-        """Removes the blocks that the given levels do not need, with what hangs on them, and returns these levels."""
+        """Removes the blocks that the given levels do not need, with their adapters, and returns these levels."""
         width = self.backbone.head_hidden_size
         levels = self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
         self.adapters = self.adapters[:len(self.backbone.blocks)]
@@ -330,25 +327,25 @@ class AdapterModel(VideoModel):
 
     @torch.jit.ignore
     def freeze_backbone(self, freeze: bool = True) -> None:
-        """Keeps the backbone as it is: no gradients, eval mode also in `train()`.
+        """Freezes the backbone: no gradients, and eval mode even in `train()`.
 
-        Some methods train a part of the backbone, too (`trained_in_backbone`), which stays trainable.
+        Some methods also train a part of the backbone (`trained_in_backbone`). That part stays trainable.
 
-        Optimisers of timm take what is left, those of torch skip what has no gradient. Copies of the model remember it,
-        saved weights do not.
+        Optimisers of timm take only trainable parameters; those of torch skip parameters without a gradient. Copies of
+        the model stay frozen; saved weights do not store it.
 
         Args:
-            freeze: False to train the backbone, too.
+            freeze: False trains the backbone, too.
         """
         self.frozen = freeze
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(not freeze or name.partition('.')[0] in self.trained_in_backbone)
         if freeze:
-            self.backbone.zero_grad()  # an optimiser that has the backbone already would follow the last ones
+            self.backbone.zero_grad()  # else an optimiser that has the backbone would use old gradients
         self.train(self.training)
 
     def train(self, mode: bool = True) -> 'AdapterModel':
-        """As in torch; a frozen backbone stays in eval mode."""
+        """As in torch, but a frozen backbone stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -360,7 +357,7 @@ class AdapterModel(VideoModel):
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
         """Takes weights of this class, of the method's official code, or of the image backbone without its classifier.
 
-        Official files that hold only what is trained are completed by the backbone's image weights.
+        If an official file has only the trained part, the backbone's image weights are added.
 
         Raises:
             RuntimeError: If keys are left over or missing, or there are only adapters.
@@ -373,8 +370,8 @@ class AdapterModel(VideoModel):
             return account_for_keys(self, self._resized(state_dict))
         if any(key.startswith('adapters.') for key in state_dict):
             raise RuntimeError(
-                'These are adapters without their backbone, as save_adapters() writes them: build the model with '
-                'model_from_adapters(), or load them into one with load_adapters().')
+                'These are adapters without their backbone, as save_adapters() writes them. Build the model with '
+                'model_from_adapters(), or load them into a model with load_adapters().')
         names = self.backbone.pretrained_cfg.get('classifier') or ()
         classifiers = prefixed((names,) if isinstance(names, str) else names)
         weights = {
@@ -383,8 +380,8 @@ class AdapterModel(VideoModel):
         fresh = tuple(name for name in self.state_dict() if not name.startswith('backbone.'))
         weights = account_for_keys(self, weights, optional=fresh)
         _logger.info(
-            f'The backbone {self._backbone_name} gets its image weights. All outside backbone. ({len(fresh)} tensors: '
-            'adapters, heads and the like) starts fresh: freeze_backbone() and train it.')
+            f'The backbone {self._backbone_name} gets its image weights. The other {len(fresh)} tensors (adapters, '
+            'heads and the like) are untrained: call freeze_backbone() and train them.')
         return weights
 
     def _resized(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -418,8 +415,8 @@ class AdapterModel(VideoModel):
             return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
         except Exception as error:
             raise RuntimeError(
-                f'These weights are only what {self.method} trains; the backbone is to have the image weights {name}, '
-                f'which cannot be had: {str(error).strip().rstrip(".")}. Load them once with access to the Hub, or '
+                f'These weights are only what {self.method} trains; the backbone needs the image weights {name}, '
+                f'which cannot be loaded: {str(error).strip().rstrip(".")}. Load them once with access to the Hub, or '
                 'join both files in one state dict.') from error
 
     def _image_weights_name(self) -> str:
@@ -428,31 +425,31 @@ class AdapterModel(VideoModel):
 
     @torch.jit.ignore
     def save_adapters(self, path: str | Path) -> None:
-        """Saves all that is not the backbone, with what identifies the backbone, class names and evaluation protocol.
+        """Saves everything outside of the backbone, with a digest of the backbone, class names and protocol.
 
         Args:
-            path: A safetensors file, written under a temporary name and renamed; its folder is made if there is none.
+            path: A safetensors file. It is written under a temporary name and renamed. Its folder is made if missing.
 
         Raises:
             ValueError: If the adapters were merged into the backbone.
         """
         if self.merged:
             raise ValueError(
-                'The adapters were merged into the backbone, which is no longer the published one: save the whole '
+                'The adapters were merged into the backbone, which is no longer the published one. Save the whole '
                 'model with flatzoo.save_pretrained().')
-        write_adapter_file(path, self._own_tensors(), dict(
+        write_adapter_file(path, self.adapter_tensors(), dict(
             model=self.pretrained_cfg.get('architecture'), model_args=get_model_args(self),
             adapter_args=self.adapter_args, backbone=self._backbone_name, backbone_digest=self._digest(),
             label_names=self.pretrained_cfg.get('label_names'), protocol=eval_protocol(self).to_dict()))
 
     @torch.jit.ignore
     def load_adapters(self, path: str | Path) -> None:
-        """Loads what `save_adapters` saved, if the backbone is the very one that it was trained on.
+        """Loads a file of `save_adapters`, if the backbone is exactly the one that it was trained on.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is damaged or foreign, or made for another backbone, other weights of it, other
-                arguments or classes. Nothing is loaded then.
+            ValueError: The file is damaged or foreign, or it was made for another backbone, other weights, other
+                arguments or other classes. Nothing is loaded.
         """
         tensors, header = read_adapter_file(path)
         if header['backbone'] != self._backbone_name:
@@ -464,7 +461,7 @@ class AdapterModel(VideoModel):
         if other:
             raise ValueError(
                 f'{path}: these adapters were built with {", ".join(other)}. Build the model with the same.')
-        given, wanted = ({name: list(t.shape) for name, t in own.items()} for own in (tensors, self._own_tensors()))
+        given, wanted = ({name: list(t.shape) for name, t in own.items()} for own in (tensors, self.adapter_tensors()))
         if given != wanted:
             name = next(name for name in (*wanted, *given) if given.get(name) != wanted.get(name))
             raise ValueError(
@@ -481,15 +478,16 @@ class AdapterModel(VideoModel):
         self.saved_protocol = protocol
         self.pretrained_cfg = {**self.pretrained_cfg, 'label_names': header.get('label_names')}
 
-    def _own_tensors(self) -> dict[str, Tensor]:
-        """The state dict without the frozen part of the backbone."""
+    @torch.jit.ignore
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """What `save_adapters` saves: the state dict without the frozen part of the backbone."""
         return {name: tensor for name, tensor in self.state_dict().items() if self._is_own(name)}
 
     def _is_own(self, name: str) -> bool:
-        """Whether a tensor is what the method trains."""
+        """Whether the method trains this tensor."""
         place, _, rest = name.partition('.')
         return place != 'backbone' or rest.partition('.')[0] in self.trained_in_backbone
 
     def _digest(self) -> str:
-        """What identifies the frozen part of the backbone."""
+        """The digest of the frozen part of the backbone."""
         return weight_digest(self.backbone, without=self.trained_in_backbone)

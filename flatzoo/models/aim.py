@@ -1,4 +1,4 @@
-"""AIM: a frozen image transformer attends over time, too, with the very attention that it attends over space with.
+"""AIM: a frozen image transformer attends over time, too, with the same attention that it uses over space.
 
 Paper: "AIM: Adapting Image Models for Efficient Video Action Recognition", Yang, Zhu, Xie, Zhang, Chen and Li, ICLR
 2023, https://arxiv.org/abs/2302.03024. Official code (Apache-2.0): https://github.com/taoyang1122/adapt-image-models.
@@ -10,9 +10,9 @@ With A(z) = W_up GELU(W_down z), biases included, and MHA the frozen attention w
     space   x = x + S(MHA_space(LN1 x))             S with skip: S(a) = a + A(a)
     joint   x = x + MLP(LN2 x) + s M(LN2 x)         M without skip, beside the frozen MLP; s is a constant
 
-W_up starts at zero, so that an untrained model is the image model on each frame. An embedding of time is added in
-front of CLIP's first norm. At the end: norm of every frame, class token, mean over the frames, classifier. Adapters,
-embedding of time, last norm and classifier are trained.
+W_up starts at zero, so an untrained model is the image model on each frame. An embedding of time is added in front of
+CLIP's first norm. The end is the norm of every frame, its class token, the mean over the frames, and the classifier.
+Adapters, embedding of time, last norm and classifier are trained.
 
 | M parameters | adapters and the like | trained | total | GMAC per view |
 |---|---|---|---|---|
@@ -21,16 +21,16 @@ embedding of time, last norm and classifier are trained.
 | `aim_clip_l`, 8 frames, 400 classes | 37.851 | 38.261 (38) | 341.439 (341) | 933.5 (2902, a slip for 2802) |
 | `aim_dinov2_b`, 8 frames, 400 classes | 10.659 | 10.967 | 96.690 | 265.6 |
 
-The official files lie behind a person's click; `flatzoo convert` takes them, and those of `ViT_ImageNet`
-(`backbone='vit_base_patch16_224'`). `pretrained=True` brings image weights; the rest starts fresh.
+The official files can only be downloaded by hand. `flatzoo convert` takes them, and those of `ViT_ImageNet`
+(`backbone='vit_base_patch16_224'`). `pretrained=True` loads image weights; everything else is untrained.
 
     model = timm.create_model('aim_clip_b', pretrained=True, num_classes=51, drop_path_rate=0.2)
     model.freeze_backbone()
 
-`drop_path_rate` is that of the time branch and of M, growing over the blocks; whole clips are dropped, where the
-official code, by a slip, drops the same token position of all clips. Where the backbone has layer scale (DINOv2), of
-which the paper does not speak, S stands in front of it, and T has none. Views are averaged as probabilities in the
-official code, as logits here.
+`drop_path_rate` belongs to the time branch and to M, and grows over the blocks. It drops whole clips; the official code
+drops, by mistake, the same token position of all clips. The paper does not mention layer scale, which DINOv2 has. There
+S comes before the layer scale, and T has none. The official code averages the probabilities of views; flatzoo averages
+their logits.
 """
 from typing import Any
 
@@ -51,7 +51,7 @@ from .adapter_builder import (
     register_adapter_records,
 )
 from .record import Paper
-from .temporal_embed import TemporalEmbedModel
+from .temporal_embed import TemporalEmbedModel, official_names
 
 __all__ = ['AIM']  # timm's registry appends the entry points
 
@@ -61,8 +61,8 @@ class AIM(TemporalEmbedModel):
 
     Args:
         backbone: Name of a timm model; see `flatzoo.models.block_runner`. Hiera is refused.
-        time_adapters: 1, or 2 for an adapter in front of the attention over time, too.
-        bottleneck_ratio: Width of the bottlenecks over that of a token.
+        time_adapters: 1, or 2 for a second adapter in front of the attention over time.
+        bottleneck_ratio: Width of the bottlenecks divided by that of a token.
         mlp_scale: The constant s of the adapter beside the MLP.
         drop_path_rate: Stochastic depth of the last block's time branch and adapter beside the MLP.
         device: Device of parameters and buffers.
@@ -70,7 +70,7 @@ class AIM(TemporalEmbedModel):
         **kwargs: As for `AdapterModel`.
 
     Attributes:
-        adapters: Per block, the adapters `time_in` (of two), `time`, `attn` and `mlp`.
+        adapters: Per block, the adapters `time_in` (if `time_adapters` is 2), `time`, `attn` and `mlp`.
 
     Raises:
         ValueError: If an argument is not accepted or does not fit the backbone.
@@ -78,12 +78,7 @@ class AIM(TemporalEmbedModel):
     method = 'AIM'
     attends_as_backbone = False
     refuses_hiera = 'its attention within windows has no meaning over time'
-    official_keys = tuple(
-        (rf'^(?:transformer\.res)?blocks\.(\d+)\.{theirs}\.{matrix}\.', rf'adapters.\1.{ours}.{name}.')
-        for theirs, ours in (('T_Adapter_in', 'time_in'), ('T_Adapter', 'time'), ('S_Adapter', 'attn'),
-                             ('MLP_Adapter', 'mlp'))
-        for matrix, name in (('D_fc1', 'down'), ('D_fc2', 'up'))
-    ) + ((r'^temporal_embedding$', 'temporal_embed'), (r'^cls_head\.fc_cls\.', 'head.'))
+    official_keys = official_names(T_Adapter_in='time_in', T_Adapter='time', S_Adapter='attn', MLP_Adapter='mlp')
 
     def __init__(
             self,
@@ -140,14 +135,11 @@ PAPER = Paper(
     'Yang, Taojiannan and Zhu, Yi and Xie, Yusheng and Zhang, Aston and Chen, Chen and Li, Mu', 2023, 'yang2023aim')
 
 
-def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    return adapter_cfg(
-        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
-
-
 default_cfgs = generate_default_cfgs({
-    'aim_clip_b.openai': _cfg(CLIP_B), 'aim_clip_b_ssv2.openai': _cfg(CLIP_B, num_classes=174),
-    'aim_clip_l.openai': _cfg(CLIP_L), 'aim_dinov2_b.lvd142m': _cfg(DINOV2_B),
+    'aim_clip_b.openai': adapter_cfg(PAPER, CLIP_B),
+    'aim_clip_b_ssv2.openai': adapter_cfg(PAPER, CLIP_B, num_classes=174),
+    'aim_clip_l.openai': adapter_cfg(PAPER, CLIP_L),
+    'aim_dinov2_b.lvd142m': adapter_cfg(PAPER, DINOV2_B),
 })
 register_adapter_records(PAPER, {
     **dict.fromkeys(

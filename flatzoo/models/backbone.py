@@ -1,4 +1,4 @@
-"""Builds a timm image model that fits a super image: its size, its windows, and clear refusals where nothing fits."""
+"""Builds a timm image model that fits a super image: size and windows, with clear errors if nothing fits."""
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,11 +32,10 @@ def create_backbone(
 
     Args:
         name: A timm model name, with or without a tag, or `hf-hub:org/name`.
-        image_size: Height and width in pixels of the images that it will get; passed on as `img_size` where the model
-            has a fixed input size.
+        image_size: Height and width in pixels of its images. A model with a fixed input size gets it as `img_size`.
         in_chans: Channels of the images.
         pretrained: Whether timm loads the image weights.
-        **kwargs: Arguments of the timm model; those that nobody knows raise TypeError there.
+        **kwargs: Arguments of the timm model, which raises TypeError for unknown ones.
     """
     _check_name(name)
     args = resolve_model_input_args(name, dict(img_size=image_size), in_chans=in_chans, **kwargs)
@@ -55,10 +54,10 @@ def image_cfg(name: str) -> dict[str, Any]:
 
 
 def image_weights(name: str) -> dict[str, Any]:
-    """Where the weights of a registered model are and how it normalises pixels, as fields of a configuration.
+    """The place of a registered model's weights and its normalisation of pixels, as fields of a configuration.
 
-    A video model that starts from the weights of another model takes them from here. Their address is never spelled
-    again: timm names some repositories otherwise than the model.
+    A video model that starts from the weights of another model takes these fields. Do not write an address by hand: in
+    timm some repositories have another name than the model.
 
     Args:
         name: `architecture.tag` of an image model of timm, or of another model of flatzoo.
@@ -79,7 +78,7 @@ def _check_name(name: str) -> None:
 
 
 def patch_size_of(backbone: nn.Module) -> tuple[int, int] | None:
-    """Height and width of the patches that an image must be a multiple of; None if there are none, or it is padded."""
+    """Height and width of the patches; an image must be a multiple of them. None if any size is accepted."""
     embed = getattr(backbone, 'patch_embed', getattr(backbone, 'stem', None))
     if getattr(embed, 'dynamic_img_pad', False):
         return None
@@ -91,13 +90,13 @@ def check_image(backbone: nn.Module, in_chans: int, image_size: tuple[int, int])
     """Tries an image of the given size without computing anything (on the meta device).
 
     Returns:
-        None if the backbone takes it, or cannot be tried on the meta device; else why not, in the backbone's words.
+        None if the backbone takes the image, or cannot be tried on the meta device. Otherwise the backbone's error.
     """
     patch = patch_size_of(backbone)
     if patch is not None and any(size % p for size, p in zip(image_size, patch)):
         return f'{image_size[0]}x{image_size[1]} pixels are no multiple of its patches of {patch[0]}x{patch[1]}'
     if isinstance(backbone, (Eva, VisionTransformer)) and backbone.patch_embed.img_size == tuple(image_size):
-        return None  # built for this very image, which spares the trial, half the time of loading weights
+        return None  # built for this image; a trial takes half of the time of loading
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     meta = {key: torch.empty_like(tensor, device='meta', requires_grad=False) for key, tensor in tensors.items()}
@@ -130,9 +129,9 @@ def fitting_sizes(
     Args:
         fits: Predicate of a frame side in pixels.
         img_size: The frame size `(height, width)` that does not fit.
-        count: How many to return at most.
+        count: Largest number of sizes to return.
         step: Distance in pixels of the sizes that are tried.
-        multiple: What the sizes must be a multiple of, so that the cells of a `scale=cell` layout are whole pixels.
+        multiple: Sizes must be a multiple of this, so that the cells of a `scale=cell` layout are whole pixels.
     """
     base = max(img_size)
     candidates = sorted(range(step, 2 * base + 2 * step, step), key=lambda size: abs(size - base))
@@ -158,7 +157,7 @@ def resolve_stage_windows(
             whole map: the global last stage of SIFAR (Table 1).
         image_size: Height and width of the super image in pixels.
         patch_size: Side of a patch in pixels.
-        num_stages: Number of stages; each one after the first halves the map.
+        num_stages: Number of stages. Each stage after the first halves the map.
 
     Raises:
         ValueError: If the entries do not match the number of stages.
@@ -187,7 +186,7 @@ def stage_maps(image_size: tuple[int, int], patch_size: int, num_stages: int) ->
 
 
 def divides(maps: Sequence[tuple[int, int]], windows: Sequence[tuple[int, int]]) -> bool:
-    """Whether every map is cut into whole windows; a window of the map's size or more counts as the map."""
+    """Whether every map is cut into whole windows. A window that is larger than the map counts as the map."""
     return all(m <= w or m % w == 0 for size, window in zip(maps, windows) for m, w in zip(size, window))
 
 
@@ -198,10 +197,10 @@ def check_windows(
         patch_size: int,
         multiple: int = 1,
 ) -> None:
-    """Refuses frames and windows that timm would crop or pad without a word and without a mask.
+    """Refuses frames and windows that timm would crop or pad silently and without a mask.
 
-    A frame must be whole patches, every map that patch merging halves must be even (else features of two frames mix),
-    and windows must divide their maps.
+    A frame must be whole patches. Every map that patch merging halves must be even, because otherwise features of two
+    frames mix. Windows must divide their maps.
 
     Args:
         windows_of: Super image size in pixels -> window `(height, width)` of every stage.
@@ -211,7 +210,7 @@ def check_windows(
         multiple: As for `fitting_sizes`.
 
     Raises:
-        ValueError: With what does not fit and frame sizes that would.
+        ValueError: A size does not fit. The message names it and frame sizes that fit.
     """
     image_size = (img_size[0] * grid_size[0], img_size[1] * grid_size[1])
     windows = windows_of(image_size)
@@ -253,14 +252,14 @@ def fit_windows(
     """Gives the windows of a Swin-like backbone sizes that divide its maps.
 
     Args:
-        backbone: Any image model; those without windowed blocks are left alone.
+        backbone: Any image model. A model without windowed blocks is not changed.
         grid_size: Rows and columns of frames of full size, (1, 1) if they are scaled to make the image.
         img_size: Frame size in pixels.
-        window_size: Windows that the caller chose, which are checked and not changed.
+        window_size: Windows of the caller. They are checked but not changed.
         multiple: As for `fitting_sizes`.
 
     Raises:
-        ValueError: If the windows are to be kept, or cannot be changed, and do not divide the maps.
+        ValueError: The windows do not divide the maps, and they were given by the caller or cannot be changed.
     """
     stages = []
     levels = getattr(backbone, 'layers', getattr(backbone, 'stages', None))
@@ -286,5 +285,5 @@ def fit_windows(
 
 
 def _nearest_divisor(size: int, window: int) -> int:
-    """The divisor of a map's side whose ratio to the window's is nearest to 1: rather all of a prime side than 1."""
+    """The divisor of a map's side whose ratio to the window is nearest to 1. For a prime side it is the whole side."""
     return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: (max(d / window, window / d), -d))

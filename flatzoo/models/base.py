@@ -1,12 +1,13 @@
-"""The video model: a super image in front of any timm backbone, and the timm model contract for it, written once.
+"""The video model: a super image in front of any timm backbone, with timm's contract for models, written once.
 
-Everything that timm users know of an image model works on clips: the backbone does it, this class translates names
-(`backbone.` in front), sizes (`img_size` is one *frame*) and shapes (`[B, C, T, H, W]` in).
+Everything that timm users know from image models works on clips. The backbone does the work. This class translates
+names (`backbone.` in front), sizes (`img_size` is one *frame*) and shapes (`[B, C, T, H, W]` as input).
 """
 import copy
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from timm.models import load_pretrained, register_notrace_function, register_not
 from torch import Tensor, nn
 
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.temporal import TemporalContract
 from flatzoo.layers import Layout, SuperImage
 from flatzoo.layers.layout import LayoutSpec
+from flatzoo.layers.super_image import resize_images
 from flatzoo.weights.checkpoint import (
     account_for_keys,
     choose_weights,
@@ -30,7 +33,7 @@ from .borrowed import Borrowed, complete_weights
 from .recompute import recompute_activations
 from .timm_private import global_pool_of, update_model_input_size
 
-__all__ = ['Size', 'VideoModel', 'channel_stats', 'prefixed']
+__all__ = ['Size', 'VideoModel', 'channel_stats', 'check_output_fmt', 'prefixed']
 
 register_notrace_module(SuperImage)  # fx: it looks at shapes and dtypes
 
@@ -39,7 +42,7 @@ Size = int | tuple[int, int]
 
 @register_notrace_function  # fx: it looks at the number of dimensions
 def average_images(x: Tensor, num_images: int) -> Tensor:
-    """Mean over the K images of a clip, `[B * K, D]` -> `[B, D]`; maps that are not pooled stay apart."""
+    """Mean over the K images of a clip, `[B * K, D]` -> `[B, D]`. Maps that are not pooled stay as they are."""
     if num_images > 1 and x.ndim == 2:
         x = x.unflatten(0, (-1, num_images)).mean(1)
     return x
@@ -48,9 +51,9 @@ def average_images(x: Tensor, num_images: int) -> Tensor:
 class VideoModel(nn.Module):
     """A timm image model that classifies clips laid out as images.
 
-    A clip `[B, C, T, H, W]` becomes K images per clip, which are folded into the batch; their logits are averaged.
-    Float clips are taken as normalised, uint8 clips (0...255) are normalised on the model's device with the mean and
-    standard deviation of its weights.
+    A clip `[B, C, T, H, W]` becomes K images, which are folded into the batch. Their logits are averaged. Float clips
+    must be normalised. uint8 clips (0...255) are normalised on the model's device with the mean and standard deviation
+    of its weights.
 
     Args:
         backbone: Name of a timm model.
@@ -58,23 +61,24 @@ class VideoModel(nn.Module):
         layout: How frames lie in the image, see `flatzoo.layers.Layout`.
         img_size: Size of one frame in pixels, `int` or `(height, width)`. Frames of other sizes are resized.
         in_chans: Channels per frame.
-        num_classes: Number of classes; 0 for pooled features.
+        num_classes: Number of classes. 0 gives pooled features.
         backbone_pretrained: Whether timm loads the backbone's image weights.
         device: Device of parameters and buffers.
         dtype: Floating dtype of parameters and buffers.
         **backbone_args: Further arguments of the timm model (`drop_path_rate`, `global_pool`, `embed_dim`, ...).
 
     Raises:
-        TypeError: For an argument that neither this class nor the timm model knows, with the one that is meant.
-        ValueError: If layout, frame size and backbone do not fit together; the message says what would.
+        TypeError: Neither this class nor the timm model knows an argument. The message names a similar one.
+        ValueError: Layout, frame size and backbone do not fit together. The message says what would fit.
     """
-    _own_backbone_args: tuple[str, ...] = ()  # arguments of the backbone that the class itself sets, not the caller
+    bfloat16_blurs = False  # whether bfloat16 loses what the model looks at
+    _own_backbone_args: tuple[str, ...] = ()  # arguments of the backbone that only the class sets
 
     # properties that TorchScript must not compile
     __jit_unused_properties__ = [
         'layout', 'num_frames', 'img_size', 'grid_size', 'image_size', 'num_classes', 'in_chans', 'num_features',
         'head_hidden_size', 'feature_info', 'global_pool', 'output_fmt', 'pretrained_cfg', '_model_args',
-        '_backbone_name',
+        '_backbone_name', 'encodes_frames',
     ]
 
     def __init__(
@@ -100,7 +104,7 @@ class VideoModel(nn.Module):
         except TypeError as error:
             raise _unknown_argument(type(self), backbone, backbone_args, error) or error from error
         except (AssertionError, RuntimeError, IndexError, ZeroDivisionError) as error:
-            if _can_be_built(backbone, super_image.image_size, in_chans):  # so the size is not to blame
+            if _can_be_built(backbone, super_image.image_size, in_chans):  # so the size is not the reason
                 asked = dict(backbone_args, **(dict(pretrained=True) if backbone_pretrained else {}))
                 asked = {name: value for name, value in asked.items() if name not in self._own_backbone_args}
                 raise ValueError(f'backbone={backbone!r} does not take {asked}: {error}') from error
@@ -114,15 +118,16 @@ class VideoModel(nn.Module):
         fit_windows(
             self.backbone, self.layout.growth(num_frames), self.img_size, backbone_args.get('window_size'),
             self.layout.size_step(num_frames))
-        self.use_ema: bool | None = None  # of a checkpoint that has a moving average: take that, or the raw weights
+        self.use_ema: bool | None = None  # whether to take the moving average of a checkpoint; None warns
         self.head_trained = False  # until weights with a classifier of this size are loaded
-        self.saved_protocol: EvalProtocol | None = None  # that of a saved model; registered weights have theirs there
+        self.saved_protocol: EvalProtocol | None = None  # of a saved model; registered weights have it in their record
         self.borrowed: Borrowed | None = None  # whose backbone a saved model borrows, which its file then lacks
+        self.temporal: TemporalContract | None = None  # length of the clips of its training, where that is known
         self._pretrained_cfg: dict[str, Any] = {}
         self._args = dict(num_frames=num_frames, layout=str(self.layout))
         self._traits = dict(
             img_size=self.img_size,
-            fixed_input_size=True,  # frames are resized to img_size, whatever the backbone takes
+            fixed_input_size=True,  # frames are always resized to img_size
             first_conv=prefixed(self.backbone._traits.get('first_conv') or cfg.get('first_conv')),
         )
 
@@ -180,7 +185,7 @@ class VideoModel(nn.Module):
 
     @property
     def head_hidden_size(self) -> int:
-        """Channels that the classifier gets."""
+        """Channels of the classifier's input."""
         return self.backbone.head_hidden_size
 
     @property
@@ -195,14 +200,14 @@ class VideoModel(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Channels, reduction and module of every feature level, as in timm; reductions are of the super image."""
+        """Channels, reduction and module of every feature level, as in timm. Reductions count in the super image."""
         return [dict(info, module=prefixed(info['module'])) for info in self.backbone.feature_info]
 
-    # timm assigns these two after construction; both say things that the model has to follow
+    # timm assigns these two after construction. The model must react to both.
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """timm's configuration of the weights; its mean and standard deviation normalise uint8 clips."""
+        """timm's configuration of the weights. Its mean and standard deviation normalise uint8 clips."""
         return self._pretrained_cfg
 
     @pretrained_cfg.setter
@@ -216,7 +221,7 @@ class VideoModel(nn.Module):
 
     @property
     def _model_args(self) -> dict[str, Any]:
-        """Arguments from which timm rebuilds the model, written into its config.json."""
+        """Arguments from which timm rebuilds the model. They are written into its config.json."""
         return self._args
 
     @_model_args.setter
@@ -226,11 +231,11 @@ class VideoModel(nn.Module):
     # Hooks of both, for subclasses
 
     def _complete_cfg(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """The configuration of the weights that this model keeps, of the one that timm assigns."""
+        """Completes the configuration that timm assigns."""
         return cfg
 
     def _recorded_args(self, args: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that rebuild this model, of those that it was built with."""
+        """Selects, from the arguments that the model was built with, those that rebuild it."""
         return {name: value for name, value in args.items() if name not in _OF_LOADING}
 
     # The timm contract
@@ -259,8 +264,8 @@ class VideoModel(nn.Module):
 
         Args:
             enable: Whether to recompute.
-            selective: Whether to keep what linear layers and convolutions give and to recompute only the rest, about
-                half of the memory at the same speed; otherwise whole blocks run twice.
+            selective: Whether to keep the results of linear layers and convolutions and to recompute only the rest.
+                This saves about half of the memory at the same speed. Otherwise whole blocks run twice.
 
         Raises:
             ValueError: If nothing of the backbone can be recomputed selectively.
@@ -277,18 +282,18 @@ class VideoModel(nn.Module):
         return self.backbone.get_classifier()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier by a fresh one.
+        """Replaces the classifier by an untrained one.
 
         Args:
-            num_classes: Number of classes; 0 to remove the classifier.
-            global_pool: New type of pooling, unchanged if None.
+            num_classes: Number of classes. 0 removes the classifier.
+            global_pool: New type of pooling. None keeps it.
         """
         if global_pool is None:
             self.backbone.reset_classifier(num_classes)
         else:
             self.backbone.reset_classifier(num_classes, global_pool)
         self.head_trained = False
-        self.pretrained_cfg = self._pretrained_cfg  # label names of another number of classes go
+        self.pretrained_cfg = self._pretrained_cfg  # drops label names if the number of classes differs
 
     def set_input_size(
             self,
@@ -300,13 +305,13 @@ class VideoModel(nn.Module):
         """Changes frame size, number of frames or layout, and with them the size of the super image.
 
         Args:
-            img_size: New frame size in pixels; unchanged if None.
-            num_frames: New number of frames; unchanged if None.
-            layout: New layout; unchanged if None.
-            **backbone_args: What the backbone's own `set_input_size` takes, such as `window_size`.
+            img_size: New frame size in pixels. None keeps it.
+            num_frames: New number of frames. None keeps it.
+            layout: New layout. None keeps it.
+            **backbone_args: Arguments of the backbone's own `set_input_size`, such as `window_size`.
 
         Raises:
-            ValueError: If the new super image does not fit the backbone, which then keeps its size.
+            ValueError: The new super image does not fit the backbone. The model keeps its size.
         """
         old = self.super_image
         mean_std = channel_stats(self.pretrained_cfg or self.backbone.pretrained_cfg, self.in_chans)
@@ -328,7 +333,7 @@ class VideoModel(nn.Module):
         """Tries the super image on the meta device.
 
         Raises:
-            ValueError: If the backbone does not take it, with frame sizes that would work.
+            ValueError: The backbone does not take it. The message names frame sizes that work.
         """
         self._check_image(self.backbone, self.super_image)
 
@@ -365,7 +370,7 @@ class VideoModel(nn.Module):
         return self.backbone.pretrained_cfg.get('architecture', type(self.backbone).__name__)
 
     def frame_maps(self, maps: Tensor, order: Tensor | None = None) -> Tensor:
-        """Takes a feature map of the super image apart into the maps of its frames.
+        """Splits a feature map of the super image into the maps of its frames.
 
         Args:
             maps: `[B * K, D, h', w']`, as `forward_intermediates` returns them.
@@ -398,19 +403,18 @@ class VideoModel(nn.Module):
             stop_early: Whether to stop after the last level that is asked for.
             output_fmt: `NCHW`, or `NLC` for backbones that offer it.
             intermediates_only: Whether to return the list alone.
-            per_frame: Whether to return the maps of the frames, `[B, T, D, h, w]`, in place of those of the super
-                image, `[B * K, D, h', w']`.
+            per_frame: Whether to return the maps of the frames, `[B, T, D, h, w]`, and not those of the super images,
+                `[B * K, D, h', w']`.
 
         Returns:
             The list of maps, or the final features and the list.
         """
         if not hasattr(self.backbone, 'forward_intermediates'):
             raise RuntimeError(f'{type(self.backbone).__name__} of this timm has no forward_intermediates().')
-        if per_frame and output_fmt != 'NCHW':
-            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        check_output_fmt(output_fmt, per_frame)
         order = None
         if per_frame and (self.super_image.shuffles_in_eval or self.super_image.shuffles and self.training):
-            order = self.super_image.draw(x.shape[0], device=x.device)  # kept, to put the maps back into order
+            order = self.super_image.draw(x.shape[0], device=x.device)  # needed below, to put the maps back into order
         out = self.backbone.forward_intermediates(
             self.super_image(x, order=order), indices=indices, norm=norm, stop_early=stop_early, output_fmt=output_fmt,
             intermediates_only=intermediates_only,
@@ -442,11 +446,52 @@ class VideoModel(nn.Module):
         """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`."""
         return average_images(self.backbone(self.super_image(x)), self.num_images)
 
+    # One frame at a time
+
+    @property
+    def encodes_frames(self) -> bool:
+        """Whether frames are encoded one by one up to a late step over the clip.
+
+        Then `forward_clips(forward_frames(frames))` is what the model gives for clips, and frames that several clips
+        share, such as overlapping windows of a video, have to be encoded once only.
+        """
+        return False
+
+    def forward_frames(self, x: Tensor) -> Tensor:
+        """Frames `[N, C, H, W]`, float normalised or uint8 -> what `forward_clips` takes of each, `[N, ...]`.
+
+        For models that `encodes_frames`.
+        """
+        return self.backbone(self.frame_images(x))
+
+    def forward_clips(self, x: Tensor) -> Tensor:
+        """What `forward_frames` gave of the frames of clips, clip after clip, `[B * T, ...]` -> logits of the clips.
+
+        For models that `encodes_frames`.
+        """
+        return average_images(x, self.num_images)
+
+    def frame_images(self, frame: Tensor) -> Tensor:
+        """Single frames `[B, C, H, W]`, float normalised or uint8, as the super image would hand them to the backbone.
+
+        Raises:
+            ValueError: If they have another shape or type.
+        """
+        if frame.ndim != 4 or frame.shape[1] != self.in_chans:
+            raise ValueError(f'Expected a frame of shape (B, C={self.in_chans}, H, W), got {list(frame.shape)}.')
+        as_bytes = frame.dtype == torch.uint8
+        if not as_bytes and not frame.is_floating_point():
+            raise ValueError(f'Expected a floating-point (normalised) or uint8 (0...255) frame, got {frame.dtype}.')
+        frame = frame.to(self.super_image.norm_scale.dtype) if as_bytes else frame
+        if tuple(frame.shape[2:]) != self.img_size:
+            frame = resize_images(frame, *self.img_size, self.layout.antialias)
+        return frame * self.super_image.norm_scale + self.super_image.norm_shift if as_bytes else frame
+
     # Weights
 
     @torch.jit.ignore
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As in torch; remembers whether the classifier came along."""
+        """As in torch. Also notes whether the weights have a classifier."""
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         names = self.classifier_keys()
         self.head_trained = bool(names) and names <= set(state_dict)
@@ -454,7 +499,7 @@ class VideoModel(nn.Module):
 
     @torch.jit.ignore
     def classifier_keys(self) -> set[str]:
-        """Names of the classifier's parameters; none if it was removed."""
+        """Names of the classifier's parameters. Empty if it was removed."""
         classifier = self.get_classifier()
         modules = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
         kept = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
@@ -464,7 +509,7 @@ class VideoModel(nn.Module):
 
     @torch.jit.ignore
     def load_pretrained(self, path: str | Path) -> None:
-        """Loads a weight file that timm's own loaders would refuse or misread; timm calls it for `custom_load`."""
+        """Loads a weight file that timm's own loaders would refuse or misread. timm calls it for `custom_load`."""
         sources = ('url', 'file', 'hf_hub_id', 'source')
         cfg = {key: value for key, value in self.pretrained_cfg.items() if key not in sources}
         weights = self.choose_weights(load_checkpoint(path))
@@ -484,7 +529,7 @@ class VideoModel(nn.Module):
 
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
-        """Turns any state dict that the model understands into its own: its weights, or those of the image backbone.
+        """Renames weights of the video model or of its image backbone to the names of this model.
 
         Raises:
             RuntimeError: If keys are left over or missing.
@@ -495,8 +540,25 @@ class VideoModel(nn.Module):
         return account_for_keys(self, state_dict)
 
 
+def check_output_fmt(output_fmt: str, per_frame: bool, accepted: Sequence[str] = ()) -> None:
+    """Checks two arguments of `forward_intermediates`.
+
+    Args:
+        output_fmt: The format of the maps.
+        per_frame: Whether maps of frames are returned.
+        accepted: The formats of the model. If empty, the backbone checks the format.
+
+    Raises:
+        ValueError: The format is not accepted, or it does not go with `per_frame`.
+    """
+    if accepted and output_fmt not in accepted:
+        raise ValueError(f'output_fmt={output_fmt!r} must be one of {", ".join(map(repr, accepted))}.')
+    if per_frame and output_fmt != 'NCHW':
+        raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+
+
 def _can_be_built(backbone: str, image_size: tuple[int, int], in_chans: int) -> bool:
-    """Whether a backbone takes images of this size when it is left to its defaults otherwise."""
+    """Whether a backbone takes images of this size if all its other arguments have their defaults."""
     try:
         create_backbone(backbone, image_size, in_chans, device='meta')
     except Exception:  # noqa: BLE001 - any failure counts: this size cannot be built
@@ -510,7 +572,7 @@ def _unknown_argument(
         args: dict[str, Any],
         error: TypeError,
 ) -> TypeError | None:
-    """The error of a misspelt argument, which the constructor of the backbone was the first to notice."""
+    """The error for a misspelt argument, made from the error of the backbone's constructor."""
     found = re.search(r"(?:unexpected keyword|multiple values for(?: keyword)?) argument '(\w+)'", str(error))
     if found is None or found[1] not in args:
         return None
@@ -530,12 +592,12 @@ _OF_BACKBONES = (
 
 
 def _share_tensors(module: nn.Module) -> nn.Module:
-    """A copy of a module that has the very same parameters and buffers, to try something on."""
+    """A copy of a module that shares its parameters and buffers, for a trial."""
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
 def _resize(backbone: nn.Module, old: SuperImage, new: SuperImage, backbone_args: dict[str, Any]) -> dict[str, Any]:
-    """Fits a backbone to a new super image and returns the arguments that rebuild it, beside its size."""
+    """Fits a backbone to a new super image. Returns the arguments, besides its size, that rebuild it."""
     if hasattr(backbone, 'set_input_size'):
         backbone.set_input_size(img_size=new.image_size, **backbone_args)
         layout, count = new.layout, new.num_frames
@@ -556,7 +618,7 @@ def _resize(backbone: nn.Module, old: SuperImage, new: SuperImage, backbone_args
 
 
 def channel_stats(cfg: dict[str, Any], in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel; other channel counts than the weights' get their average."""
+    """Mean and standard deviation per channel. If the weights have another channel count, their average is used."""
     mean, std = (tuple(cfg.get(key) or default) for key, default in (('mean', (0.,)), ('std', (1.,))))
     if len(mean) != in_chans:
         mean, std = (sum(mean) / len(mean),) * in_chans, (sum(std) / len(std),) * in_chans
@@ -571,6 +633,6 @@ def prefixed(name: Any) -> Any:
 
 
 def _prefixed_pattern(pattern: str) -> str:
-    """The pattern of a group matcher with `backbone.` in front; timm matches from the start of a name."""
+    """The pattern of a group matcher with `backbone.` in front. timm matches from the start of a name."""
     unanchored = re.sub(r'(?<![\[\\])\^', '', pattern)  # not in [^...] and not escaped
     return rf'^backbone\.(?:{unanchored})'

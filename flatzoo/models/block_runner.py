@@ -1,11 +1,11 @@
-"""Walks through the blocks of timm's image transformers step by step, so that what happens inside one can be shared.
+"""Runs the blocks of timm's image transformers step by step, so that methods can use what is inside of a block.
 
-Adapters run beside the two sublayers of a block, and the flow of attention maps needs the queries and keys with which
-the block attends. A block of timm shows neither. A runner takes the steps of the block one by one, with the modules of
-the backbone, which stays whole: nothing is copied, hooked or computed twice.
+Adapters run beside the two sublayers of a block. The flow of attention maps needs the queries and keys of the block. A
+block of timm shows neither. A runner does the steps of the block one by one with the modules of the backbone. The
+backbone is not changed, and nothing is copied, hooked or computed twice.
 
-Only exact types are taken, each one tested against the backbone's own `forward_features`: a subclass may attend in
-another way. Runners have no state; backbone and block are handed in.
+Only exact types are accepted, because a subclass may attend in another way. Each type is tested against the backbone's
+own `forward_features`. Runners have no state; they get the backbone and the block as arguments.
 """
 from typing import Any
 
@@ -39,7 +39,7 @@ class BlockRunner:
         return self.norm_pre(backbone, x), positions
 
     def tokens(self, backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The first half of `embed`, patches with their positions, for methods that add to them before `norm_pre`."""
+        """The first half of `embed`: patches with positions. Some methods add to them before `norm_pre`."""
         return backbone._pos_embed(backbone.patch_embed(images)), None
 
     def norm_pre(self, backbone: nn.Module, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class BlockRunner:
         return attn.q_norm(q), attn.k_norm(k), v
 
     def attend(self, block: nn.Module, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What attention makes of normalised tokens `x` with the queries, keys and values of `qkv`."""
+        """Attention of normalised tokens `x`, with the queries, keys and values of `qkv`."""
         attn = block.attn
         x_out = attn.norm(_attention(attn, q, k, v, attn.attn_drop).transpose(1, 2).flatten(2))
         if attn.gate is not None:
@@ -65,7 +65,7 @@ class BlockRunner:
         return attn.proj_drop(attn.proj(x_out))
 
     def attention(self, block: nn.Module, x: Tensor, position: Tensor | None = None) -> Tensor:
-        """`qkv` and `attend` at once: the block's attention of normalised tokens, without its residual branch."""
+        """`qkv` and `attend` together: the block's attention of normalised tokens, without layer scale and residual."""
         return self.attend(block, x, *self.qkv(block, x, position))
 
     def shortcut(self, block: nn.Module, x: Tensor, normed: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class BlockRunner:
     # What a block is
 
     def keeps_tokens(self, block: nn.Module) -> bool:
-        """Whether as many tokens, as wide, leave attention as enter it, so that each has its own flow."""
+        """Whether attention keeps the number and the width of tokens, so that each token has its own flow."""
         return True
 
     def width(self, block: nn.Module) -> int:
@@ -171,14 +171,14 @@ class EvaRunner(BlockRunner):
 class HieraRunner(BlockRunner):
     """The steps of a `Hiera` on images.
 
-    The first block of a stage pools its tokens, so that they have no flow of their own. Early blocks attend within
-    windows (mask units), in each of which the flow is one of its own.
+    The first block of a stage pools its tokens, so they have no flow of their own. Early blocks attend within windows
+    (mask units), and each window has its own flow.
     """
     block_types = (HieraBlock,)
     attention_types = (MaskUnitAttention,)
 
     def norm_pre(self, backbone: nn.Module, x: Tensor) -> Tensor:
-        return backbone.unroll(x)  # it has no norm there; from rows of patches to windows
+        return backbone.unroll(x)  # Hiera has no norm there; it reorders rows of patches to windows
 
     def qkv(self, block: nn.Module, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         attn = block.attn
@@ -242,7 +242,7 @@ _RUNNERS: dict[type, BlockRunner] = {
 _ACCEPTED = (
     'Accepted are timm models of the classes VisionTransformer (ViT, DeiT-III, CLIP, SigLIP, DINOv2), Eva (EVA-02, '
     'DINOv3, Perception Encoder, ViTs with rotary positions) and Hiera with their plain blocks.')
-_REASONS = {  # block or attention -> why adapters have no place there
+_REASONS = {  # block or attention -> why adapters cannot run there
     'ParallelScalingBlock': 'attention and MLP share one residual, so that the two adapters would be one',
     'DiffParallelScalingBlock': 'attention and MLP share one residual, so that the two adapters would be one',
     'ParallelThingsBlock': 'a block has several attentions, so that there is no one attention map',
@@ -262,11 +262,11 @@ def block_runner(backbone: nn.Module, name: str, method: str = 'AM Flow') -> Blo
 
     Args:
         backbone: A timm model.
-        name: What the user calls it, for errors.
-        method: Who wants to run it, for errors.
+        name: Its name in errors.
+        method: Name of the method in errors.
 
     Raises:
-        ValueError: If its blocks are none that a runner knows, with the reason and what is accepted.
+        ValueError: No runner knows its blocks. The message has the reason and what is accepted.
     """
     runner = _RUNNERS.get(type(backbone))
     if runner is None:
@@ -277,11 +277,11 @@ def block_runner(backbone: nn.Module, name: str, method: str = 'AM Flow') -> Blo
         if type(block.attn) not in runner.attention_types:
             raise _refusal(name, block.attn, method)
     if isinstance(runner, HieraRunner) and backbone.patch_embed.spatial_dims != 2:
-        raise ValueError(f'backbone={name!r} takes clips itself; frames need a Hiera for images. {_ACCEPTED}')
+        raise ValueError(f'backbone={name!r} takes clips and not frames; use a Hiera for images. {_ACCEPTED}')
     if runner.drops_patches(backbone):
         raise ValueError(
-            f'backbone={name!r} with patch_drop_rate drops other patches in every frame, so that tokens and attention '
-            'maps of two frames cannot be compared: build it with patch_drop_rate=0.')
+            f'backbone={name!r} with patch_drop_rate drops different patches in each frame, so tokens and attention '
+            'maps of two frames cannot be compared. Build it with patch_drop_rate=0.')
     return runner
 
 
@@ -303,7 +303,7 @@ def _rotate(x: Tensor, position: Tensor, attn: nn.Module) -> Tensor:
 
 
 def _attention(attn: nn.Module, q: Tensor, k: Tensor, v: Tensor, dropout: nn.Dropout | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, fused where the backbone fuses it."""
+    """softmax(q k^T / sqrt(d)) v, fused if the backbone fuses it."""
     if attn.fused_attn:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout.p if dropout and attn.training else 0.)
     weights = ((q * attn.scale) @ k.transpose(-2, -1)).softmax(-1)

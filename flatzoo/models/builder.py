@@ -1,7 +1,7 @@
-"""What flatzoo registers with timm, and the one way to build a video model.
+"""The names that flatzoo registers with timm, and the function that builds every video model.
 
-timm's configuration of a set of weights (`PretrainedCfg`) has no room for video, so what it does not say, such as the
-protocol by which the accuracy of a tag is measured, stands in the tag's record (`flatzoo.models.record`).
+timm's configuration of a set of weights (`PretrainedCfg`) has no fields for video. Such facts, for example the protocol
+by which the accuracy of a tag is measured, stand in the tag's record (`flatzoo.models.record`).
 """
 import contextlib
 import functools
@@ -19,7 +19,14 @@ from flatzoo.console.text import printable
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.layers import SuperImage
 from flatzoo.weights.checkpoint import map_weights
-from flatzoo.weights.config import CONFIG_FILE, protocol_of_config, read_config, saved_config, stats_of_config
+from flatzoo.weights.config import (
+    CONFIG_FILE,
+    protocol_of_config,
+    read_config,
+    saved_config,
+    stats_of_config,
+    temporal_of_config,
+)
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
 
@@ -30,7 +37,7 @@ from .timm_private import FeatureGetterNet
 __all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models']
 
 MAX_TABLES = 2 ** 32  # bytes of constants that a saved model may have, beside its weights
-_PLAIN = {  # arguments of which none but the size of the image can make a registered model large
+_PLAIN = {  # arguments that cannot make a registered model large, except by the size of the image
     'num_frames', 'layout', 'img_size', 'in_chans', 'num_classes', 'global_pool', 'drop_rate', 'drop_path_rate'}
 MAX_PIXELS = 2 ** 24  # of the image of a saved model: 4096x4096
 
@@ -39,8 +46,8 @@ def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
     """Names of flatzoo's video models.
 
     Args:
-        filter: Wildcard such as `'sifar*'`; empty for all.
-        pretrained: Names with tags, only of models with weights.
+        filter: Wildcard such as `'sifar*'`. Empty for all.
+        pretrained: Whether to return only models with weights, as `name.tag`.
 
     Returns:
         Sorted names, as `timm.create_model` takes them.
@@ -58,15 +65,15 @@ def eval_protocol(model: Any, views: str = 'paper') -> EvalProtocol:
     """The evaluation protocol of a model: over which clips and crops its accuracy is measured.
 
     Args:
-        model: A video model, whose weights decide; or a name: `architecture.tag`, `hf-hub:org/name` or
-            `local-dir:folder`. What has no protocol of its own, such as an architecture alone, gets the default: one
-            clip of uniformly spaced frames, one centre crop.
-        views: Which protocol of registered weights: `'paper'`, or a named alternative such as `'repository'`, where
-            their official repository evaluates in another way (`other_protocols` of their record).
+        model: A video model, or a name: `architecture.tag`, `hf-hub:org/name` or `local-dir:folder`. The protocol is
+            that of the weights. Without one, for example for an architecture alone, it is the default: one clip of
+            uniformly spaced frames and one centre crop.
+        views: Which protocol of registered weights: `'paper'`, or a named alternative (`other_protocols` of their
+            record). An example is `'repository'`, if the official repository evaluates in another way.
 
     Raises:
-        HubError: If the `config.json` of a name on the Hub cannot be had.
-        ValueError: If it cannot be used, or the weights have no alternative of this name.
+        HubError: The `config.json` of a name on the Hub cannot be loaded.
+        ValueError: The `config.json` cannot be used, or the weights have no alternative of this name.
     """
     if not isinstance(model, str):
         saved = getattr(model, 'saved_protocol', None)
@@ -93,20 +100,20 @@ def _record_of(cfg: dict[str, Any]) -> TagRecord:
 
 @functools.cache
 def label_names(name: str) -> tuple[str, ...]:
-    """Class names of a data set, from `flatzoo/models/labels`; lines that begin with '#' name the source."""
+    """Class names of a data set, from `flatzoo/models/labels`. Lines that begin with '#' name the source."""
     lines = (Path(__file__).parent / 'labels' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
     return tuple(line for line in lines if line and not line.startswith('#'))
 
 
 class _FeatureNet(FeatureGetterNet):
-    """timm's feature wrapper, which by default takes as many levels as the backbone has, four at most."""
+    """timm's feature wrapper. By default it takes all levels of the backbone, but at most four."""
 
     def __init__(self, model: Any, out_indices: Any = None, **kwargs: Any):
         out_indices = min(4, len(model.feature_info)) if out_indices is None else out_indices
         super().__init__(model, out_indices=out_indices, **kwargs)
 
 
-@torch.inference_mode(False)  # what is built in inference mode could never be trained
+@torch.inference_mode(False)  # a model that is built in inference mode could not be trained
 def build_video_model(
         model_cls: type,
         variant: str,
@@ -119,18 +126,18 @@ def build_video_model(
 ) -> Any:
     """timm's `build_model_with_cfg` for video models, in four steps: plan the source, construct, load, finish.
 
-    Random initialisation waits until weights are loaded, features come from `forward_intermediates`, and files in other
-    formats (official checkpoints with an `argparse.Namespace` inside) go through the model's own careful loader.
+    Random initialisation waits until weights are loaded. Features come from `forward_intermediates`. Files in other
+    formats (official checkpoints with an `argparse.Namespace` inside) go through the model's own safe loader.
 
-    `timm.create_model(..., pretrained=True, mmap=True)` leaves weights in the mapped file, as `mmap=True` of
-    `torch.load` does: pages are read when they are used, and shared with other processes that map the file. What is
-    written to, as in training, becomes a copy in memory; the file must not be changed while the model lives. Tensors
-    begin in it where they happen to, so that sums in matrix products may be ordered otherwise (3e-7 of the outputs).
+    `timm.create_model(..., pretrained=True, mmap=True)` leaves weights in the mapped file, like `mmap=True` of
+    `torch.load`. Pages are read when they are used, and other processes that map the file share them. Tensors that are
+    written to, as in training, become copies in memory. The file must not be changed while the model exists. Tensors in
+    a file are not aligned, so sums in matrix products may have another order (a difference of 3e-7 of the outputs).
     Image weights that timm itself loads into a backbone are copied.
 
-    Of a training checkpoint that has a moving average beside its weights, `use_ema=True` takes that and `False` the
-    others; by default it is the average, as with timm, and a warning says so. Weights that a tag names are those that
-    its accuracy was measured with.
+    A training checkpoint may have a moving average beside its raw weights. `use_ema=True` takes the average and `False`
+    the raw weights. None takes the average, as timm does, and warns. A tag always takes the weights with which its
+    accuracy was measured.
 
     Raises:
         TypeError: An argument that neither flatzoo nor the backbone knows.
@@ -138,7 +145,7 @@ def build_video_model(
     cache_dir = kwargs.get('cache_dir')
     source = _plan_source(variant, pretrained, pretrained_cfg_overlay, kwargs)
     if use_ema is None and not source.is_callers:
-        use_ema = False  # a tag's accuracy is that of the raw weights; who publishes an average publishes it alone
+        use_ema = False  # the accuracy of a tag is that of the raw weights; published averages come alone
     deferred, hooks = DeferredInit(), []
 
     def construct(**model_args: Any) -> Any:
@@ -187,11 +194,11 @@ class _Source:
     """Where the weights of a model come from.
 
     Attributes:
-        cfg: timm's configuration of the weights, as the caller asked for it.
-        overlay: What timm is told instead: the file that is in the cache, and our own loader.
-        saved: `config.json` and its path of a model that was saved or pushed, else None.
-        weights: The weight file, None without `pretrained` or where timm finds it by itself.
-        is_callers: Whether the caller named a file, an address or tensors, in place of those of a tag.
+        cfg: timm's configuration of the weights, as the caller requested it.
+        overlay: Fields that replace it for timm: the file in the cache, and our own loader.
+        saved: `config.json` and its path, for a model that was saved or pushed. Otherwise None.
+        weights: The weight file. None without `pretrained`, or if timm finds it by itself.
+        is_callers: Whether the caller gave a file, an address or tensors in place of those of a tag.
         borrowed: Whose backbone a saved model borrows.
     """
     cfg: Any
@@ -208,15 +215,15 @@ def _plan_source(
         overlay: dict[str, Any] | None,
         kwargs: dict[str, Any],
 ) -> _Source:
-    """Finds out where the weights are, and gets them."""
+    """Finds the weights and downloads them if needed."""
     overlay = dict(overlay or {})
     is_callers = any(overlay.get(key) for key in ('file', 'url', 'state_dict'))
     if overlay.get('file') or overlay.get('url'):
         overlay.setdefault('custom_load', True)  # our loader accounts for every key
     if overlay.get('url'):
-        overlay.setdefault('hf_hub_id', None)  # which timm would prefer to the address that was asked for
+        overlay.setdefault('hf_hub_id', None)  # timm would prefer it to the given address
     if kwargs.get('num_classes') and is_callers:
-        overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier exactly if it fits
+        overlay.setdefault('num_classes', kwargs['num_classes'])  # our filters keep a classifier only if it fits
     cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), overlay)
     cache_dir = kwargs.get('cache_dir')
     saved = saved_config(cfg, cache_dir)
@@ -226,7 +233,7 @@ def _plan_source(
     if pretrained:
         commit = saved[1].parent.name if saved and cfg.source == 'hf-hub' else None  # that of its config.json
         weights = fetch_weights(cfg, cache_dir, commit)
-    if weights is not None:  # by our own loader, which accounts for every key and names the file that it cannot read
+    if weights is not None:  # our loader accounts for every key, and names a file that it cannot read
         overlay.update(file=str(weights), source='', state_dict=None, custom_load=True)
     borrowed = Borrowed.of_config(saved[0], str(saved[1])) if saved is not None and not is_callers else None
     return _Source(cfg, overlay, saved, weights, is_callers, borrowed)
@@ -234,7 +241,7 @@ def _plan_source(
 
 @contextlib.contextmanager
 def _refusing(source: _Source) -> Iterator[None]:
-    """Turns any exception of building a saved model, which may ask for anything, into one that names its file."""
+    """Turns any exception while a saved model is built into one that names its file. A file may ask for anything."""
     try:
         yield
     except HubError:
@@ -248,12 +255,13 @@ def _refusing(source: _Source) -> Iterator[None]:
 
 
 def _finish(model: Any, model_cls: type, source: _Source) -> None:
-    """Restores what the model says of its source, and gives a saved model its protocol."""
+    """Restores the source that the model states, and gives a saved model its protocol."""
     if source.weights is not None:
         _restore_source(model, source.cfg)
     if source.saved is None or not isinstance(model, model_cls):
         return
     model.saved_protocol = protocol_of_config(*source.saved)
+    model.temporal = temporal_of_config(*source.saved)
     if source.weights is not None and source.cfg.num_classes == model.num_classes > 0 and not model.head_trained:
         raise ValueError(
             f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '
@@ -261,7 +269,7 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
 
 
 def _is_plain(config: dict[str, Any], model_args: dict[str, Any]) -> bool:
-    """Whether a saved model is a registered one at an ordinary size, so that it needs no trial, which takes time."""
+    """Whether a saved model is a registered one at an ordinary size. It then needs no trial, which takes time."""
     args = config.get('model_args') or {}
     sized = {key for key, value in args.items() if value is not None and not isinstance(value, bool)}
     if config['architecture'] == 'superimage' or sized - _PLAIN:
@@ -274,17 +282,17 @@ def _is_plain(config: dict[str, Any], model_args: dict[str, Any]) -> bool:
 
 
 def _check_memory(model_cls: type, model_args: dict[str, Any], weights: Path | None) -> None:
-    """Builds a saved model without memory first, so that one of no sensible size is refused before it takes any.
+    """Builds a saved model without memory first. A model of an unreasonable size is refused before it takes memory.
 
     Raises:
-        ValueError: If its parameters would be far more than its file of weights has, or its tables of indices are huge.
+        ValueError: It would have far more parameters than its weight file, or huge tables of indices.
     """
     with torch.device('meta'):
         try:
             model = model_cls(**{**model_args, 'device': 'meta', 'backbone_pretrained': False} if
                               'backbone_pretrained' in model_args else {**model_args, 'device': 'meta'})
         except Exception as error:
-            if 'meta' in str(error).lower():  # what looks at values while it is built cannot be tried
+            if 'meta' in str(error).lower():  # a model that reads values while it is built cannot be tried
                 return
             raise
     height, width = model.image_size
@@ -298,14 +306,14 @@ def _check_memory(model_cls: type, model_args: dict[str, Any], weights: Path | N
             'frames are too large.')
     heads = model.classifier_keys()
     count = sum(tensor.numel() for name, tensor in kept.items() if name not in heads)
-    if weights is not None and count > 4 * weights.stat().st_size + 2 ** 20:  # four numbers a byte are never stored
+    if weights is not None and count > 4 * weights.stat().st_size + 2 ** 20:  # no format stores four numbers in a byte
         raise ValueError(
             f'it would have {count:,} parameters, and {weights.name} has {weights.stat().st_size:,} bytes.')
 
 
 def prefetch(cfg: Any, cache_dir: Any = None) -> None:
-    """Gets weights that timm itself will load into the cache, where it finds them: with a deadline, and checked."""
-    if not is_offline():  # timm finds out at once
+    """Downloads weights into the cache, with a deadline and a check, where timm will find and load them."""
+    if not is_offline():  # timm raises its own error at once
         fetch_weights(cfg, cache_dir)
 
 
@@ -320,7 +328,7 @@ def _fetch_backbone(name: str | None, cache_dir: Any) -> None:
 
 
 def _restore_source(model: Any, cfg: Any) -> None:
-    """Lets a model say that its weights are from where it was told to take them, not from the cache."""
+    """Makes a model state the given source of its weights, and not the cache."""
     for told in (model.pretrained_cfg, model.default_cfg):
         for key in ('source', 'file', 'custom_load'):
             value = getattr(cfg, key)

@@ -3,31 +3,35 @@
 Paper: "Flatten: Video Action Recognition is an Image Classification task", Chen et al., 2024,
 https://arxiv.org/abs/2408.09220. No official code is known.
 
-A parameter-free transform lays the frames of a clip out as one image, and any image network classifies it. Three
-transforms are given as layouts here: row-major (`2x4`, `4x4`: frame k at row k // columns, column k % columns), nested
-(`nested:2x2/2x2`: short sub-sequences row-major in blocks, blocks row-major in the image) and random (`random:4x4`).
-Literally read, the paper's formula puts the line index on the horizontal axis; `4x4:column` is that reading.
+A parameter-free transform lays the frames of a clip out as one image, and any image network classifies it. The three
+transforms are layouts here:
 
-Random shuffles while training only, every clip anew, from torch's global generator: `torch.manual_seed` reproduces it.
-To draw from a generator of your own, or in eval mode, draw the order and pass the images to the backbone yourself:
+- row-major (`2x4`, `4x4`): frame k lies at row k // columns, column k % columns;
+- nested (`nested:2x2/2x2`): short sub-sequences are row-major in blocks, and blocks are row-major in the image;
+- random (`random:4x4`).
+
+Literally, the paper's formula puts the line index on the horizontal axis. `4x4:column` is that reading.
+
+The random layout shuffles only in training, each clip in a new order. torch's global generator draws the order, so
+`torch.manual_seed` repeats it. With your own generator, or in eval mode, draw the order and call the backbone yourself:
 
     order = model.super_image.draw(len(clip), generator)  # [B, T]
     logits = model.backbone(model.super_image(clip, order=order))
 
-What the paper's frame size is, is not known to us. The default of 128 pixels is a multiple of every stride of the
-backbones (4, 8, 16, 32), so that no token or feature straddles two frames; 160, 192 and 224 are, too. At 112 pixels
-stage 4 straddles (3.5 tokens), at 56 stages 3 and 4. G multiply-adds of `flatten_uniformer_s`, one view, attention over
-the whole image:
+We do not know the paper's frame size. The default of 128 pixels is a multiple of every stride of the backbones (4, 8,
+16, 32), so no token or feature covers parts of two frames. The same holds for 160, 192 and 224 pixels. At 112 pixels
+tokens of stage 4 cover two frames (3.5 tokens per frame), at 56 pixels those of stages 3 and 4. G multiply-adds of
+`flatten_uniformer_s` for one view with attention over the whole image:
 
 | frames | 112 | 128 (default) | 160 | 192 | 224 |
 |---|---|---|---|---|---|
 | 8 (2x4) | 7.7 | **10.3** | 17.4 | 27.2 | 40.5 |
 | 16 (4x4) | 17.0 | **23.5** | 41.6 | 68.5 | 107.1 (`attn='hybrid'`: 71.7, `attn='window'`: 59.9) |
 
-With `attn='hybrid'` or `'window'` the windows of stage 3 are the cells of the image, one frame each, so that window
-blocks are spatial and the global ones temporal: 16 frames at 224 pixels become affordable, on the same weights.
+With `attn='hybrid'` or `'window'` the windows of stage 3 are the cells of the image, one frame each. Window blocks are
+then spatial and global blocks temporal. This makes 16 frames at 224 pixels affordable, with the same weights.
 
-The paper reports 81.1 % top-1 on Kinetics-400 for UniFormer(2D)-S; no weights here claim that, all start from ImageNet.
+The paper reports 81.1 % top-1 on Kinetics-400 for UniFormer(2D)-S. No weights here reach that; all are from ImageNet.
 The 3D UniFormer, with which the paper compares it, is not in the zoo.
 """
 from typing import Any
@@ -64,16 +68,16 @@ class FlattenUniFormer(Flatten):
     Args:
         backbone: A UniFormer.
         num_frames: Frames T per clip.
-        layout: How frames lie in the image. A cell has the size of a frame, or with `scale=cell` and `scale=composite`
-            that size over the rows and columns of the grid.
+        layout: How frames lie in the image. A cell has the size of a frame. With `scale=cell` and `scale=composite`
+            that size is divided by the rows and columns of the grid.
         img_size: Frame size in pixels.
         attn: Attention of stage 3: `global` over the whole image, `window` within windows, or `hybrid`, where every
             fourth block is global and the others have windows.
-        window_size: Windows in tokens of 16 x 16 pixels; by default one cell is one window.
+        window_size: Windows in tokens of 16 x 16 pixels. By default one cell is one window.
         **kwargs: As for `VideoModel`.
 
     Raises:
-        ValueError: If windows are to be cells and a cell is not a whole number of tokens.
+        ValueError: Windows must be cells, and a cell is not a whole number of tokens.
     """
 
     def __init__(
@@ -102,10 +106,10 @@ class FlattenUniFormer(Flatten):
             window_size: Size | None = None,
             **backbone_args: Any,
     ) -> None:
-        """As in `VideoModel`; windows that are cells follow them, until a `window_size` is given.
+        """As in `VideoModel`. Windows that are cells stay cells, unless a `window_size` is given.
 
         Raises:
-            ValueError: Also if windows are to be cells and a cell is not a whole number of tokens.
+            ValueError: As in `VideoModel`, or windows must be cells and a cell is not a whole number of tokens.
         """
         follow = self._windows_are_cells and window_size is None
         if follow:

@@ -1,7 +1,8 @@
-"""Melts linear adapters into the linear layers that they stand in front of or behind.
+"""Merges linear adapters into the linear layers before or behind them.
 
-With A = I + s W_up W_down and b = s (W_up b_down + b_up) an adapter is z -> A z + b. In front of a layer W, c it gives
-W A, W b + c; behind it, A W, A c + b. Computed in float64 and rounded once.
+With A = I + s W_up W_down and b = s (W_up b_down + b_up) an adapter is z -> A z + b. A layer W, c with an adapter in
+front becomes W A, W b + c. A layer with an adapter behind it becomes A W, A c + b. All is computed in float64 and
+rounded once.
 """
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ _Changes = list[tuple[nn.Parameter, Tensor]]
 
 
 def merge_block(block: nn.Module, adapters: Mapping[str, nn.Module]) -> _Changes:
-    """What the parameters of a block become.
+    """The new values of the parameters of a block.
 
     Args:
         block: A block of timm's ViT or Eva.
@@ -52,7 +53,7 @@ def _merged(attn: nn.Module, layer: nn.Linear, adapter: nn.Module, behind: bool)
         joined = getattr(attn, 'q_bias', None) is not None
         reason = 'its keys have no bias of their own' if joined else 'it has no bias'
         raise ValueError(
-            f'merge_adapters() cannot melt an adapter into a layer of {layer.in_features} to {layer.out_features} '
+            f'merge_adapters() cannot merge an adapter into a layer of {layer.in_features} to {layer.out_features} '
             f'channels of {type(attn).__name__}: {reason}, which the adapter needs. Run this backbone unmerged.')
     down, up = adapter.down, adapter.up
     eye = torch.eye(up.out_features, dtype=torch.float64, device=up.weight.device)

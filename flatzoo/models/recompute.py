@@ -1,8 +1,8 @@
-"""Training in less memory at the same speed: blocks keep what matrix products give, and compute the rest again.
+"""Training in less memory at the same speed: blocks keep the results of matrix products and compute the rest again.
 
-Of the numbers that a transformer block keeps for its backward pass, more than half come from operations that cost next
-to nothing: norms, activations, copies, attention maps. `torch.utils.checkpoint` computes them again, with selective
-checkpointing so that no matrix product of a linear layer and no convolution runs twice.
+A transformer block keeps many numbers for its backward pass. More than half of them come from operations that cost
+almost nothing: norms, activations, copies, attention maps. `torch.utils.checkpoint` computes these again. Its selective
+checkpointing makes sure that no linear layer and no convolution runs twice.
 """
 from functools import partial
 
@@ -28,19 +28,19 @@ _KEPT = {
 
 
 def recompute_activations(model: nn.Module, enable: bool = True) -> int:
-    """Lets the blocks of a model keep only their input and the results of matrix products, convolutions and attention.
+    """Makes the blocks of a model keep only their input and the results of matrix products, convolutions and attention.
 
-    Gradients are the same but for rounding, random numbers are repeated, and parameters keep their names. The
-    windows of Swin are attended in by `window_attention_forward`. Copies of the model behave alike.
+    Gradients are the same except for rounding, random numbers are repeated, and parameters keep their names.
+    `window_attention_forward` computes the windows of Swin. Copies of the model behave in the same way.
 
     Args:
-        model: Any model with blocks (modules whose class is called `...Block`), such as Swin, ViT, ConvNeXt. Blocks
-            with batch norm stay as they are, since their running statistics would be updated twice, and so do those
-            whose `forward` somebody else has replaced. Activations do not overwrite what is kept (`inplace`).
-        enable: False brings back the modules as they were.
+        model: Any model with blocks (modules whose class is called `...Block`), such as Swin, ViT, ConvNeXt. Two kinds
+            of blocks are not changed: those with batch norm, whose running statistics would be updated twice, and those
+            whose `forward` was already replaced. Activations become not `inplace`, so that they overwrite nothing.
+        enable: False restores the modules.
 
     Returns:
-        How many blocks recompute; 0 if the model has none that can.
+        The number of blocks that recompute. 0 if no block can.
     """
     blocks = _blocks(model)
     for block in blocks:
@@ -49,7 +49,7 @@ def recompute_activations(model: nn.Module, enable: bool = True) -> int:
         for module, forward in changed.items():
             vars(module).pop('forward', None)
             if enable:
-                module.forward = partial(forward, module)  # which, unlike a method, can be pickled
+                module.forward = partial(forward, module)  # unlike a method, it can be pickled
         for module in block.modules():
             if enable and getattr(module, 'inplace', False):
                 module.inplace, module.was_inplace = False, True
@@ -85,7 +85,7 @@ def _ends_in_sum(block: nn.Module) -> bool:
     if type(block) not in (SwinTransformerBlock, Block) or any(isinstance(m, LayerScale) for m in block.modules()):
         return False
     random = (getattr(m, 'drop_prob', 0.) or getattr(m, 'p', 0.) for m in (block.drop_path2, *block.mlp.modules()))
-    return not (block.training and any(random))  # masks come behind the result, so it would be computed for them
+    return not (block.training and any(random))  # random masks behind the result need it
 
 
 def _policy(context, op, *args, **kwargs) -> CheckpointPolicy:

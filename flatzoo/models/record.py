@@ -1,9 +1,9 @@
-"""What is known of a set of weights beyond timm's configuration: one record per tag, written in the paper's own file.
+"""The facts about a set of weights that timm's configuration lacks: one record per tag, in the paper's own file.
 
-timm's configuration (`default_cfgs`) says where the weights are, under which licence, how pixels are normalised and
-what the classes are called. It has no room for the rest, so that a `TagRecord` stands beside it: the paper, how
-accuracy is measured, what the weights were trained on, the size and digest that their publisher states, the accuracies
-that the paper prints, and what a user has to know. Cards, lists, comparisons and tests read the two and nothing else.
+timm's configuration (`default_cfgs`) has the place of the weights, their licence, the normalisation of pixels and the
+names of the classes. It has no fields for other facts, so a `TagRecord` stands beside it: the paper, how accuracy is
+measured, the training data, the size and digest that the publisher states, the accuracies that the paper prints, and
+what a user must know. Cards, lists, comparisons and tests read only these two.
 
     PAPER = Paper('Spiral', 'arXiv:2501.01234', 'Spirals', 'Doe, Jane', 2025, 'doe2025spiral')
     default_cfgs = generate_default_cfgs({'spiral_resnet18.a1_in1k': _cfg(...)})
@@ -31,12 +31,12 @@ class Paper:
     """A paper whose models are registered.
 
     Attributes:
-        name: What the models are called together, such as `SIFAR`.
-        id: As in `paper_ids` of timm, such as `arXiv:2106.14104`.
+        name: Common name of its models, such as `SIFAR`.
+        id: Its `paper_ids` in timm, such as `arXiv:2106.14104`.
         title: Its title.
-        authors: As BibTeX takes them.
-        year: Of publication.
-        key: Of its BibTeX entry.
+        authors: Its authors, in the form of BibTeX.
+        year: Year of publication.
+        key: Key of its BibTeX entry.
     """
     name: str
     id: str
@@ -55,12 +55,12 @@ class Paper:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What weights were trained on.
+    """A data set that weights were trained on.
 
     Attributes:
         title: Its name.
         hub_name: Its name on the Hub, None if it is not there.
-        task: What is usually trained on it.
+        task: The usual task of training on it.
     """
     title: str
     hub_name: str | None
@@ -84,15 +84,15 @@ class Figure:
         data: Title of the data set.
         top1: Top-1 accuracy in %.
         top5: Top-5 accuracy in %, None if it is not printed.
-        where: Where it is printed, such as `Table 3`.
+        where: Its place, such as `Table 3`.
         frames: Frames per clip, None if they are not printed.
         clips: Clips per video, None if they are not printed.
         crops: Crops per clip, None if they are not printed.
-        setting: What differs from the model as it is registered, such as `reversed frames`; empty if nothing does.
-        backbone: Backbone as it is printed, where the paper has several.
-        params: Parameters as they are printed, in millions.
-        cost: Cost as it is printed.
-        note: What has to be said beside it.
+        setting: What differs from the registered model, such as `reversed frames`. Empty if nothing does.
+        backbone: The printed backbone, if the paper has several.
+        params: The printed number of parameters, in millions.
+        cost: The printed cost.
+        note: A note to the figure.
     """
     data: str
     top1: float
@@ -115,24 +115,24 @@ class Figure:
 
 @dataclass(frozen=True)
 class TagRecord:
-    """What is known of the weights `architecture.tag` beyond timm's configuration of them.
+    """The facts about the weights `architecture.tag` that timm's configuration lacks.
 
     Attributes:
         paper: The paper that the model is from, None if there is none.
-        data: What the weights were trained on, None if there are no weights.
-        task: What they were trained to do; by default the usual task of the data set.
-        started_from: From what their training started, as the end of a sentence, where that is known.
+        data: Training data of the weights, None if there are no weights.
+        task: Task of the training. By default the usual task of the data set.
+        started_from: The weights with which training started, as the end of a sentence, if they are known.
         protocol: Clips and crops over which the paper measures accuracy.
-        other_protocols: Further ones by name, such as `repository`.
+        other_protocols: Further protocols by name, such as `repository`.
         figures: Accuracies that are printed for the model. For weights with a trained head only those of these weights.
-        about_figures: What has to be known of the figures.
-        size: Bytes of the file, rounded to three digits where its publisher rounds. None if it is not stated.
+        about_figures: Facts that a reader of the figures must know.
+        size: Bytes of the file, to three digits if its publisher rounds them. None if the size is not stated.
         sha256: Digest of the file, None if it is not stated.
-        starts_fresh: What of the model these weights do not bring, as a sentence; where the head is fresh.
-        intended_use: What the weights are good for; by default it follows from data and task.
-        limits: What not to expect of them.
-        frozen_backbone: Whether the method keeps the backbone as it is (`freeze_backbone`).
-        unsupported: What the model cannot do.
+        starts_fresh: A sentence that names the parts of the model that stay untrained, for weights without a head.
+        intended_use: Use of the weights. By default it follows from data and task.
+        limits: What the weights cannot do.
+        frozen_backbone: Whether the method freezes the backbone (`freeze_backbone`).
+        unsupported: Functions of torch that the model does not support.
     """
     paper: Paper | None = None
     data: DataSet | None = None
@@ -154,7 +154,7 @@ class TagRecord:
         """A protocol by its name: `paper`, or one of `other_protocols`.
 
         Raises:
-            ValueError: If there is none of this name.
+            ValueError: If there is no protocol of this name.
         """
         known = {'paper': self.protocol, **self.other_protocols}
         if name not in known:
@@ -167,10 +167,10 @@ _UNKNOWN = TagRecord()
 
 
 def register_records(records: Mapping[str, TagRecord]) -> None:
-    """Keeps the records of weights.
+    """Registers the records of weights.
 
     Args:
-        records: By `architecture.tag`, the names of `default_cfgs`.
+        records: `architecture.tag`, the name in `default_cfgs` -> its record.
     """
     _RECORDS.update(records)
 
@@ -179,10 +179,10 @@ def tag_record(name: str) -> TagRecord:
     """The record of a set of weights.
 
     Args:
-        name: `architecture.tag`; an architecture alone stands for its default tag.
+        name: `architecture.tag`. An architecture alone stands for its default tag.
 
     Returns:
-        The record, an empty one if none was registered.
+        The record. It is empty if none was registered.
     """
     if '.' not in name and timm.is_model(name):
         cfg = timm.get_pretrained_cfg(name)

@@ -7,14 +7,14 @@ The image transformer runs over every frame. In front of a sublayer the patches 
 
     ST-Adapter(p) = p + W_up DWConv3D(W_down p)
 
-with a depth-wise convolution over frames, rows and columns (zeros around the clip) and neither an activation nor a norm
-in it; it takes the residual stream itself, in front of the block's norm. Class token and registers pass by. The
-convolution starts at zero, so that an untrained model is the image model on each frame. At the end the class tokens are
+The depth-wise convolution runs over frames, rows and columns, with zeros around the clip. The adapter has no activation
+and no norm. Its input is the residual stream, before the block's norm. Class token and registers skip it. The
+convolution starts at zero, so an untrained model is the image model on each frame. At the end the class tokens are
 averaged over the frames, and only then normed and classified.
 
-The paper puts its one adapter in front of attention; the code that was released for Kinetics-400 in front of the MLP
-(`places=('mlp',)`, the default here), and for Something-Something v2 in front of both (`places=('attn', 'mlp')`).
-"A x B" in the paper is A adapters of width B.
+The paper puts one adapter in front of attention. The released code for Kinetics-400 puts it in front of the MLP
+(`places=('mlp',)`, the default here), and that for Something-Something v2 in front of both (`places=('attn', 'mlp')`).
+"A x B" in the paper means A adapters of width B.
 
 | M parameters, 8 frames | adapters | trained | total | GMAC per view |
 |---|---|---|---|---|
@@ -23,16 +23,17 @@ The paper puts its one adapter in front of attention; the code that was released
 | `st_adapter_clip_l`, 24 x 384, 400 classes | 18.945 | 19.355 | 322.535 | 686.8 |
 | `st_adapter_dinov2_b`, 12 x 384, 400 classes | 7.110 | 7.418 | 93.143 | 199.8 |
 
-AM Flow's tables print 7 M and 11 M trained parameters for it; 11 M is no width of the released code.
+AM Flow's tables print 7 M and 11 M trained parameters for it. No width of the released code gives 11 M.
 
-The released files lie behind a person's click and hold only what is trained, without the frozen CLIP: `flatzoo convert`
-joins them with CLIP's image weights. `pretrained=True` brings these image weights; adapters and head start fresh.
+The released files can only be downloaded by hand. They have only the trained part, without the frozen CLIP. `flatzoo
+convert` joins them with CLIP's image weights. `pretrained=True` loads these image weights; adapters and head are
+untrained.
 
     model = timm.create_model('st_adapter_clip_b', pretrained=True, num_classes=51)
     model.freeze_backbone()
 
-Views are averaged as probabilities in the official code, as logits here. Its own slips are not copied: patches may form
-any grid, and nothing is changed in place.
+The official code averages the probabilities of views; flatzoo averages their logits. Two mistakes of the official code
+are not copied: here patches may form any grid, and nothing is changed in place.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -69,8 +70,8 @@ class STAdapter(AdapterModel):
         backbone: Name of a timm model; see `flatzoo.models.block_runner`. Hiera is refused.
         bottleneck: Channels of the adapters.
         kernel_size: Frames, rows and columns of their convolution, all odd.
-        places: In front of which sublayers they lie: `attn`, `mlp` or both.
-        adapter_layers: Only the last so many blocks have adapters; all by default.
+        places: The sublayers that have an adapter in front: `attn`, `mlp` or both.
+        adapter_layers: Number of blocks with adapters, counted from the last block. None is all blocks.
         device: Device of parameters and buffers.
         dtype: Floating dtype of parameters and buffers.
         **kwargs: As for `AdapterModel`.
@@ -136,7 +137,7 @@ class STAdapter(AdapterModel):
         return torch.cat([prefix, patches + change.flatten(0, 1)], dim=1)
 
     def _final(self, x: Tensor) -> Tensor:
-        """Features are tokens of the residual stream: the norm comes behind the mean over frames."""
+        """Tokens of the residual stream, not normed, because the norm follows the mean over frames."""
         return x.unflatten(0, (-1, self.num_frames))
 
     def _pool(self, x: Tensor) -> Tensor:
@@ -153,16 +154,11 @@ PAPER = Paper(
     'Pan, Junting and Lin, Ziyi and Zhu, Xiatian and Shao, Jing and Li, Hongsheng', 2022, 'pan2022stadapter')
 
 
-def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    return adapter_cfg(
-        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
-
-
 default_cfgs = generate_default_cfgs({
-    'st_adapter_clip_b.openai': _cfg(CLIP_B),
-    'st_adapter_clip_b_ssv2.openai': _cfg(CLIP_B, num_classes=174),
-    'st_adapter_clip_l.openai': _cfg(CLIP_L),
-    'st_adapter_dinov2_b.lvd142m': _cfg(DINOV2_B),
+    'st_adapter_clip_b.openai': adapter_cfg(PAPER, CLIP_B),
+    'st_adapter_clip_b_ssv2.openai': adapter_cfg(PAPER, CLIP_B, num_classes=174),
+    'st_adapter_clip_l.openai': adapter_cfg(PAPER, CLIP_L),
+    'st_adapter_dinov2_b.lvd142m': adapter_cfg(PAPER, DINOV2_B),
 })
 register_adapter_records(PAPER, {
     **dict.fromkeys(

@@ -2,8 +2,8 @@
 
     model = timm.create_model('superimage', backbone='convnext_tiny', num_frames=8, layout='grid', img_size=112)
 
-With `pretrained=True` the backbone starts from its own image weights; `backbone='convnext_tiny.fb_in22k'` chooses among
-them. `benchmarks/models/any_backbone.py` tries one model of every timm module.
+With `pretrained=True` the backbone has its own image weights. `backbone='convnext_tiny.fb_in22k'` chooses one of
+several sets. `benchmarks/models/any_backbone.py` tries one model of every timm module.
 """
 from typing import Any
 
@@ -23,17 +23,21 @@ class _AnyBackbone(VideoModel):
         super().__init__(backbone, img_size=default_img_size(backbone) if img_size is None else img_size, **kwargs)
         self.check_input_size()
 
+    @property
+    def encodes_frames(self) -> bool:
+        return self.num_images == self.num_frames and self.grid_size == (1, 1)  # `time:1`: an image for each frame
+
     def _complete_cfg(self, cfg: dict[str, Any]) -> dict[str, Any]:
         return cfg_of_backbone(self, cfg)
 
 
 def cfg_of_backbone(model: VideoModel, cfg: dict[str, Any], classifier: Any = None) -> dict[str, Any]:
-    """The configuration of an entry point for any backbone: where timm's says nothing, the backbone's speaks.
+    """The configuration of an entry point for any backbone. Fields that timm's lacks come from the backbone's.
 
     Args:
         model: The model that takes the configuration.
-        cfg: What timm assigns.
-        classifier: Name of the classifier, that of the backbone if None.
+        cfg: The configuration that timm assigns.
+        classifier: Name of the classifier. None takes that of the backbone.
     """
     if cfg.get('classifier'):
         return cfg
@@ -49,7 +53,7 @@ def cfg_of_backbone(model: VideoModel, cfg: dict[str, Any], classifier: Any = No
 
 
 def create_on_backbone(model_cls: type[VideoModel], variant: str, pretrained: bool = False, **kwargs: Any) -> Any:
-    """Builds the entry point for any backbone, with `pretrained` from the backbone's image weights."""
+    """Builds the entry point for any backbone. `pretrained` loads the backbone's image weights."""
     cfg, overlay = kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay')
     if pretrained and not has_own_weights(variant, cfg, overlay):
         kwargs['backbone_pretrained'] = True

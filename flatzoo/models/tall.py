@@ -3,15 +3,16 @@
 Paper: "TALL: Thumbnail Layout for Deepfake Video Detection", Xu et al., ICCV 2023, https://arxiv.org/abs/2307.07494,
 and its continuation https://arxiv.org/abs/2403.10261. Official code: https://github.com/rainy-xu/TALL4Deepfake.
 
-Four consecutive frames lie row by row in a grid of 2 x 2, which is resized as a whole to the size of one frame (the
-layout `tall`): a clip costs what an image costs. In training a square is masked at the same random place in all frames
-of a clip, so that the network looks at what changes over time. Here the square lies whole in the frame, anew for each
-clip, and is filled with the mean colour (0 when normalised), which the paper leaves open.
+Four consecutive frames lie row by row in a grid of 2 x 2. The grid is resized as a whole to the size of one frame (the
+layout `tall`), so a clip costs as much as an image. In training a square is masked at the same random place in all
+frames of a clip, so that the network looks at changes over time. The paper does not state details of the square. Here
+it lies completely in the frame, at a new place for each clip, and is filled with the mean colour (0 after
+normalisation).
 
     model = timm.create_model('tall', backbone='swin_base_patch4_window7_224', pretrained=True, num_classes=2)
 
-More frames than four make more images, whose logits are averaged. No weights and no recipe are known to us, so there is
-no tag and no preset.
+More than four frames make more images, whose logits are averaged. We know of no weights and no recipe, so there is no
+tag and no preset.
 """
 from typing import Any
 
@@ -31,7 +32,7 @@ __all__ = ['TALL', 'mask_square']  # timm's registry appends the entry points
 
 @register_notrace_function  # fx: it looks at shapes
 def mask_square(clip: Tensor, size: int) -> Tensor:
-    """Sets a square to 0 at one random place in all frames of a clip, at another in each clip.
+    """Sets a square to 0 at the same random place in all frames of a clip. Each clip has another place.
 
     Args:
         clip: `[B, C, T, H, W]`, normalised.
@@ -61,11 +62,11 @@ class TALL(VideoModel):
 
     Args:
         backbone: Any timm image model.
-        num_frames: Frames T per clip; cells beyond the last frame stay 0.
-        layout: The thumbnail layout; any other layout is taken, too.
-        img_size: Size of a frame, and of the image of four, in pixels; that of the backbone's weights by default.
-        mask_size: Side in frame pixels of the square that is masked in training; 0 for none.
-        **kwargs: As for `VideoModel`; what it does not know reaches the backbone.
+        num_frames: Frames T per clip. Cells beyond the last frame stay 0.
+        layout: The thumbnail layout. Any other layout is accepted, too.
+        img_size: Size in pixels of a frame, and of the image of four. By default that of the backbone's weights.
+        mask_size: Side in frame pixels of the square that is masked in training. 0 masks nothing.
+        **kwargs: As for `VideoModel`. Arguments that it does not know go to the backbone.
 
     Raises:
         ValueError: If the square is larger than a frame, or frames do not fit the layout.
@@ -115,11 +116,11 @@ class TALL(VideoModel):
         return x
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """As of every video model; in training with the mask."""
+        """As in every video model, but masked in training."""
         return super().forward_features(self._masked(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips `[B, C, T, H, W]` -> logits `[B, num_classes]`; in training with the mask."""
+        """Clips `[B, C, T, H, W]` -> logits `[B, num_classes]`. Clips are masked in training."""
         return average_images(self.backbone(self.super_image(self._masked(x))), self.num_images)
 
 

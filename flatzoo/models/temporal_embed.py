@@ -1,4 +1,4 @@
-"""Methods that tell frames apart by an embedding of time, and train the last norm: AIM and ZeroI2V."""
+"""The common part of AIM and ZeroI2V: an embedding of time tells frames apart, and the last norm is trained."""
 from typing import Any
 
 import torch
@@ -10,15 +10,27 @@ from flatzoo.layers.layout import LayoutSpec
 from .adapter_model import AdapterModel
 from .base import Size
 
-__all__ = ['TemporalEmbedModel']
+__all__ = ['TemporalEmbedModel', 'official_names']
+
+
+def official_names(**places: str) -> tuple[tuple[str, str], ...]:
+    """Patterns of the names in both official codes -> ours, as `AdapterModel.official_keys`.
+
+    Args:
+        **places: Name of an adapter in the official code -> its place here.
+    """
+    return tuple(
+        (rf'^(?:transformer\.res)?blocks\.(\d+)\.{theirs}\.{matrix}\.', rf'adapters.\1.{ours}.{name}.')
+        for theirs, ours in places.items() for matrix, name in (('D_fc1', 'down'), ('D_fc2', 'up'))
+    ) + ((r'^temporal_embedding$', 'temporal_embed'), (r'^cls_head\.fc_cls\.', 'head.'))
 
 
 class TemporalEmbedModel(AdapterModel):
-    """An `AdapterModel` with a learned embedding per frame, zero at first.
+    """An `AdapterModel` with a learned embedding per frame, which starts at zero.
 
-    It is added to all tokens of a frame, the class token included, behind the positions and in front of CLIP's first
-    norm. The norm behind the last block is trained with the adapters. Another number of frames gets the embedding
-    interpolated linearly.
+    It is added to all tokens of a frame, also to the class token, after the positions and before CLIP's first norm. The
+    norm behind the last block is trained with the adapters. For another number of frames the embedding is interpolated
+    linearly.
 
     Args:
         backbone: Name of a timm model; see `flatzoo.models.block_runner`.

@@ -1,18 +1,18 @@
 """The TIME layer in front of image models and of a video transformer.
 
-Paper: "When Spatial meets Temporal in Action Recognition", Chen et al., 2024, https://arxiv.org/abs/2411.15284. No
-official code is known, and beyond the abstract only part of its definitions (see `flatzoo.layers.TimeLayer` for what is
-inferred).
+Paper: "When Spatial meets Temporal in Action Recognition", Chen et al., 2024, https://arxiv.org/abs/2411.15284. We know
+no official code, and only a part of its definitions besides the abstract. `flatzoo.layers.TimeLayer` says what is
+inferred.
 
-T frames become T* = T / N^2 new frames, each an N x N grid of N^2 evolving frames at the original frame size. T* is
-what the model behind the layer sees and stays fixed when N changes; T* N^2 frames are drawn from the same clip. N = 1
-gives ordinary frames. Image models see the new frames one by one, and their logits are averaged; VideoMAE sees them as
-a clip.
+T frames become T* = T / N^2 new frames. Each is an N x N grid of N^2 evolving frames, at the original frame size. The
+model behind the layer sees T* frames. T* stays fixed when N changes, and T* N^2 frames are drawn from the same clip. N
+= 1 gives ordinary frames. Image models see the new frames one by one, and their logits are averaged. VideoMAE sees them
+as a clip.
 
     model = timm.create_model('time_resnet50', n=2, arrangement='spatial', num_new_frames=8)  # takes 32 frames
 
-RGB (`in_chans=3`) and depth (`in_chans=1`) are taken alike. The entry points take `n` (default 2), `arrangement`
-(`spatial`) and `num_new_frames`, or what these stand for: `layout` and `num_frames`. To change N of a model:
+RGB (`in_chans=3`) and depth (`in_chans=1`) are both accepted. The entry points take `n` (default 2), `arrangement`
+(default `spatial`) and `num_new_frames`. Alternatively they take `layout` and `num_frames`. To change N of a model:
 
     model.set_input_size(num_frames=8 * 9, layout=time_layout(3, 'spatial', model.img_size))
 """
@@ -43,17 +43,17 @@ PAPER = Paper(
 def time_layout(n: int = 2, arrangement: str = 'spatial', img_size: Size = 224, among: Iterable[int] = ()) -> Layout:
     """The layout of the TIME layer for frames of a given size.
 
-    Frames shrink one by one where N divides their sides (`scale=cell`), else the grid shrinks as a whole
-    (`scale=composite`). The two differ at the seams, so values of N that are compared need the same one.
+    If N divides the sides of a frame, each frame is shrunk (`scale=cell`). Otherwise the grid is shrunk as a whole
+    (`scale=composite`). The two differ at the borders of cells, so values of N that are compared must use the same one.
 
     Args:
         n: Rows and columns N of the grid.
         arrangement: `spatial` or `temporal`, see `flatzoo.layers.TimeLayer`.
         img_size: Frame size in pixels.
-        among: Further values of N with which this one is compared: if one of them needs `composite`, all get it.
+        among: Other values of N that are compared with this one. If any of them needs `composite`, it is used.
 
     Raises:
-        ValueError: If a value of N is no whole number of at least 1, or the arrangement is unknown.
+        ValueError: If a value of N is not a whole number of at least 1, or the arrangement is unknown.
     """
     values = (n, *among)
     for value in values:
@@ -63,7 +63,7 @@ def time_layout(n: int = 2, arrangement: str = 'spatial', img_size: Size = 224, 
 
 
 def _without_time_args(args: dict[str, Any]) -> dict[str, Any]:
-    """Arguments without N, arrangement and T*: layout and number of frames say them, also after changes."""
+    """Arguments without N, arrangement and T*. Layout and number of frames determine them, also after changes."""
     return {name: value for name, value in args.items() if name not in ('n', 'arrangement', 'num_new_frames')}
 
 
@@ -114,7 +114,7 @@ def _videomae_record(name: str, limits: str) -> TagRecord:
 
 _IMAGES_ONLY = 'The backbone has seen single images only, no clips.'
 
-register_records({  # no table of the paper is known to us, so that no figure is quoted
+register_records({  # we know no table of the paper, so no figure is quoted
     'time_resnet50.a1_in1k': TagRecord(PAPER, IMAGENET_1K, size=102_000_000, limits=_IMAGES_ONLY),
     'time_vit_b.augreg_in21k': TagRecord(PAPER, IMAGENET_21K, size=410_000_000, limits=_IMAGES_ONLY),
     'time_videomae_b.mcg_k400': _videomae_record(
@@ -134,7 +134,7 @@ def _time_args(
         img_size: Size,
         default_new_frames: int,
 ) -> dict[str, Any]:
-    """Number of frames and layout, from whatever of them was given.
+    """Number of frames and layout, from the arguments that were given.
 
     Raises:
         ValueError: If the arguments contradict each other.
@@ -149,8 +149,8 @@ def _time_args(
         for name, given, recorded in (('n', n, stated[0]), ('arrangement', arrangement, stated[1])):
             if given is not None and given != recorded:
                 raise ValueError(
-                    f'{name}={given!r} contradicts layout={str(layout)!r}. Give either n and arrangement, or layout; a '
-                    'saved model brings its layout along, to be changed with layout= and num_frames=.'
+                    f'{name}={given!r} contradicts layout={str(layout)!r}. Give either n and arrangement, or layout. A '
+                    'saved model has its layout; change it with layout= and num_frames=.'
                 )
         n = stated[0] or 2
     if num_frames is None:
@@ -176,7 +176,7 @@ def _create_time(
         img_size: Size = 224,
         **kwargs: Any,
 ) -> VideoModel:
-    """Builds a model of the given N, or, as a saved one is rebuilt, of the given `num_frames` and `layout`."""
+    """Builds a model of the given N, or of the given `num_frames` and `layout`, as saved models are rebuilt."""
     model_args = _time_args(n, arrangement, num_new_frames, num_frames, layout, img_size, default_new_frames)
     return build_video_model(model_cls, variant, pretrained, img_size=img_size, **model_args, **kwargs)
 

@@ -1,21 +1,21 @@
-"""ZeroI2V: some attention heads look at other frames, and adapters without an activation, which melt into the backbone.
+"""ZeroI2V: some attention heads look at other frames, and linear adapters can be merged into the backbone.
 
 Paper: "ZeroI2V: Zero-Cost Adaptation of Pre-trained Transformers from Image to Video", Li, Zhu and Wang, ECCV 2024,
 https://arxiv.org/abs/2310.01324. Official code (Apache-2.0): https://github.com/MCG-NJU/ZeroI2V.
 
-Space-time dual-headed attention (STDHA): some channels of the keys and values are taken from another frame of the clip,
-k'[t] = k[t + o] where there is such a frame, else k[t]; queries are not. Each frame then attends over its own tokens as
-ever. `frame_shifts` lists offsets o with their numbers of channels, counted from the first channel of the first head.
-Linear adapters L(z) = z + s W_up W_down z, biases included, stand in front of and behind both frozen sublayers:
+Space-time dual-headed attention (STDHA) takes some channels of the keys and values from another frame of the clip:
+k'[t] = k[t + o] if there is such a frame, else k[t]. Queries are not shifted. Each frame then attends over its own
+tokens as usual. `frame_shifts` lists offsets o with their numbers of channels, counted from the first channel of the
+first head. Linear adapters L(z) = z + s W_up W_down z, biases included, stand before and behind both frozen sublayers:
 
     x = x + L_attn_out(STDHA(L_attn_in(LN1 x)))
     x = x + L_mlp_out(MLP(L_mlp_in(LN2 x)))
 
-An embedding of time is added in front of CLIP's first norm; norm of every frame, class token, mean over the frames and
-classifier end it. Adapters, embedding of time, last norm and classifier are trained. W_up starts at zero, yet heads are
-shifted from the first step on. After training `merge_adapters()` leaves a plain transformer with shifted heads: with
-A = I + s W_up W_down and b = s (W_up b_down + b_up), a linear layer W, c becomes W A, W b + c in front of which an
-adapter stood, and A W, A c + b behind which one stood.
+An embedding of time is added in front of CLIP's first norm. The end is the norm of every frame, its class token, the
+mean over the frames, and the classifier. Adapters, embedding of time, last norm and classifier are trained. W_up starts
+at zero, but heads are shifted from the first step. After training, `merge_adapters()` leaves a plain transformer with
+shifted heads. With A = I + s W_up W_down and b = s (W_up b_down + b_up), a linear layer W, c becomes W A, W b + c if
+the adapter stood before it, and A W, A c + b if it stood behind it.
 
 | M parameters, 8 frames, 400 classes | adapters | trained | total | merged | GMAC per view | merged, 3 views |
 |---|---|---|---|---|---|---|
@@ -27,10 +27,10 @@ adapter stood, and A W, A c + b behind which one stood.
     ...                                         # train
     model.merge_adapters()                      # optimize, export and save what is left
 
-`flatzoo convert` takes the official files (before merging), which the authors keep on the Hub under names that are not
-confirmed to us, so that no tag names them. Where a backbone has layer scale (DINOv2), of which the paper does not
-speak, adapters stand in front of it, so that merging stays exact. Views are averaged as probabilities in the official
-code, as logits here. The official class for merged weights forgets the third group of heads; it is kept here.
+`flatzoo convert` takes the official files (before merging). The authors keep them on the Hub, but we could not confirm
+their names, so no tag names them. The paper does not mention layer scale, which DINOv2 has. There adapters stand before
+the layer scale, so that merging stays exact. The official code averages the probabilities of views; flatzoo averages
+their logits. The official class for merged weights omits the third group of heads; here it is kept.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -55,7 +55,7 @@ from .adapter_builder import (
 )
 from .merge_adapters import merge_block
 from .record import Paper
-from .temporal_embed import TemporalEmbedModel
+from .temporal_embed import TemporalEmbedModel, official_names
 
 __all__ = ['ZeroI2V']  # timm's registry appends the entry points
 
@@ -68,12 +68,12 @@ class ZeroI2V(TemporalEmbedModel):
     Args:
         backbone: Name of a timm model; see `flatzoo.models.block_runner`. Hiera is refused.
         frame_shifts: Offsets in frames, or pairs of an offset and its number of channels, in the order of the channels.
-        shift_div: An offset alone gets this part of all channels, 1 / 12 by default: a head of a ViT-B.
-        places: Where adapters lie: `attn_in`, `attn_out`, `mlp_in`, `mlp_out`.
+        shift_div: An offset without a number gets 1 / `shift_div` of all channels. The default 12 is a head of a ViT-B.
+        places: Places of adapters: `attn_in`, `attn_out`, `mlp_in`, `mlp_out`.
         adapter_scale: The constant s.
-        bottleneck_ratio: Width of the adapters over that of a token.
+        bottleneck_ratio: Width of the adapters divided by that of a token.
         adapter_drop: Dropout within the adapters.
-        merged: Whether adapters were merged, as `merge_adapters` notes it for saved models; there are none then.
+        merged: Whether the adapters were merged, so that there are none. `merge_adapters` sets it for saved models.
         device: Device of parameters and buffers.
         dtype: Floating dtype of parameters and buffers.
         **kwargs: As for `AdapterModel`.
@@ -88,12 +88,8 @@ class ZeroI2V(TemporalEmbedModel):
     method = 'ZeroI2V'
     attends_as_backbone = False
     refuses_hiera = 'the keys of its windows have no counterpart in another frame'
-    official_keys = tuple(
-        (rf'^transformer\.resblocks\.(\d+)\.{theirs}\.{matrix}\.', rf'adapters.\1.{ours}.{name}.')
-        for theirs, ours in (('T_Adapter_in', 'attn_in'), ('S_Adapter', 'attn_out'), ('MLP_Adapter', 'mlp_in'),
-                             ('MLP_Adapter_out', 'mlp_out'))
-        for matrix, name in (('D_fc1', 'down'), ('D_fc2', 'up'))
-    ) + ((r'^temporal_embedding$', 'temporal_embed'), (r'^cls_head\.fc_cls\.', 'head.'))
+    official_keys = official_names(
+        T_Adapter_in='attn_in', S_Adapter='attn_out', MLP_Adapter='mlp_in', MLP_Adapter_out='mlp_out')
 
     def __init__(
             self,
@@ -148,16 +144,16 @@ class ZeroI2V(TemporalEmbedModel):
 
     @torch.jit.ignore
     def merge_adapters(self) -> 'ZeroI2V':
-        """Melts the adapters into the linear layers of the backbone; logits stay but for rounding, 1e-6.
+        """Merges the adapters into the linear layers of the backbone. Logits stay the same, except for rounding (1e-6).
 
-        What is left is saved, exported and optimised as any model; its adapters can be saved no more, for the backbone
-        is no longer the published one.
+        The merged model is saved, exported and optimised like any other. Its adapters can no longer be saved, because
+        the backbone is not the published one.
 
         Returns:
             The model itself.
 
         Raises:
-            ValueError: If a layer cannot take its adapter, or weights are of half precision. Nothing is changed then.
+            ValueError: A layer cannot take its adapter, or weights are of half precision. Nothing is changed.
         """
         changes = [merge_block(block, places) for block, places in zip(self.backbone.blocks, self.adapters)]
         with torch.no_grad():
@@ -172,11 +168,6 @@ class ZeroI2V(TemporalEmbedModel):
 PAPER = Paper(
     'ZeroI2V', 'arXiv:2310.01324', 'ZeroI2V: Zero-Cost Adaptation of Pre-trained Transformers from Image to Video',
     'Li, Xinhao and Zhu, Yuhan and Wang, Limin', 2024, 'li2024zeroi2v')
-
-
-def _cfg(backbone: str, **kwargs: Any) -> dict[str, Any]:
-    return adapter_cfg(
-        backbone, paper_ids=PAPER.id, paper_name=PAPER.title, **kwargs)
 
 
 _VARIANTS = {  # name -> summary, backbone, stride of its protocol if it is dense, arguments
@@ -194,7 +185,7 @@ _VARIANTS = {  # name -> summary, backbone, stride of its protocol if it is dens
     'zeroi2v_dinov2_b': ('DINOv2 ViT-B/14, 8 frames', DINOV2_B, 16, {}),
 }
 default_cfgs = generate_default_cfgs({
-    f'{name}.{backbone.partition(".")[2]}': _cfg(backbone, num_classes=400 if stride else 174)
+    f'{name}.{backbone.partition(".")[2]}': adapter_cfg(PAPER, backbone, num_classes=400 if stride else 174)
     for name, (_, backbone, stride, _) in _VARIANTS.items()})
 register_adapter_records(PAPER, {
     f'{name}.{backbone.partition(".")[2]}': EvalProtocol(

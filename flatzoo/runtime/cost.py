@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701 - documented, though its module is not public
 from torch.utils._pytree import tree_leaves  # noqa: PLC2701 - as above
 
-__all__ = ['ForwardCost', 'MultiplyAdds', 'count_forward']
+__all__ = ['ForwardCost', 'MultiplyAdds', 'count_forward', 'count_kept']
 
 
 class ForwardCost(NamedTuple):
@@ -38,13 +38,7 @@ def count_forward(model: nn.Module) -> ForwardCost:
     Warns:
         UserWarning: The model runs operators whose multiply-adds are not known; they are named, and not counted.
     """
-    state = {
-        name: tensor.detach().to('meta')
-        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())}
-    dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
-    frames = (model.num_frames,) if hasattr(model, 'num_frames') else ()
-    size = getattr(model, 'img_size', None) or (224, 224)
-    clip = torch.empty(1, model.in_chans, *frames, *size, dtype=dtype, device='meta')
+    state, clip = _on_meta(model)
     products = MultiplyAdds()
     memory = _LiveBytes(state.values())
     memory.add(clip)
@@ -56,6 +50,45 @@ def count_forward(model: nn.Module) -> ForwardCost:
             f'the multiply-adds of {", ".join(sorted(products.unknown))} are not known: {type(model).__name__} takes '
             f'more than the {products.macs:,} that are counted', stacklevel=2)
     return ForwardCost(products.macs, memory.peak)
+
+
+def count_kept(model: nn.Module) -> int:
+    """Bytes that autograd keeps of a training step of one clip: the activations behind the forward pass.
+
+    Counted are the distinct tensors that the backward pass needs, in the precision of the model and with attention
+    fused where the model fuses it; weights, the clip itself, gradients and states of an optimizer are not among them.
+    What is frozen (`requires_grad`) keeps only what gradients of others need. What an operator keeps inside, such as
+    the workspace of an LSTM, is not counted.
+
+    Args:
+        model: A video model, or an image model with `in_chans`, on any device; its weights are not read. It is in
+            train mode afterwards.
+    """
+    state, clip = _on_meta(model)
+    own = {tensor.untyped_storage()._cdata for tensor in (*state.values(), clip)}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage  # holding it keeps its address from being reused
+        return tensor
+
+    model.train()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _KeptAttention():
+        torch.func.functional_call(model, state, (clip,))
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _on_meta(model: nn.Module) -> tuple[dict[str, Tensor], Tensor]:
+    """Parameters and buffers of a model and a clip for it, without data."""
+    state = {
+        name: tensor.detach().to('meta').requires_grad_(tensor.requires_grad)
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())}
+    dtype = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
+    frames = (model.num_frames,) if hasattr(model, 'num_frames') else ()
+    size = getattr(model, 'img_size', None) or (224, 224)
+    return state, torch.empty(1, model.in_chans, *frames, *size, dtype=dtype, device='meta')
 
 
 def _matrix_product(index: int) -> Callable[..., int]:
@@ -153,6 +186,42 @@ class _FusedAttention(TorchFunctionMode):
         sums = query.new_empty(query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32))  # noqa: F841
         *batch, heads, tokens = query.shape[:-1]
         return query.new_empty(*batch, tokens, heads, value.shape[-1]).transpose(-3, -2)
+
+
+class _KeptAttention(TorchFunctionMode):
+    """Attention that keeps what a fused kernel keeps: its arguments, its output and a sum for each query."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            return self._attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _attend(
+            self,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            attn_mask: Tensor | None = None,
+            *args: Any,
+            **kwargs: Any,
+    ) -> Tensor:
+        return _Attention.apply(query, key, value, attn_mask)
+
+
+class _Attention(torch.autograd.Function):
+    """The shapes of attention alone."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        *batch, heads, tokens = query.shape[:-1]
+        out = query.new_empty(*batch, tokens, heads, value.shape[-1]).transpose(-3, -2)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.promote_types(query.dtype, torch.float32))
+        ctx.save_for_backward(query, key, value, out, sums, *(() if mask is None else (mask,)))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
+        raise RuntimeError('shapes alone have no gradients')
 
 
 class _LiveBytes(TorchDispatchMode):

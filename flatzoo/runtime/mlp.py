@@ -1,8 +1,12 @@
-"""MLPs of transformers and ConvNeXts: GELU inside the first product, hidden activations that stay in cache."""
+"""MLPs of transformers and ConvNeXts: GELU inside the first product, hidden activations that stay in cache.
+
+Where taking the tokens in chunks is not faster on this machine, the plain forward runs.
+"""
 import torch
 from timm.layers import GELU, GELUTanh, Mlp
 from torch import Tensor, nn
 
+from .choice import faster, size_class
 from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
 
 __all__ = ['PackedMlp', 'chunk_rows']
@@ -31,10 +35,16 @@ class PackedMlp(Prepared, Mlp):
         """`[..., in_features]` -> `[..., out_features]`."""
         if not runs_fast(x, self) or needs_parts(self):
             return super().forward(x)
-        rows = x.reshape(-1, x.shape[-1])
-        step = chunk_rows()
-        if len(rows) <= step:
+        step, count = chunk_rows(), x.numel() // x.shape[-1]
+        if count <= step:
             return self.fc2(self._hidden(x))
+        key = ('mlp', size_class(count), *self.fc1.weight.shape, x.dtype)
+        if not faster(key, lambda: super(PackedMlp, self).forward(x), lambda: self._in_chunks(x, step)):
+            return super().forward(x)
+        return self._in_chunks(x, step)
+
+    def _in_chunks(self, x: Tensor, step: int) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
         out = rows.new_empty(len(rows), self.fc2.out_features)
         for start in range(0, len(rows), step):
             out[start:start + step] = self.fc2(self._hidden(rows[start:start + step]))

@@ -29,6 +29,9 @@ def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     with a mask of one image in place of the batch. Each module is chosen by its exact type, in any model of timm or
     flatzoo. All other modules, such as convolutions, stay as they are. The given model is not changed.
 
+    Where two ways give the same answer, the first forward tries both and keeps the faster one for this machine and
+    size. So two processes may differ by rounding; one prepared model always answers alike.
+
     The prepared model shares its tensors with the given one, and has the same state dict. Loading weights into either
         model changes both, and so does training the given model. Packed weights are updated automatically. There are
         two exceptions that torch does not report: writing through `parameter.data`, and writing to models made under

@@ -1,8 +1,9 @@
-"""Linear layers whose weights are kept in the layout that oneDNN multiplies fastest.
+"""Linear layers whose weights are kept in the layout that oneDNN multiplies fastest, where that is faster.
 
 torch stores a weight row by row, and its matrix product brings it into blocks again in every call, or leaves it to a
 library that does not suit the processor. Here the weight is packed once, by the operators with which torch.compile
-freezes models, and GELU or a residual sum is computed while the product is still in registers.
+freezes models, and GELU or a residual sum is computed while the product is still in registers. Where the product of
+torch is as fast, it is taken.
 
 Modules are prepared by changing their class to a subclass. Parameters, names and attributes stay those of the plain
 module. The plain forward runs where the fast one cannot.
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
+
+from .choice import MOST_ROWS, faster, size_class
 
 __all__ = ['PackedLinear', 'Prepared', 'needs_parts', 'runs_fast']
 
@@ -71,21 +74,46 @@ class PackedLinear(Prepared, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` -> `[..., out_features]`."""
-        if not _packs(x, self):
-            return super().forward(x)
-        return _LINEAR(x, self._packed(), self.bias, 'none', [], '')
+        return self._run(x, 'none', '', super().forward)
 
     def gelu(self, x: Tensor, approximate: str = 'none') -> Tensor:
         """GELU of the layer's output; `approximate` as in `nn.GELU`."""
-        if not _packs(x, self):
-            return F.gelu(super().forward(x), approximate=approximate)
-        return _LINEAR(x, self._packed(), self.bias, 'gelu', [], approximate)
+        def plain(x: Tensor) -> Tensor:
+            return F.gelu(F.linear(x, self.weight, self.bias), approximate=approximate)
+
+        return self._run(x, 'gelu', approximate, plain)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """The layer's output plus a tensor of its shape."""
+        def plain(x: Tensor, residual: Tensor) -> Tensor:
+            return F.linear(x, self.weight, self.bias).add_(residual)
+
+        def fused(x: Tensor, residual: Tensor) -> Tensor:
+            return _LINEAR.binary(x, residual, self._packed(), self.bias, 'add')
+
         if not _packs(x, self) or residual.dtype != x.dtype:
             return super().forward(x) + residual
-        return _LINEAR.binary(x, residual, self._packed(), self.bias, 'add')
+        rows, some = self._some_rows(x), self._some_rows(residual)
+        way = fused if self._faster('add', rows, lambda: plain(rows, some), lambda: fused(rows, some)) else plain
+        return way(x, residual)
+
+    def _run(self, x: Tensor, function: str, approximate: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
+        """The layer and a function of its output, in one operator or as torch does it."""
+        def fused(x: Tensor) -> Tensor:
+            return _LINEAR(x, self._packed(), self.bias, function, [], approximate)
+
+        if not _packs(x, self):
+            return plain(x)
+        rows = self._some_rows(x)
+        return (fused if self._faster(function, rows, lambda: plain(rows), lambda: fused(rows)) else plain)(x)
+
+    def _faster(self, function: str, rows: Tensor, plain: Callable[[], Tensor], fused: Callable[[], Tensor]) -> bool:
+        return faster((function, size_class(len(rows)), *self.weight.shape, rows.dtype), plain, fused)
+
+    @staticmethod
+    def _some_rows(x: Tensor) -> Tensor:
+        """Rows on which both ways are tried."""
+        return x.reshape(-1, x.shape[-1])[:MOST_ROWS]
 
     def _packed(self) -> Tensor:
         return self.derived('weight', self.weight, _pack)

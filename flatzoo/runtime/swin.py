@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flatzoo.layers import window_attention
 from flatzoo.layers.window_attention import attend_fused, padded_bias, window_attention_forward
 
+from .choice import faster
 from .mlp import PackedMlp, chunk_rows
 from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
 
@@ -21,7 +22,7 @@ __all__ = ['FusedWindowAttention', 'WindowOrderStage']
 
 Pair = tuple[int, int]
 _SIZES = 4  # of maps, batch included
-_SCORES = 2 ** 20  # of attention at a time in bfloat16: 2 MB
+_SCORES = 2 ** 20  # of attention at a time where products are separate: 2 MB in bfloat16
 
 
 class FusedWindowAttention(Prepared, WindowAttention):
@@ -117,16 +118,22 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
 def _attend(attn: WindowAttention, qkv: Tensor, bias: Tensor) -> Tensor:
     """Attention within windows, `[windows, N, 3 * heads * d]` -> `[windows * N, heads * d]`."""
     qkv = qkv.unflatten(-1, (3, attn.num_heads, -1))  # [windows, N, 3, heads, d]
-    if qkv.dtype == torch.bfloat16 and not window_attention.on_gpu(qkv):
-        step = max(1, _SCORES // bias.numel())
-        x = torch.cat([_multiply(part, bias, attn.scale) for part in qkv.split(step)])
-    else:
+    step = max(1, _SCORES // bias.numel())
+    if window_attention.on_gpu(qkv) or not _products_are_faster(qkv[:step], bias, attn.scale):
         x = attend_fused(qkv, bias, attn.scale)
+    else:
+        x = torch.cat([_multiply(part, bias, attn.scale) for part in qkv.split(step)])
     return x.flatten(2).flatten(0, 1)
 
 
+def _products_are_faster(qkv: Tensor, bias: Tensor, scale: float) -> bool:
+    """Whether separate products beat PyTorch's fused kernel: in bfloat16 they do on some CPUs."""
+    key = ('attention', *qkv.shape[1:], qkv.dtype)
+    return faster(key, lambda: attend_fused(qkv, bias, scale), lambda: _multiply(qkv, bias, scale))
+
+
 def _multiply(qkv: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attention by separate products: PyTorch's fused kernel is slower on CPUs, whose products in bfloat16 are fast."""
+    """Attention by separate products."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)  # [windows * heads, N, d] each
     scores = bias.repeat(len(qkv), 1, 1)
     maps = scores.baddbmm_(q, k.transpose(1, 2), alpha=scale).softmax(-1)

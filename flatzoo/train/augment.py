@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from flatzoo.data.transforms import EvalTransform, Size, TrainTransform
+from flatzoo.data.transforms import EvalTransform, Fit, Size, TrainTransform, WholeFrame
 
 __all__ = ['AutoAugment', 'ClipErasing', 'train_crop']
 
@@ -95,6 +95,7 @@ def train_crop(
         scale: tuple[float, float] | None = None,
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         no_aug: bool = False,
+        fit: Fit = 'crop',
 ) -> Callable[[Tensor], Tensor]:
     """The crop of training clips, for uint8 frames `[n, C, H, W]`. It draws from torch's default generator.
 
@@ -103,23 +104,26 @@ def train_crop(
         flip: Share of mirrored clips.
         scale: Area of a random resized crop; None for the multi-scale crop of SIFAR.
         ratio: Aspect ratio of a random resized crop.
-        no_aug: Whether to take the centre, without mirroring.
+        no_aug: Whether to take the centre, or the whole frame, without mirroring.
+        fit: `'letterbox'` or `'stretch'` take the crop out of whole frames of the aspect ratio of `img_size`.
     """
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if no_aug:
-        return _CentreCrop(size)
+        return _CentreCrop(size, fit)
     if scale is None:
         crop = TrainTransform(size, flip=False)
     else:
         crop = v2.RandomResizedCrop(size, tuple(scale), tuple(ratio), antialias=True)
-    return v2.Compose([crop, v2.RandomHorizontalFlip(flip)]) if flip else crop
+    steps = [] if fit == 'crop' else [WholeFrame(size, fit)]
+    steps += [crop, v2.RandomHorizontalFlip(flip)] if flip else [crop]
+    return v2.Compose(steps) if len(steps) > 1 else crop
 
 
 class _CentreCrop:
-    """The centre crop of the evaluation, as one view."""
+    """The centre crop of the evaluation, or the whole frame, as one view."""
 
-    def __init__(self, size: tuple[int, int]):
-        self.views = EvalTransform(size)
+    def __init__(self, size: tuple[int, int], fit: Fit):
+        self.views = EvalTransform(size, fit=fit)
 
     def __call__(self, frames: Tensor) -> Tensor:
         return self.views(frames)[0]

@@ -4,21 +4,25 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
 import torch
 from timm.models import parse_model_name
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, muon
 from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask, TrainingTask
 from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 
 from flatzoo.data.clips import ClipDataset
-from flatzoo.data.lists import DataError, VideoList, read_videos, same_name
+from flatzoo.data.groups import GROUPS_FILE
+from flatzoo.data.lists import DataError, VideoList, mirrored_labels, read_videos, same_name, sided_classes, some
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.survey import ClipFacts, centre_crop_loss, median
+from flatzoo.data.temporal import TemporalContract, learn_contract
+from flatzoo.data.transforms import Fit
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.models.base import channel_stats
@@ -28,8 +32,9 @@ from .mixing import ClipMixup
 from .recipe import Recipe
 
 __all__ = [
-    'build_model', 'build_optimizer', 'build_schedule', 'build_task', 'freeze', 'list_digests', 'mixing_of',
-    'normalised', 'protocol_of', 'read_lists', 'train_clips', 'validation_protocol',
+    'build_model', 'build_optimizer', 'build_schedule', 'build_task', 'choose_fit', 'freeze', 'list_digests',
+    'mixing_of', 'normalised', 'order_channels_last', 'protocol_of', 'read_lists', 'temporal_of', 'train_clips',
+    'validation_protocol',
 ]
 
 
@@ -41,6 +46,8 @@ def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
             clips.
     """
     train = read_videos(recipe.spec, recipe.root, recipe.train_split)
+    if recipe.hold_out is not None:
+        return _without_group(recipe, train)
     if recipe.val_split == 'none':
         return train, None
     val = read_videos(recipe.spec, recipe.root, recipe.val_split)
@@ -52,6 +59,24 @@ def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
         raise DataError(
             f'the classes of {val.split} are not those of {train.split}; name them alike. {error}'
         ) from None
+
+
+def _without_group(recipe: Recipe, train: VideoList) -> tuple[VideoList, VideoList]:
+    """All clips of both splits but those of a group, and those of the group."""
+    pool = list(train.clips)
+    if recipe.val_split not in ('none', recipe.train_split):
+        pool += read_videos(recipe.spec, recipe.root, recipe.val_split).with_classes(train.classes).clips
+    groups = sorted({clip.group for clip in pool} - {''})
+    if recipe.hold_out not in groups:
+        known = f'the groups are {some(groups, 10)}' if groups else (
+            f'no clip of {train.name} has a group. Write {GROUPS_FILE} with the columns path and group')
+        raise DataError(f'hold_out {recipe.hold_out}: there is no such group; {known}.')
+    held_out = tuple(clip for clip in pool if clip.group == recipe.hold_out)
+    others = tuple(clip for clip in pool if clip.group != recipe.hold_out)
+    if not others:
+        raise DataError(f'hold_out {recipe.hold_out}: all clips are of this group; nothing is left to train on.')
+    return (dataclasses.replace(train, clips=others, split=f'all but {recipe.hold_out}'),
+            dataclasses.replace(train, clips=held_out, split=recipe.hold_out))
 
 
 def list_digests(recipe: Recipe, train: VideoList, val: VideoList | None) -> dict[str, str]:
@@ -96,15 +121,13 @@ def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = Non
         options['pretrained_cfg_overlay'] = dict(file=recipe.initial_checkpoint)
     if pretrained is False:
         options = dict(options, pretrained=False, pretrained_cfg_overlay=None)
-    if recipe.drop_path is not None:
-        model = timm.create_model(recipe.model, drop_path_rate=recipe.drop_path, **options)
-    else:
-        try:
-            model = timm.create_model(recipe.model, drop_path_rate=0.1, **options)
-        except TypeError as error:  # a backbone without stochastic depth
-            if 'drop_path_rate' not in str(error):
-                raise
-            model = timm.create_model(recipe.model, **options)
+    try:
+        model = timm.create_model(
+            recipe.model, drop_path_rate=0.1 if recipe.drop_path is None else recipe.drop_path, **options)
+    except TypeError as error:  # a backbone without stochastic depth
+        if recipe.drop_path or 'drop_path_rate' not in str(error):
+            raise
+        model = timm.create_model(recipe.model, **options)
     if not isinstance(model, VideoModel):
         raise ValueError(f"{recipe.model} is an image model. 'flatzoo list' shows the video models.")
     return model
@@ -140,22 +163,70 @@ def set_recomputing(model: VideoModel, recipe: Recipe) -> None:
         model.set_grad_checkpointing(True, selective=True)
 
 
+def order_channels_last(model: nn.Module) -> None:
+    """Stores the weights of 2D convolutions with their channels last, which makes the convolutions compute so."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def protocol_of(recipe: Recipe, model: VideoModel) -> EvalProtocol:
     """The protocol for the trained model: that of its weights, changed where the recipe says so."""
     own = eval_protocol(model)
     changes = {'num_clips': recipe.num_clips, 'num_crops': recipe.num_crops}
     shown = validation_protocol(recipe)
     changes = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(own, sampling=shown.sampling, stride=shown.stride, **changes)
+    return dataclasses.replace(own, sampling=shown.sampling, stride=shown.stride, fit=shown.fit, **changes)
 
 
 def validation_protocol(recipe: Recipe) -> EvalProtocol:
     """The protocol of the evaluation after each epoch: one clip and its centre, as in the official code of SIFAR."""
-    return EvalProtocol(sampling=recipe.sampling, stride=recipe.stride if recipe.sampling == 'dense' else None)
+    return EvalProtocol(
+        sampling=recipe.sampling, stride=recipe.stride if recipe.sampling == 'dense' else None, fit=_fit_of(recipe))
 
 
-def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel) -> ClipDataset:
+def temporal_of(recipe: Recipe, model: VideoModel, videos: VideoList) -> TemporalContract | None:
+    """The length of the clips that a model is trained on, which is kept with it."""
+    return learn_contract(videos, model.num_frames, recipe.stride if recipe.sampling == 'dense' else None)
+
+
+MAX_CROP_LOSS = 0.28  # 4:3 loses 0.25; where 0.31 were lost, black bars were measured to be far better than the crop
+
+
+def choose_fit(facts: Sequence[ClipFacts], img_size: tuple[int, int]) -> tuple[Fit, str]:
+    """What `fit='auto'` stands for, by the aspect ratios of clips, and why.
+
+    The centre crop is taken as long as it keeps most of the middle one of the clips; else whole frames with black bars.
+
+    Args:
+        facts: What some of the clips are like, see `flatzoo.data.survey.survey`.
+        img_size: Height and width of the model's frames.
+    """
+    if not facts:
+        return 'crop', 'none of the clips that were looked at can be read'
+    losses = [centre_crop_loss(one.height, one.width, img_size) for one in facts]
+    loss = median(losses)
+    one = facts[losses.index(loss)]
+    share, middle = f'{100 * loss:.0f} % of the longer side', f'the middle clip ({one.width}x{one.height})'
+    if loss <= 0.01:
+        return 'crop', f'a centre crop loses next to nothing of {middle}'
+    if loss > MAX_CROP_LOSS:
+        return 'letterbox', f'a centre crop would lose {share} of {middle}; --fit crop takes it all the same'
+    return 'crop', f'a centre crop loses {share} of {middle}; --fit letterbox keeps all'
+
+
+def _fit_of(recipe: Recipe) -> Fit:
+    return 'crop' if recipe.fit == 'auto' else recipe.fit  # auto: not chosen yet
+
+
+def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel, **cache: Any) -> ClipDataset:
     """The data set to train on.
+
+    Args:
+        recipe: The recipe.
+        videos: The list.
+        model: The model.
+        **cache: `shrink` and `cache` of the data set.
 
     Raises:
         ValueError: An augmentation is unknown or does not fit the data.
@@ -166,12 +237,30 @@ def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel) -> ClipDat
         if videos.in_chans != 3:
             raise ValueError(f'aa {recipe.aa} changes colours, and depth maps have none; leave it out')
         transform = AutoAugment(recipe.aa, model.img_size, model.pretrained_cfg.get('mean', (0.5, 0.5, 0.5)))
+    swaps: dict[str, Any] = {}
+    if recipe.hflip_swap and flip and not recipe.no_aug:
+        swaps, flip = dict(mirror=flip, mirrored_labels=_swapped_labels(videos)), 0.0
     if flip and not videos.flip:
         warnings.warn(f'hflip {flip:g} mirrors clips of {videos.name} though: {videos.note}', stacklevel=2)
     return ClipDataset(
         videos, model.num_frames, model.img_size, train=True, transform=transform, sampling=recipe.sampling,
         stride=recipe.stride, seed=recipe.seed,
-        crop=train_crop(model.img_size, flip, recipe.scale, recipe.ratio, recipe.no_aug))
+        crop=train_crop(model.img_size, flip, recipe.scale, recipe.ratio, recipe.no_aug, _fit_of(recipe)),
+        **swaps, **cache)
+
+
+def _swapped_labels(videos: VideoList) -> list[int]:
+    """Labels of mirrored clips; names of one side alone, which keep theirs, are told."""
+    if not videos.named:
+        raise ValueError(
+            f'hflip_swap goes by the names of the classes, and {videos.name} has none; use hflip without it')
+    labels = mirrored_labels(videos.classes)
+    if alone := [name for name in sided_classes(videos.classes) if labels[videos.classes.index(name)] ==
+                 videos.classes.index(name)]:
+        warnings.warn(
+            f'hflip_swap: mirrored clips of these classes keep their label, as none is their other side: '
+            f'{some(alone)}', stacklevel=3)
+    return labels
 
 
 def normalised(model: VideoModel, clips: Tensor) -> Tensor:
@@ -267,9 +356,45 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         options['eps'] = recipe.opt_eps
     if recipe.opt_betas is not None:
         options['betas'] = recipe.opt_betas
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
         layer_decay=recipe.layer_decay, **options)
+    if recipe.backbone_lr_scale != 1:
+        _scale_below_classifier(optimizer, model, recipe.backbone_lr_scale)
+    if recipe.sched == 'none':  # timm's schedules scale rates, and nobody else
+        for group in optimizer.param_groups:
+            group['lr'] = recipe.lr * group.get('lr_scale', 1.0)
+    if 'muon' in recipe.opt.lower() and next(model.parameters()).device.type == 'cpu':
+        _orthogonalise_in_float32(optimizer)
+    return optimizer
+
+
+def _orthogonalise_in_float32(optimizer: torch.optim.Optimizer) -> None:
+    """Lets timm's Muon compute in float32. Its bfloat16 is many times slower on CPUs without such instructions.
+
+    timm passes no dtype to its Newton-Schulz iteration, so the function is exchanged while the optimizer steps.
+    """
+    iterate = muon.zeropower_via_newtonschulz
+
+    def in_float32(*args: Any, **kwargs: Any) -> Tensor:
+        return iterate(*args, **{**kwargs, 'dtype': torch.float32})
+
+    optimizer.register_step_pre_hook(lambda *_: setattr(muon, 'zeropower_via_newtonschulz', in_float32))
+    optimizer.register_step_post_hook(lambda *_: setattr(muon, 'zeropower_via_newtonschulz', iterate))
+
+
+def _scale_below_classifier(optimizer: torch.optim.Optimizer, model: nn.Module, factor: float) -> None:
+    """Splits each group of parameters in two: those of the classifier keep their rate."""
+    videos = next(module for module in model.modules() if isinstance(module, VideoModel))  # perhaps below distillation
+    names = videos.classifier_keys()
+    heads = {id(parameter) for name, parameter in videos.named_parameters() if name in names}
+    groups, optimizer.param_groups = optimizer.param_groups, []
+    for group in groups:
+        for in_head in (False, True):
+            chosen = [parameter for parameter in group['params'] if (id(parameter) in heads) == in_head]
+            scale = group.get('lr_scale', 1.0) * (1.0 if in_head else factor)
+            if chosen:
+                optimizer.add_param_group({**group, 'params': chosen, 'lr_scale': scale})
 
 
 def build_schedule(

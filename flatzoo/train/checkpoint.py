@@ -2,6 +2,7 @@
 
     args.yaml             the recipe
     summary.csv           a row per epoch
+    results.json          of a finished run: its last and its best epoch, and the test if there is one
     last.pt               the full state for resuming
     last.pt.sha256        its digest, as sha256sum writes it
     model.safetensors     the best model so far
@@ -28,11 +29,12 @@ from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.version import __version__
 
 __all__ = [
-    'ADAPTERS', 'ARGS', 'BROKEN', 'LAST', 'SUMMARY', 'damaged', 'digest_file', 'is_full', 'is_out_of_memory',
+    'ADAPTERS', 'ARGS', 'BROKEN', 'LAST', 'RESULTS', 'SUMMARY', 'damaged', 'digest_file', 'is_full', 'is_out_of_memory',
     'load_last', 'remove_leftovers', 'save_last', 'save_model', 'write_csv', 'write_file',
 ]
 
 ARGS, SUMMARY, LAST, ADAPTERS, BROKEN = 'args.yaml', 'summary.csv', 'last.pt', 'adapters.safetensors', 'broken.txt'
+RESULTS = 'results.json'
 FORMAT = 1
 REMEDY = 'Restore it from a copy, or begin anew with another --output.'
 
@@ -177,7 +179,7 @@ def _is_dict(value: Any) -> bool:
 def _is_history(value: Any) -> bool:
     return isinstance(value, list) and all(
         _is_dict(row) and row.keys() == value[0].keys() and _is_count(row.get('epoch'))
-        and all(isinstance(number, (int, float)) for number in row.values()) for row in value)
+        and all(number is None or isinstance(number, (int, float)) for number in row.values()) for row in value)
 
 
 _PARTS: dict[str, Callable[[Any], bool]] = {

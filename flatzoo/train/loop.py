@@ -6,6 +6,8 @@ therefore holds only weights, the optimizer's moments and a count of updates. Wi
 a resumed run ends with the same bits as an uninterrupted run.
 """
 import contextlib
+import dataclasses
+import functools
 import importlib.util
 import math
 import sys
@@ -23,13 +25,18 @@ from flatzoo.console.progress import LogLines
 from flatzoo.data.clips import collate_clips
 from flatzoo.data.lists import class_findings, some
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.survey import survey
+from flatzoo.data.temporal import TemporalContract
+from flatzoo.data.workers import default_workers
 from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
 
 from . import build, checkpoint as files
+from .cached import make_caches
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
 from .ends import Interruption, TrainingInterrupted, TrainingStopped, clear_ends, leave_interrupts
 from .recipe import Recipe
+from .results import conclude, read_test_list
 
 __all__ = ['Trainer', 'TrainingInterrupted', 'TrainingStopped', 'train']
 
@@ -65,6 +72,7 @@ class Trainer:
     Attributes:
         model: The video model.
         history: A row per epoch, as in `summary.csv`.
+        results: Of a finished run: what `results.json` says, see `flatzoo.train.results.conclude`.
         broken: For each training clip that could not be read: its index and the reason.
         update: Number of updates so far.
         kept: Number of updates in the last checkpoint, None without a checkpoint.
@@ -75,6 +83,7 @@ class Trainer:
         self.recipe, self.processes, self.folder = recipe, processes, recipe.folder
         self.report = report or (lambda line: tqdm.write(line, file=sys.stderr))
         self.history: list[dict[str, Any]] = []
+        self.results: dict[str, Any] = {}
         self.broken: dict[int, str] = {}
         self.reported_broken = 0  # how many of them the user has been told about
         self.log: LogLines | None = None  # in place of a bar
@@ -84,16 +93,30 @@ class Trainer:
         saved = self._load_checkpoint()
 
         self.train_list, self.val_list = build.read_lists(recipe)
+        self.test_list = read_test_list(recipe, self.train_list, self.val_list)
         self.lists = build.list_digests(recipe, self.train_list, self.val_list)
         processes.check_same(self.lists, 'the lists of clips')
         seed_all(recipe.seed)
         self.model = build.build_model(recipe, self.train_list, pretrained=None if saved is None else False)
-        self.protocol = build.protocol_of(recipe, self.model)
+        self.fit_reason = ''
+        if saved is not None and 'cache_gb' not in saved['recipe']:  # an older flatzoo, which kept nothing
+            self.recipe = recipe = dataclasses.replace(recipe, cache_gb=0)
+        facts = survey(self.train_list) if recipe.cache_gb or (recipe.fit == 'auto' and saved is None) else []
+        if recipe.fit == 'auto':
+            if saved is not None:  # as the run began
+                fit = saved['recipe'].get('fit', 'crop')
+            else:
+                fit, self.fit_reason = build.choose_fit(facts, self.model.img_size)
+            processes.check_same(fit, 'the fit of the clips')
+            self.recipe = recipe = dataclasses.replace(recipe, fit=fit)
+        self.protocol = dataclasses.replace(build.protocol_of(recipe, self.model), depth=self.train_list.depth)
         if recipe.freeze_backbone:
             build.freeze(self.model)
         build.set_recomputing(self.model, recipe)
         device = processes.device
         self.model.to(device)
+        if recipe.channels_last:
+            build.order_channels_last(self.model)
         self.mixup, self.erasing = build.mixing_of(recipe, len(self.train_list.classes), device)
         self.task = build.build_task(recipe, self.model, self.train_list, device)
         self.whole_copy = None  # the unsharded model for evaluation and saving, if the trained model is sharded
@@ -109,11 +132,16 @@ class Trainer:
         self.amp_dtype = getattr(torch, recipe.amp_dtype) if recipe.amp else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype == torch.float16)
 
-        clips = build.train_clips(recipe, self.train_list, self.model)
+        self.caches = make_caches(recipe, self.model, self.train_list, self.val_list, facts)
+        clips = build.train_clips(
+            recipe, self.train_list, self.model, shrink=self.caches.shrink, cache=self.caches.train)
         self.batches = GlobalBatches(len(clips), recipe.batch_size, recipe.grad_accum_steps, processes, recipe.seed)
+        self.workers = recipe.workers
+        if self.workers is None:  # one prepares a whole batch
+            self.workers = min(default_workers(), self.batches.updates * recipe.grad_accum_steps)
         self.loader = DataLoader(
-            clips, batch_sampler=self.batches, collate_fn=collate_clips, num_workers=recipe.workers,
-            persistent_workers=recipe.workers > 0, pin_memory=device.type == 'cuda', worker_init_fn=leave_interrupts)
+            clips, batch_sampler=self.batches, collate_fn=collate_clips, num_workers=self.workers,
+            persistent_workers=self.workers > 0, pin_memory=device.type == 'cuda', worker_init_fn=leave_interrupts)
         self.set_rate = build.build_schedule(recipe, self.optimizer, self.batches.updates)
         self.meters = torch.zeros(3, dtype=torch.float64, device=device)  # of the epoch: loss, right, clips
         self.best: float | None = None
@@ -142,6 +170,7 @@ class Trainer:
                     self._end_epoch(epoch, speed, board)
                     if self.interruption.number is not None:
                         raise TrainingInterrupted
+            self.results = conclude(self)
         return self.history[-1]
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
@@ -285,26 +314,29 @@ class Trainer:
             'broken': len(self.broken)}
         self.history.append(row)
         value = None if self.val_list is None else row[f'eval_{self.val_list.metric}']
-        better = self.best is None or value is None or value > self.best
-        if better:
+        if value is not None and (self.best is None or value > self.best):
             self.best = value
+        keep = self._is_kept()
         self._save_last()  # first: if the run is killed now, `_write_missing_files` makes the other two files from it
-        if better:
+        if keep:
             self._save_best()
         if not self.processes.first:
             return
         files.write_csv(self.folder / files.SUMMARY, self.history)
         if board is not None:
             for name, number in row.items():
-                board.add_scalar(name.replace('_', '/', 1), number, self.update)
+                if number is not None:
+                    board.add_scalar(name.replace('_', '/', 1), number, self.update)
             board.flush()
         hidden = ('eval_broken', 'eval_top5') if len(self.train_list.classes) <= 5 else ('eval_broken',)
-        shown = {name: row[name] for name in row if name.startswith(('train_', 'eval_')) and name not in hidden}
+        shown = {
+            name: number for name, number in row.items()
+            if name.startswith(('train_', 'eval_')) and name not in hidden and number is not None}
         self.report(
             f'epoch {epoch + 1}/{self.recipe.epochs}: '
             + ', '.join(f'{name} {number:.4g}' for name, number in shown.items())
             + f', {speed["clips_per_second"]:.1f} clips/s'
-            + (', the best so far' if better and value is not None else ''))
+            + (', the best so far' if value is not None and self.recipe.keep == 'best' and keep else ''))
 
     def _write_missing_files(self) -> None:
         """Writes the best model and the summary if the run was killed after its checkpoint and before these files."""
@@ -312,32 +344,40 @@ class Trainer:
             return
         if self.processes.first:
             files.write_csv(self.folder / files.SUMMARY, self.history)
-        metric = None if self.val_list is None else f'eval_{self.val_list.metric}'
-        if metric is None or all(row[metric] < self.history[-1][metric] for row in self.history[:-1]):
+        if self._is_kept():
             self._save_best()
+
+    def _is_kept(self) -> bool:
+        """Whether the model after the last epoch is the one to keep."""
+        if self.val_list is None or self.recipe.keep == 'last':
+            return True
+        *former, last = (row[f'eval_{self.val_list.metric}'] for row in self.history)
+        return last is not None and all(value is None or value < last for value in former)
 
     @property
     def _total(self) -> int:
         """Updates of the whole run."""
         return self.recipe.epochs * self.batches.updates
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, float | None]:
         if self.val_list is None:
             return {}
-        recipe = self.recipe
+        recipe, epoch = self.recipe, self.update // self.batches.updates
+        names = ['eval_top1', 'eval_top5', 'eval_broken', 'eval_mean_class'][:3 + (self.val_list.metric != 'top1')]
+        if epoch % recipe.val_interval and epoch < recipe.epochs:
+            return dict.fromkeys(names)
         seed_all(recipe.seed, self.update, 0, self.processes.rank)  # for layouts that are also random in evaluation
         result = evaluate(
-            self._whole_model(), self.val_list, build.validation_protocol(recipe),
-            batch_size=recipe.validation_batch_size or recipe.batch_size, workers=recipe.workers,
-            amp_dtype=self.amp_dtype)
+            self.whole_model(), self.val_list, build.validation_protocol(recipe),
+            batch_size=recipe.validation_batch_size or recipe.batch_size, workers=self.workers,
+            amp_dtype=self.amp_dtype, cache=self.caches.val)
         if result.broken and self.processes.first:
             self.report(
                 f'{len(result.broken)} of {len(self.val_list)} clips of the evaluation have no answer and count as '
                 f'wrong: {some(reason for _, reason in result.broken)}')
-        row = {'eval_top1': result.top1, 'eval_top5': result.top5, 'eval_broken': len(result.broken)}
-        return row | ({'eval_mean_class': result.mean_class} if self.val_list.metric == 'mean_class' else {})
+        return dict(zip(names, (result.top1, result.top5, len(result.broken), result.mean_class)))
 
-    def _whole_model(self) -> VideoModel:
+    def whole_model(self) -> VideoModel:
         """The model to evaluate and save: the moving average if there is one. It is never sharded."""
         if self.whole_copy is not None:
             self.whole_copy.load_state_dict(whole_state(self.model))
@@ -351,9 +391,14 @@ class Trainer:
     def _no_clip(self) -> Tensor:
         return torch.zeros(1, self.model.in_chans, self.model.num_frames, *self.model.img_size, dtype=torch.uint8)
 
+    @functools.cached_property
+    def temporal(self) -> TemporalContract | None:
+        return build.temporal_of(self.recipe, self.model, self.train_list) or self.model.temporal
+
     def _save_best(self) -> None:
-        model = self._whole_model()
+        model = self.whole_model()
         if self.processes.first:
+            model.temporal = self.temporal
             files.save_model(model, self.folder, self.train_list.classes, self.protocol)
 
     def _save_last(self) -> None:
@@ -409,8 +454,18 @@ class Trainer:
             raise ValueError(
                 f'{self.folder} holds a run with other options: {", ".join(differ)}. Give the same ones '
                 f'(--config {self.folder / files.ARGS}), or another --output.')
+        former = saved['recipe'].get('epochs')
+        done = saved['update'] / self.batches.updates
+        if former != self.recipe.epochs and done > self.recipe.epochs:
+            raise ValueError(
+                f'{self.folder} has done {done:g} epochs already; give --epochs {math.ceil(done)} or more, or another '
+                '--output.')
         if remedies and self.processes.first:
             self.report(f'continues with other options: {", ".join(remedies)}')
+            if former != self.recipe.epochs:
+                self.report(
+                    f'the learning rate follows the schedule of {self.recipe.epochs} epochs from here on; what went '
+                    f'before followed that of {former}')
 
     def _restore(self, saved: dict[str, Any]) -> None:
         rates = [group['lr'] for group in self.optimizer.param_groups]
@@ -441,6 +496,10 @@ class Trainer:
             f'{self.recipe.model}: {trained / 1e6:.2f} M parameters to train on {len(self.train_list)} clips of '
             f'{self.train_list.name} ({len(self.train_list.classes)} classes), {self.batches.global_batch} clips per '
             f'update, {self.batches.updates} updates per epoch, into {self.folder}')
+        if self.fit_reason:
+            self.report(f'fit {self.recipe.fit}: {self.fit_reason}')
+        if self.caches.line:
+            self.report(self.caches.line)
         if self.train_list.note:
             self.report(f'note: {self.train_list.note}')
         for line in class_findings([self.train_list] if self.val_list is None else [self.train_list, self.val_list]):

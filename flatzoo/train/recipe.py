@@ -17,16 +17,22 @@ from typing import Any
 import yaml
 
 from flatzoo.console.text import printable, shortened
+from flatzoo.data.transforms import FITS
 
-__all__ = ['Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
+__all__ = ['RECIPES', 'Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
+
+RECIPES = ('auto', 'few_clips', 'sifar')
+"""What `flatzoo train --recipe` takes beside the names of presets, see `flatzoo.train.auto.fit_recipe`."""
 
 _PRESETS = Path(__file__).parent / 'presets'
 
 # options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
 _FREE = {
     'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
-    'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing'}
-_REMEDIES = {'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype'}  # against a loss that is no number
+    'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing',
+    'channels_last', 'reasons', 'test_split'}
+_REMEDIES = {  # against a loss that is no number, and against a run that was too short
+    'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype', 'epochs'}
 
 
 class RecipeError(ValueError):
@@ -51,6 +57,11 @@ class Recipe:
     root: str = _option('', 'data', 'folder of the data set')
     train_split: str = _option('train', 'data', 'split to train on')
     val_split: str = _option('val', 'data', "split to evaluate on after each epoch; 'none' for no evaluation")
+    test_split: str | None = _option(
+        None, 'data', 'split to test the finished run on: clips that are not trained on and choose no epoch')
+    hold_out: str | None = _option(
+        None, 'data', 'group, such as a person, to evaluate on; all other clips of both splits are trained on '
+        "('flatzoo crossval' does so with each group in turn)")
     model: str = _option('', 'model', "name as in 'flatzoo list', FOLDER of a run or hf-hub:ORG/NAME")
     pretrained: bool = _option(False, 'model', 'start from the weights of the model')
     initial_checkpoint: str | None = _option(None, 'model', 'weight file to start from')
@@ -66,6 +77,7 @@ class Recipe:
     grad_checkpointing: bool = _option(False, 'model', 'recompute activations in the backward pass, to save memory')
     selective_checkpointing: bool = _option(
         False, 'model', 'recompute all but matrix products: about half of the activations at about the same speed')
+    channels_last: bool = _option(False, 'model', 'channels last in memory; convolutions on CPUs are faster so')
     torchcompile: str | None = _option(None, 'model', 'compile the model with this backend')
 
     # how a clip is cut out and changed
@@ -75,12 +87,18 @@ class Recipe:
     num_clips: int | None = _option(
         None, 'clips', "clips per video in the protocol that is saved with the model (default: the model's)", low=1)
     num_crops: int | None = _option(None, 'clips', 'crops per clip in that protocol', (1, 3))
+    fit: str = _option(
+        'auto', 'clips', 'how frames of another aspect ratio become those of the model: crop cuts off, letterbox adds '
+        'black bars, stretch distorts, auto looks at the clips and chooses between the first two; it stands in the '
+        'protocol that is saved (presets and older runs: crop)', ('auto', *FITS))
     scale: tuple[float, ...] | None = _option(
         None, 'clips', 'area of a random resized crop, LOW HIGH (default: the multi-scale crop of SIFAR)', low=0,
         high=1)
     ratio: tuple[float, ...] = _option((3 / 4, 4 / 3), 'clips', 'aspect ratio of a random resized crop', low=0)
     hflip: float | None = _option(
         None, 'clips', 'share of mirrored clips (default: 0.5, and 0 where labels have sides)', low=0, high=1)
+    hflip_swap: bool = _option(
+        False, 'clips', 'give mirrored clips the label of the class that has left and right exchanged in its name')
     no_aug: bool = _option(False, 'clips', 'centre crops in place of random crops, flips, --aa and --reprob')
     aa: str | None = _option(None, 'clips', "augmentation policy of timm such as 'rand-m7-n4-mstd0.5-inc1'")
     reprob: float = _option(0.0, 'clips', 'share of clips with a rectangle erased', low=0, high=1)
@@ -104,6 +122,8 @@ class Recipe:
     opt_eps: float | None = _option(None, 'optimisation', "epsilon of the optimizer (default: the optimizer's)", low=0)
     opt_betas: tuple[float, ...] | None = _option(None, 'optimisation', 'betas of the optimizer', low=0, high=1)
     momentum: float = _option(0.9, 'optimisation', 'momentum of optimizers that have it', low=0)
+    backbone_lr_scale: float = _option(
+        1.0, 'optimisation', 'factor of the learning rate of all but the classifier, adapters included', low=0)
     layer_decay: float | None = _option(
         None, 'optimisation', 'factor of the learning rate from each layer to the one before', low=0, high=1)
     clip_grad: float | None = _option(None, 'optimisation', 'clip gradients at this', low=0)
@@ -132,10 +152,19 @@ class Recipe:
     task_loss_weight: float | None = _option(None, 'distillation', 'weight of the classification loss', low=0)
 
     output: str | None = _option(None, 'run', 'folder of the run (default: runs/MODEL)')
-    resume: str | None = _option(None, 'run', "'auto' continues the run in --output if there is one", ('auto',))
+    val_interval: int = _option(1, 'run', 'epochs between two evaluations; the last epoch always has one', low=1)
+    keep: str = _option(
+        'best', 'run', "model that is kept: 'best' on --val-split, which chooses on it, or 'last', which chooses "
+        'nothing', ('best', 'last'))
+    resume: str | None = _option(
+        None, 'run', "'auto' continues the run in --output if there is one; with more --epochs also a finished one",
+        ('auto',))
     seed: int = _option(42, 'run', 'seed of all that is random', low=0)
     device: str = _option('auto', 'run', "'auto' (CUDA if there is one), or a torch device")
-    workers: int = _option(4, 'run', 'processes that decode, per process that trains', low=0)
+    workers: int | None = _option(
+        None, 'run', 'processes that decode, per process that trains (default: one for each core there is)', low=0)
+    cache_gb: float = _option(
+        1.0, 'run', 'GB of memory for the decoded clips, if all fit in: they are then decoded once. 0 for none', low=0)
     validation_batch_size: int | None = _option(
         None, 'run', 'clips per process and step of the evaluation (default: --batch-size)', low=1)
     fsdp: bool = _option(False, 'run', 'shard parameters over the processes (FSDP2) in place of copying them (DDP)')
@@ -145,6 +174,7 @@ class Recipe:
         10, 'run', 'least seconds between log lines where standard error is not a terminal', low=0)
     max_broken: float = _option(
         0.01, 'run', 'share of clips that may be unreadable before the run stops', low=0, high=1)
+    reasons: dict[str, Any] | None = _option(None, 'run', "what '--recipe auto' chose, and why; changes nothing")
 
     def __post_init__(self):
         for option in dataclasses.fields(self):
@@ -159,6 +189,8 @@ class Recipe:
             raise RecipeError(f'warmup_epochs ({self.warmup_epochs:g}) must be fewer than epochs ({self.epochs})')
         if self.fsdp and (self.model_ema or self.kd_model_name):
             raise RecipeError('fsdp does not go with model_ema or distillation; leave one of them out')
+        if self.hold_out is not None and self.test_split is not None:
+            raise RecipeError('hold_out evaluates on a group of the clips of both splits; leave test_split out')
         if self.kd_checkpoint and not self.kd_model_name:
             raise RecipeError('kd_checkpoint needs kd_model_name, the model that the weights are of')
 
@@ -240,7 +272,7 @@ def read_config(name: str) -> dict[str, Any]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3)
             raise RecipeError(f'{path}: there is no option {key!r}' + (f'; similar: {", ".join(near)}' if near else ''))
-    return values
+    return {'fit': 'crop', **values}  # papers crop, and so did runs before there was a choice
 
 
 def load_recipe(config: str | None = None, **options: Any) -> Recipe:

@@ -17,7 +17,7 @@ from .model import whole_cells
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ['cam_figure', 'frames_figure', 'importance_figure', 'overlay', 'super_image_figure']
+__all__ = ['cam_figure', 'figure_class', 'frames_figure', 'importance_figure', 'overlay', 'super_image_figure']
 
 COLUMNS = 8  # frames in a row, at most
 WIDTH = 10.0  # inches of a figure
@@ -44,7 +44,7 @@ def overlay(pictures: Tensor, maps: Tensor, grid_size: tuple[int, int] = (1, 1),
         ImportError: If matplotlib is not installed.
         ValueError: If there are not as many maps as pictures.
     """
-    _figure_class()
+    figure_class()
     from matplotlib import colormaps
 
     if pictures.dtype != torch.uint8 or pictures.ndim != 4 or maps.ndim != 3 or len(maps) != len(pictures):
@@ -138,7 +138,12 @@ def _labels(count: int, times: Times) -> list[str]:
     return [f'{t}' if times is None else f'{times[t]:.2f} s' for t in range(count)]
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
+    """matplotlib's `Figure`.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -150,7 +155,7 @@ class _Sheet:
     """Places pictures from top to bottom, in inches. matplotlib's own layouts would leave wide gaps between them."""
 
     def __init__(self, title: str):
-        self.figure = _figure_class()(figsize=(WIDTH, 1))
+        self.figure = figure_class()(figsize=(WIDTH, 1))
         self.placed: list[tuple[Any, float, float, float, float]] = []  # axes, left, top, width, height
         self.lines = title.split('\n') if title else []
         self.height = 0.12 + sum(LINE + 0.06 * (number == 0) for number in range(len(self.lines)))

@@ -1,7 +1,7 @@
-"""Files of what is trained beside a frozen backbone: adapters without the weights that the Hub already has.
+"""Adapter files: the trained part of a model with a frozen backbone, without the weights that the Hub already has.
 
-A file is safetensors; its header says for which backbone it was trained, down to a digest of the weights, for adapters
-on another backbone run without an error and answer nonsense.
+The format is safetensors. The header names the backbone and has a digest of its weights, because adapters on another
+backbone run without an error and give wrong answers.
 """
 import hashlib
 import json
@@ -30,7 +30,7 @@ def weight_digest(module: nn.Module, without: Collection[str] = ()) -> str:
 
     Args:
         module: The module.
-        without: Its parts, parameters or modules by name, that are left out.
+        without: Names of parameters or modules that are left out.
     """
     return state_digest({
         name: tensor for name, tensor in module.state_dict().items() if name.partition('.')[0] not in without})
@@ -46,12 +46,12 @@ def state_digest(tensors: dict[str, Tensor]) -> str:
 
 
 def write_adapter_file(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Writes the file under a temporary name and renames it, so that there is never half of one.
+    """Writes the file under a temporary name and renames it, so that the file is never incomplete.
 
     Args:
         path: The file to write.
         tensors: State dict.
-        header: What JSON can hold: `model`, `model_args`, `adapter_args`, `backbone` and `backbone_digest`.
+        header: `model`, `model_args`, `adapter_args`, `backbone` and `backbone_digest`, all of which JSON can hold.
     """
     path = Path(path)
     partial = path.with_name(f'{path.name}.partial')
@@ -59,7 +59,7 @@ def write_adapter_file(path: str | Path, tensors: dict[str, Tensor], header: dic
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         partial.touch()
-        mode = partial.stat().st_mode  # as of any new file; safetensors' are the owner's alone
+        mode = partial.stat().st_mode  # of an ordinary new file; safetensors lets only the owner read
         save_file(tensors, partial, metadata={_FORMAT: json.dumps(header)})
         partial.chmod(mode)
         os.replace(partial, path)
@@ -79,7 +79,7 @@ def read_adapter_file(path: str | Path, header_only: bool = False) -> tuple[dict
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or no adapter file.
+        ValueError: If it is damaged or not an adapter file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'{path}: no such adapter file.')
@@ -89,12 +89,12 @@ def read_adapter_file(path: str | Path, header_only: bool = False) -> tuple[dict
             tensors = {} if header_only else {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError, RecursionError) as error:
         reason = 'too deeply nested' if isinstance(error, RecursionError) else printable(error, 200)
-        raise ValueError(f'{path}: is damaged or no safetensors file ({reason}). Save the adapters again.') from error
+        raise ValueError(f'{path}: is damaged or not safetensors ({reason}). Save the adapters again.') from error
     if not isinstance(header, dict) or not header.keys() >= _FIELDS or not (
             isinstance(header['model'], (str, type(None))) and isinstance(header['model_args'], dict)
             and isinstance(header['adapter_args'], dict)):
         raise ValueError(
-            f'{path}: is no adapter file, or one of another version. Accepted is what save_adapters() wrote; weights '
+            f'{path}: is not an adapter file, or has another version. Accepted are files of save_adapters(). Weights '
             'of a whole model are loaded by timm.create_model(checkpoint_path=).')
     check_arguments(header['model_args'], str(path))
     check_arguments(header['adapter_args'], str(path))

@@ -1,12 +1,14 @@
 """The configuration of a saved model: `config.json` as timm writes it, with a block `video`.
 
-timm's file rebuilds the model: architecture, arguments, preprocessing. The block says what timm has no field for, most
-of all the evaluation protocol; timm and transformers ignore it.
+timm's file rebuilds the model: architecture, arguments, preprocessing. The block `video` holds what timm has no field
+for, above all the evaluation protocol. timm and transformers ignore it.
 
     "video": {"flatzoo_version": "0.2.0", "format": 1, "num_frames": 8, "layout": "grid", "img_size": [224, 224],
-              "protocol": {"sampling": "uniform", ...}, "mean": [...], "std": [...]}
+              "protocol": {"sampling": "uniform", ...}, "mean": [...], "std": [...],
+              "temporal": {"seconds": 2.0, "frames": 8, "stride": 0.25}}
 
-Mean and standard deviation are those of a frame's channels in 0...1. `format` counts the changes that an older flatzoo
+Mean and standard deviation are per channel of a frame in 0...1. `temporal` is there for models whose training knew
+the length of its clips, see `flatzoo.data.temporal`. `format` is raised by each change that an older flatzoo
 cannot read.
 """
 import difflib
@@ -19,20 +21,21 @@ import timm
 
 from flatzoo.console.text import printable, shortened
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.temporal import TemporalContract
 from flatzoo.version import __version__
 
 from .download import check_file, fetch, split_name
 
 __all__ = [
     'CONFIG_FILE', 'FORMAT', 'check_arguments', 'check_config', 'protocol_of_config', 'read_config', 'saved_config',
-    'stats_of_config', 'video_block',
+    'stats_of_config', 'temporal_of_config', 'video_block',
 ]
 
 CONFIG_FILE = 'config.json'
 FORMAT = 2  # 1 but for models that borrow their backbone, whose files an older flatzoo would call incomplete
 
-# What a configuration may ask for. It may come from anybody, and each number becomes time and memory when the model is
-# built; models of the papers need a tenth of these at most.
+# Limits for a configuration, which may come from anybody: each number becomes time and memory when the model is built.
+# The models of the papers need at most a tenth of these limits.
 MAX_BYTES = 2 ** 25  # of the file
 MAX_NUMBER = 2 ** 16  # width, heads, channels, ...
 MAX_CLASSES = 2 ** 20
@@ -56,6 +59,7 @@ def video_block(model: Any, protocol: EvalProtocol, mean: tuple[float, ...], std
         'protocol': protocol.to_dict(),
         'mean': list(mean),
         'std': list(std),
+        **({} if model.temporal is None else {'temporal': model.temporal.to_dict()}),
     }
 
 
@@ -63,27 +67,27 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """Reads a `config.json` and checks it, see `check_config`.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or cannot be used.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():  # a pipe would let us wait for ever
-        raise ValueError(f'{path}: is no file. Save or download the model again.')
+    if path.exists() and not path.is_file():  # reading from a pipe could wait for ever
+        raise ValueError(f'{path}: is not a file. Save or download the model again.')
     if path.exists() and path.stat().st_size > MAX_BYTES:
         raise ValueError(
-            f'{path}: has {path.stat().st_size} bytes; accepted are {MAX_BYTES}. That is no configuration of a model.')
+            f'{path}: has {path.stat().st_size} bytes; at most {MAX_BYTES} are accepted. It is not a configuration.')
     check_file(path)
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:  # RecursionError: lists in lists in lists
         reason = 'too deeply nested' if isinstance(error, RecursionError) else error
-        raise ValueError(f'{path}: is damaged, it is no JSON ({reason}). Save or download the model again.') from error
+        raise ValueError(f'{path}: is damaged, it is not JSON ({reason}). Save or download the model again.') from error
     check_config(config, str(path))
     return config
 
 
 def saved_config(cfg: Any, cache_dir: str | Path | None = None) -> tuple[dict[str, Any], Path] | None:
-    """The `config.json` from which timm is rebuilding a model, checked, and its path; None for registered models.
+    """The checked `config.json` from which timm rebuilds a model, and its path. None for registered models.
 
     Args:
         cfg: timm's `PretrainedCfg` with `source` `'local-dir'` or `'hf-hub'`.
@@ -102,7 +106,7 @@ def saved_config(cfg: Any, cache_dir: str | Path | None = None) -> tuple[dict[st
 
 
 def _last_fetched(name: str, cache_dir: str | Path | None) -> Path:
-    """The `config.json` of a repository that timm has just read; asks the Hub only if it is not in the cache."""
+    """The `config.json` of a repository that timm has just read. The Hub is asked only if the cache lacks it."""
     from huggingface_hub import try_to_load_from_cache
 
     repo_id, revision = split_name(name)
@@ -115,14 +119,14 @@ def check_config(config: Any, where: str) -> None:
 
     Args:
         config: Content of a `config.json`.
-        where: What to call it.
+        where: Its name in error messages.
 
     Raises:
-        ValueError: If it came from a newer flatzoo, names an unknown architecture, or its number of classes and its
+        ValueError: If it comes from a newer flatzoo, names an unknown architecture, or its number of classes and its
             class names do not match.
     """
     if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
-        raise ValueError(f"{where}: names no 'architecture', so it is no configuration that timm or flatzoo wrote.")
+        raise ValueError(f"{where}: has no 'architecture', so timm or flatzoo did not write it.")
     for key in ('video', 'model_args', 'pretrained_cfg'):
         if not isinstance(config.get(key) or {}, dict):
             raise ValueError(f'{where}: {key!r} must be an object, got {shortened(config[key])}. Save the model again.')
@@ -145,6 +149,7 @@ def check_config(config: Any, where: str) -> None:
     protocol = protocol_of_config(config, where)
     if protocol is not None and protocol.views > MAX_VIEWS:
         raise ValueError(f"{where}: its 'protocol' takes {protocol.views} views; accepted are {MAX_VIEWS}.")
+    temporal_of_config(config, where)
     for key in ('mean', 'std'):
         stated = video.get(key, [])
         if not isinstance(stated, list) or not all(
@@ -154,10 +159,10 @@ def check_config(config: Any, where: str) -> None:
 
 
 def protocol_of_config(config: dict[str, Any], where: str = 'config.json') -> EvalProtocol | None:
-    """The evaluation protocol that a configuration states, None if it states none.
+    """The evaluation protocol that a configuration states. None if it states none.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: If it is not a protocol.
     """
     stated = (config.get('video') or {}).get('protocol')
     if stated is None:
@@ -168,6 +173,23 @@ def protocol_of_config(config: dict[str, Any], where: str = 'config.json') -> Ev
         return EvalProtocol.from_dict(stated)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: 'protocol' cannot be used: {printable(error, 300)}") from error
+
+
+def temporal_of_config(config: dict[str, Any], where: str = 'config.json') -> TemporalContract | None:
+    """The temporal contract that a configuration states, None if it states none.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    stated = (config.get('video') or {}).get('temporal')
+    if stated is None:
+        return None
+    if not isinstance(stated, dict):
+        raise ValueError(f"{where}: 'temporal' must be an object, got {shortened(stated)}.")
+    try:
+        return TemporalContract.from_dict(stated)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: 'temporal' cannot be used: {printable(error, 300)}") from error
 
 
 def stats_of_config(config: dict[str, Any]) -> dict[str, tuple[float, ...]]:
@@ -200,10 +222,10 @@ def _check_classes(config: dict[str, Any], where: str) -> None:
 
 
 def check_arguments(args: dict[str, Any], where: str) -> None:
-    """Refuses arguments of a model, read from a file, that would make one of no sensible size.
+    """Refuses arguments from a file that would build a model of an unreasonable size.
 
     Raises:
-        ValueError: With the argument and its limit.
+        ValueError: An argument is too large. The message names it and its limit.
     """
     for key, value in args.items():
         _check_size(value, key, where)
@@ -214,17 +236,17 @@ def check_arguments(args: dict[str, Any], where: str) -> None:
 
 
 def _check_size(value: Any, key: str, where: str, depth: int = 0) -> None:
-    """Refuses an argument that would become a model of no sensible size.
+    """Refuses an argument that would build a model of an unreasonable size.
 
     Raises:
-        ValueError: With the limit.
+        ValueError: It is too large. The message names the limit.
     """
     limit = _LIMITS.get(key, MAX_NUMBER)
     name = f"{where}: {printable(key, 40)!r} of 'model_args'"
     if isinstance(value, bool) and key in _LIMITS:
         raise ValueError(f'{name} is {value}; accepted is a number up to {limit}.')
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not -limit <= value <= limit:  # neither does NaN hold
+        if not -limit <= value <= limit:  # also false for NaN
             raise ValueError(f'{name} is {shortened(value)}; accepted is up to {limit}. No model needs more.')
         if isinstance(value, int) and key in _LIMITS and value < (0 if key == 'num_classes' else 1):
             raise ValueError(f'{name} is {value}; accepted is 1 to {limit}.')

@@ -1,9 +1,9 @@
 """Defers random initialisation until it is needed.
 
-Drawing the random numbers of a large model takes far longer than reading its weights, and `pretrained=True` throws all
-of them away but those of a new head. Inside this context the random operations on parameters are written down instead
-of run; `fill` runs them later, operation for operation, on the parameters that nothing has written to in between, so
-that a parameter which the file lacks has the distribution that its model gives it. The context is local to its thread.
+Drawing the random numbers of a large model takes far longer than reading its weights, and `pretrained=True` overwrites
+all of them except those of a new head. Inside this context, random operations on parameters are recorded and not run.
+`fill` runs them later on the parameters that nothing has written to in between. A parameter that the file lacks thus
+has the distribution that its model gives it. The context is local to its thread.
 """
 import weakref
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _HARMLESS = {
 
 
 class DeferredInit(TorchFunctionMode):
-    """Context in which the random initialisation of parameters is put off until `fill`.
+    """Context in which the random initialisation of parameters waits for `fill`.
 
         deferred = DeferredInit()
         with deferred:
@@ -35,7 +35,7 @@ class DeferredInit(TorchFunctionMode):
         model.load_state_dict(weights, strict=False)
         deferred.fill()
 
-    `fill` then draws what the weights have not brought.
+    `fill` then draws the parameters that the weights did not have.
     """
 
     def __init__(self):
@@ -93,14 +93,14 @@ class DeferredInit(TorchFunctionMode):
         self._notes.clear()
 
     def _owner(self, tensor: Any) -> nn.Parameter | None:
-        """The parameter that a tensor is, or is the data of."""
-        kind = type(tensor)  # isinstance() would ask Parameter's metaclass, in thousands of calls
+        """The parameter that a tensor is, or whose `data` it is."""
+        kind = type(tensor)  # isinstance() is slow here: it calls Parameter's metaclass thousands of times
         if not issubclass(kind, Tensor):
             return None
         if kind is nn.Parameter or kind is not Tensor and isinstance(tensor, nn.Parameter):
             noted = self._notes.get(id(tensor))
             if noted is not None and noted[0]() is not tensor:
-                del self._notes[id(tensor)]  # the notes of a parameter that is gone and had the same id
+                del self._notes[id(tensor)]  # notes of a deleted parameter that had the same id
             return tensor
         alias = self._aliases.get(id(tensor))
         return alias and alias[1]()

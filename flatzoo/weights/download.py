@@ -55,19 +55,19 @@ _NETWORK = ('httpx', 'httpx2', 'httpcore', 'httpcore2', 'requests', 'urllib3', '
 
 
 def is_offline() -> bool:
-    """Whether `HF_HUB_OFFLINE` forbids to ask the Hub."""
+    """Whether `HF_HUB_OFFLINE` forbids requests to the Hub."""
     return constants.HF_HUB_OFFLINE
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """Repository and revision of `org/name`, `org/name@revision` or either with `hf-hub:` in front.
+    """Repository and revision of `org/name` or `org/name@revision`; both may have `hf-hub:` in front.
 
     Raises:
         HubError: If it is none of these.
     """
     repo_id, _, revision = name.removeprefix('hf-hub:').removeprefix('hf_hub:').partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repo_id) or ('@' in name and not revision):
-        raise HubError(f"{name!r} is no repository of the Hub. Give 'org/name' or 'org/name@revision'.")
+        raise HubError(f"{name!r} is not a repository of the Hub. Give 'org/name' or 'org/name@revision'.")
     return repo_id, revision or None
 
 
@@ -78,7 +78,7 @@ def fetch(
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
 ) -> Path:
-    """A file of a repository: from the cache if it is up to date there, else downloaded and checked.
+    """A file of a repository. It comes from the cache if that is up to date; otherwise it is downloaded and checked.
 
     Args:
         repo_id: `org/name`.
@@ -88,7 +88,7 @@ def fetch(
         cache_dir: Folder of the cache; that of `huggingface_hub` if None.
 
     Returns:
-        Path in the cache, in a folder that is named after the commit. Without network it is the copy of the last time.
+        Path in the cache, in a folder that is named after the commit. Without a network it is the last cached copy.
 
     Raises:
         HubError: The file cannot be downloaded, or is damaged. A damaged file is not kept.
@@ -110,7 +110,7 @@ def fetch(
         path = Path(hf_hub_download(
             repo_id, filename, revision=revision, token=token, cache_dir=cache_dir, **_CLIENT))
     except EntryNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):  # the network went away in between
+        if isinstance(error, LocalEntryNotFoundError):  # the network failed after the first request
             raise HubError(explain(error, what, token)) from error
         raise
     except Exception as error:  # noqa: BLE001 - the client raises its own, those of its HTTP library and OSError
@@ -127,7 +127,7 @@ def fetch_first(repo_id: str, filenames: Sequence[str], revision: str | None = N
     """The first of some files that a repository has, see `fetch`.
 
     Raises:
-        HubError: Also if it has none of them.
+        HubError: As in `fetch`, or the repository has none of the files.
     """
     if is_offline():  # the Hub cannot be asked what it has
         cached = [name for name in filenames if _cached(repo_id, name, revision, kwargs.get('cache_dir'))]
@@ -137,11 +137,11 @@ def fetch_first(repo_id: str, filenames: Sequence[str], revision: str | None = N
             return fetch(repo_id, filename, revision, **kwargs)
     of = f'{repo_id}@{revision}' if revision else repo_id
     raise HubError(
-        f'{of} has no {" and no ".join(filenames)}: it is no model that flatzoo or timm saved. Check the name.')
+        f'{of} has no {" and no ".join(filenames)}: flatzoo or timm did not save it. Check the name.')
 
 
 def fetch_url(url: str, cache_dir: str | Path | None = None) -> Path:
-    """A file from an address, in torch's cache; its length is compared with what the server said.
+    """A file from an address, in torch's cache. Its length is compared with the one that the server states.
 
     Raises:
         HubError: The file cannot be downloaded, or is incomplete. An incomplete file is not kept.
@@ -174,7 +174,7 @@ def fetch_weights(cfg: Any, cache_dir: str | Path | None = None, revision: str |
         revision: Revision in place of the configuration's own.
 
     Returns:
-        None if there is nothing to fetch: the weights are in memory or in a file, or there are none.
+        Path of the file. None if there is nothing to fetch: the weights are in memory, in a file, or there are none.
 
     Raises:
         HubError: The weights cannot be downloaded.
@@ -196,18 +196,19 @@ def check_file(path: Path, digest: str | None = None, what: str | None = None) -
 
     Args:
         path: The file in the cache.
-        digest: The digest, sha256 or git's sha1; where the cache has links, it is the name of the file behind one.
-        what: What to call the file.
+        digest: The digest, sha256 or git's sha1. None takes it from the cache, if its file is a link: the target of the
+            link is named after the digest.
+        what: Name of the file in error messages.
 
     Returns:
-        Its digest, None if there is none to compare with.
+        Its digest. None if there is no digest to compare with.
 
     Raises:
-        HubError: If they differ, with both.
+        HubError: If they differ. The message has both digests.
     """
     path = Path(path)
     link = os.readlink(path) if path.is_symlink() else ''
-    if os.path.basename(os.path.dirname(link)) == 'blobs':  # a link of the cache, not of somebody's own
+    if os.path.basename(os.path.dirname(link)) == 'blobs':  # a link that the cache made, and not the user
         digest = os.path.basename(link)
     if digest is None or not re.fullmatch('[0-9a-f]{40}|[0-9a-f]{64}', digest):
         return None
@@ -227,12 +228,12 @@ def explain(
         token: str | bool | None = None,
         action: Literal['pull', 'push'] = 'pull',
 ) -> str:
-    """What an error of the Hub's client means, in one sentence or two.
+    """Explains an error of the Hub's client in one or two sentences.
 
     Args:
         error: The exception.
-        what: What was asked for.
-        token: The token that was given, None if `huggingface_hub` chose one.
+        what: Name of the requested repository or file.
+        token: The token of the request, None if `huggingface_hub` chose one.
         action: `'pull'` or `'push'`.
     """
     hub = constants.ENDPOINT
@@ -258,7 +259,7 @@ def explain(
             + f' Check the name; a private repository needs the token of a member ({login}).')
     if isinstance(error, RevisionNotFoundError):
         return f'{what}: the repository has no such branch, tag or commit. Check the part after @.'
-    if status is None and 'X-Repo-Commit' in str(error):  # a head without what the Hub states of each file
+    if status is None and 'X-Repo-Commit' in str(error):  # the answer lacks the headers that a Hub sends for each file
         return f'{what}: {hub} gives an answer as no Hub does: {PORTAL}.'
     if isinstance(error, LocalEntryNotFoundError) or status is None and _is_network(error):
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
@@ -269,14 +270,14 @@ def explain(
     if status is not None and storage is not None:  # large files go to another host, by a signed address
         return (
             f'{what}: the storage of {hub} at {storage} answers with error {status} ({_brief(error)}). '
-            'Try again; if it stays, it is for the Hub to mend.')
+            'Try again. If the error stays, only the Hub can repair it.')
     if status == 401:
         return f'{what}: {hub} does not accept the token. Replace it: {login}.'
     if status == 403:
         return f'{what}: the token may not do this ({_brief(error)}). Use one of a member with write access: {login}.'
     if status is not None and (status == 429 or status >= 500):
         return f'{what}: {hub} answers with error {status} ({_brief(error)}). Try again later.'
-    if status == 404:  # without a word on what is missing, which every Hub says
+    if status == 404:  # a Hub would say what is missing
         return f'{what}: {hub} answers with error 404, as no Hub does. Check HF_ENDPOINT and the proxy.'
     if sizes := re.search(r'should be of size (\d+) but has size (\d+)', str(error)):
         return f'{what} arrived incomplete: {sizes[2]} of {sizes[1]} bytes. It was not kept; try again.'
@@ -294,9 +295,9 @@ def _status(error: BaseException) -> int | None:
 
 
 def _server(error: BaseException) -> str | None:
-    """The host that an error is about, None if it is the Hub itself or not known."""
+    """The host that an error is about. None if it is the Hub itself or unknown."""
     try:
-        answer = getattr(error, 'response', None)  # which is false for an error
+        answer = getattr(error, 'response', None)  # its truth value is False for error answers
         url = (error if answer is None else answer).request.url
         host, port = url.host, url.port
     except (AttributeError, RuntimeError):  # of another library, or without a request
@@ -316,7 +317,7 @@ def _is_network(error: BaseException) -> bool:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether an error says nothing of the file: the Hub is not there, or not well."""
+    """Whether an error is not about the file: the Hub cannot be reached, or it fails."""
     status = _status(error)
     if isinstance(error, HubUnwell):
         return True
@@ -334,7 +335,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _content_length(url: str) -> int | None:
-    """Length that a server states; None if it does not, or does not take the question."""
+    """Length that a server states. None if it states none, or does not accept HEAD requests."""
     try:
         request = urllib.request.Request(url, method='HEAD', headers={'User-Agent': f'flatzoo/{__version__}'})
         with urllib.request.urlopen(request, timeout=deadline()) as response:

@@ -1,8 +1,8 @@
-"""The session of `huggingface_hub`, watched: answers that no Hub gives, waits that are too long, and silence.
+"""Watches the session of `huggingface_hub`: answers that are not from a Hub, long waits, and missing answers.
 
-The client sleeps as long as a `Retry-After` says, waits for an answer without an end, takes a login page for a success
-and builds paths of the cache from what a server calls an ETag. Hooks on its session look at each answer before the
-client does.
+The client sleeps as long as `Retry-After` says, waits for an answer without a limit, takes a login page for a success,
+and makes paths of the cache from the ETag that a server sends. Hooks on its session check each answer before the client
+sees it.
 """
 import contextlib
 import logging
@@ -20,7 +20,7 @@ from huggingface_hub.utils import get_session
 __all__ = ['PORTAL', 'HubError', 'HubUnwell', 'Watch', 'deadline', 'guard_session', 'within']
 
 LONGEST_WAIT = 60  # seconds that a server may ask the client to wait before it tries again
-ATTEMPTS = 3  # of one question that is not answered in time
+ATTEMPTS = 3  # how often a request is sent that is not answered in time
 
 _logger = logging.getLogger(__name__)
 PORTAL = 'log in to this network (a captive portal) if it asks for that, or check HF_ENDPOINT and the proxy'
@@ -35,20 +35,20 @@ class HubUnwell(HubError):
 
 
 def deadline() -> float:
-    """Seconds in which the Hub must answer a first question; `HF_HUB_ETAG_TIMEOUT` sets it."""
+    """Seconds in which the Hub must answer a first request. `HF_HUB_ETAG_TIMEOUT` sets them."""
     return constants.HF_HUB_ETAG_TIMEOUT
 
 
 def within(seconds: float | None, call: Callable[[], Any], tick: Callable[[float], None] | None = None) -> Any:
-    """The result of a call that must not take long; looking up a host's name has no time limit of its own.
+    """The result of a call with a time limit. (Looking up the name of a host has no time limit of its own.)
 
     Args:
-        seconds: How long it may take; None for any time.
+        seconds: Time limit. None for no limit.
         call: What to call, in a thread.
         tick: Called several times a second with the seconds that have passed.
 
     Raises:
-        TimeoutError: If it takes longer; it is left alone then.
+        TimeoutError: If the call takes longer. Its thread is not stopped.
         Exception: What the call raises.
     """
     outcome: list[tuple[bool, Any]] = []
@@ -80,7 +80,7 @@ def within(seconds: float | None, call: Callable[[], Any], tick: Callable[[float
 
 
 def guard_session() -> Any:
-    """Lets `_check_answer` see each answer of the client's session; the client may have made a new one meanwhile."""
+    """Adds `_check_answer` to the client's present session, which may be a new one, and returns the session."""
     session = get_session()
     hooks = session.event_hooks
     if _check_answer not in hooks['response']:
@@ -89,21 +89,21 @@ def guard_session() -> Any:
 
 
 class Watch:
-    """While it is open, requests to the Hub have a deadline, and steps that take long show signs of life.
+    """While it is open, requests to the Hub have a deadline, and long steps report that they still run.
 
         with Watch('org/name') as watch:
             watch.step('asking for its branches', lambda: api.list_repo_refs('org/name'), 30)
 
     Args:
-        what: What messages call the work.
+        what: Name of the work in messages.
 
     Attributes:
-        sent_commit: Whether a commit was sent, so that it may have arrived.
+        sent_commit: Whether a commit was sent. It may have arrived even if no answer came.
     """
 
     def __init__(self, what: str):
         self.what, self.sent_commit = what, False
-        self.patience = 6 * deadline()  # seconds without a byte of an answer, for what takes a Hub long
+        self.patience = 6 * deadline()  # seconds without a byte of an answer; some requests take a Hub long
         self._asked: dict[tuple[str, str], tuple[float, int]] = {}
         self._sessions: list[tuple[Any, Any]] = []
         self._workers: set[threading.Thread] = set()
@@ -122,7 +122,7 @@ class Watch:
                 session.event_hooks = {**hooks, 'request': [hook for hook in hooks['request'] if hook != self._before]}
 
     def step(self, name: str, call: Callable[[], Any], seconds: float | None = None) -> Any:
-        """Does one step, see `within`; says every 15 seconds that it still goes on.
+        """Does one step, see `within`. It reports every 15 seconds that the step still runs.
 
         Raises:
             TimeoutError: If it takes longer than `seconds`.
@@ -157,7 +157,7 @@ class Watch:
 
     def _before(self, request: Any) -> None:
         if self._ended:
-            if threading.current_thread() in self._workers:  # after Ctrl-C it must not go on, least of all commit
+            if threading.current_thread() in self._workers:  # after Ctrl-C it must stop, and above all not commit
                 raise HubError('the push was given up')
             return
         if request.method == 'POST' and '/commit/' in request.url.path:
@@ -170,14 +170,14 @@ class Watch:
 
 
 def _check_answer(response: Any) -> None:
-    """Looks at the head of an answer before the client does.
+    """Checks the headers of an answer before the client uses them.
 
     Raises:
-        HubError: It would lead the client out of its cache.
-        HubUnwell: It asks to wait for long, or is no answer of a Hub.
+        HubError: The answer would make the client write outside of its cache.
+        HubUnwell: The answer asks for a long wait, or is not from a Hub.
     """
     request, headers, status = response.request, response.headers, response.status_code
-    if request.method == 'HEAD':  # the client names files and folders of its cache by these
+    if request.method == 'HEAD':  # the client names files and folders of its cache after these
         for name in ('ETag', 'X-Linked-Etag', 'X-Repo-Commit'):
             value = headers.get(name, '').removeprefix('W/').strip('"')
             if re.search(r'[/\\\x00-\x1f]', value) or value in ('.', '..') or len(value) > 200:
@@ -196,11 +196,11 @@ def _check_answer(response: Any) -> None:
 
 
 def _asked_to_wait(headers: Any) -> float:
-    """Seconds after which a server takes the next request: of `Retry-After`, and `RateLimit` where nothing is left."""
+    """Seconds until a server accepts the next request, from `Retry-After`, or from `RateLimit` if nothing is left."""
     text = headers.get('Retry-After', '').strip()
     if text.isdecimal():
         return min(float(text), 1e9)
-    with contextlib.suppress(TypeError, ValueError, IndexError):  # a date, which the client itself does not follow
+    with contextlib.suppress(TypeError, ValueError, IndexError):  # a date, which the client itself ignores
         return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
     left = re.search(r'"\w+"\s*;\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})', headers.get('ratelimit', ''))
     return float(left[1]) if left else 0

@@ -1,7 +1,7 @@
-"""Names of official image-to-video code into ours.
+"""Renames weights of official image-to-video code to the names of flatzoo.
 
-Most of it is written around OpenAI's CLIP, whose image tower has names of its own, and puts its adapters into the
-blocks. Here both are told apart: what a method's own patterns match is the method's, the rest is the backbone's.
+Most official code is written around OpenAI's CLIP, whose image tower has its own names, and puts its adapters into the
+blocks. Names that match the patterns of a method belong to the method; all others belong to the backbone.
 """
 import re
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ def rename_official(state_dict: dict[str, Tensor], own: Sequence[tuple[str, str]
 
     Args:
         state_dict: Weights, with or without the `backbone.` that training code puts in front.
-        own: Regular expressions of the method's own names, without `backbone.`, and what replaces them.
+        own: Regular expressions of the method's own names, without `backbone.`, and their replacements.
 
     Returns:
-        The weights; None if they are not of the official code.
+        The renamed weights. None if they are not from the official code.
     """
     patterns = [(re.compile(pattern), name) for pattern, name in own]
     names = {key: key.removeprefix('backbone.') for key in state_dict}

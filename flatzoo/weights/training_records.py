@@ -1,7 +1,7 @@
-"""Records of a training run that lie beside the weights in official files, and are read without being made.
+"""Records of a training run beside the weights in official files. They are skipped safely.
 
-mmengine keeps its loss curves as objects of its own with arrays of numpy inside. Loading such a file safely means to
-allow their names; here each of them stands for an object that holds nothing, so that no code of mmengine or numpy runs.
+mmengine keeps its loss curves as objects of its own classes, with numpy arrays inside. Safe loading must allow the
+names of these classes. Here each name stands for an empty object, so no code of mmengine or numpy runs.
 """
 from typing import Any
 

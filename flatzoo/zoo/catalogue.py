@@ -1,7 +1,9 @@
 """One row per model and set of weights: what `flatzoo list` shows.
 
-The rows are found out from the models (`describe`) and kept in `catalogue.json`, so that a list needs neither torch nor
-timm, whose imports take seconds. A test compares the file with the models; `python benchmarks/regenerate.py` writes it.
+`describe` finds the rows from the models. They are kept in `catalogue.json`, so that a list needs neither torch nor
+timm, whose imports take seconds. A test compares the file with the models. `python benchmarks/regenerate.py` writes the
+rows of new models; with `--all` it also rewrites known rows, which is needed after the code or the record of a model
+has changed.
 """
 import fnmatch
 import json
@@ -13,7 +15,7 @@ __all__ = ['FILE', 'PERMISSIVE', 'catalogue', 'describe', 'list_names']
 FILE = Path(__file__).with_name('catalogue.json')
 
 
-# licences under which weights may be used for any purpose, also by a company
+# licences that allow any use of weights, also commercial use
 PERMISSIVE = frozenset({'apache-2.0', 'bsd-2-clause', 'bsd-3-clause', 'cc-by-4.0', 'cc0-1.0', 'isc', 'mit'})
 
 
@@ -21,10 +23,10 @@ def catalogue(pattern: str = '', pretrained: bool = False, licence: str = '') ->
     """The rows of the models that match a pattern, see `describe`.
 
     Args:
-        pattern: Wildcard as of `timm.list_models`, for an architecture or for `architecture.tag`; empty for all.
+        pattern: Wildcard as in `timm.list_models`, for an architecture or for `architecture.tag`. Empty for all.
         pretrained: Whether to leave out the models that have no weights.
-        licence: Identifier of a licence such as `mit`, or `permissive` for those of `PERMISSIVE`; empty for all. Models
-            without weights have none.
+        licence: Identifier of a licence such as `mit`, or `permissive` for those of `PERMISSIVE`. Empty for all. Models
+            without weights have no licence.
     """
     wanted = PERMISSIVE if licence == 'permissive' else {licence}
 
@@ -58,16 +60,16 @@ def list_names(pattern: str = '', pretrained: bool = False) -> list[str]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What is known of a model without loading it, found out from the model itself.
+    """The facts about a model. It is built without memory, and its weights are not loaded.
 
     Args:
         name: `architecture` or `architecture.tag`.
 
     Returns:
-        `name`, `num_frames`, `img_size` (height and width of a frame in pixels), `layout`, `params` (how many),
-        `classes` (of the trained head, None if there is none); and of the weights, None if there are none: `task`,
-        `data`, `licence`, `source`, `origin`, `bytes` and `sha256` (None where not stated), see
-        `flatzoo.zoo.sources.WeightSource`.
+        `name`, `num_frames`, `img_size` (height and width of a frame in pixels), `layout`, `params` (their number) and
+        `classes` (of the trained head, None without one). Facts about the weights: `task`, `data`, `licence`, `source`,
+        `origin`, `bytes` and `sha256`, see `flatzoo.zoo.sources.WeightSource`. They are None if there are no weights or
+        the publisher does not state them.
     """
     import timm
 

@@ -1,8 +1,7 @@
 """Registered models side by side: size, cost, licence, measured speed, and what the papers print.
 
-Three kinds of figures stand in a row, and are never mixed: those that are counted (`flatzoo.runtime.cost`), those that
-were measured (in CSV files that name the hardware), and those that papers print (the records of the weights,
-`flatzoo.models.record`).
+A row has three kinds of figures, which are never mixed: counted ones (`flatzoo.runtime.cost`), measured ones (from CSV
+files that name the hardware), and printed ones (from the records of the weights, `flatzoo.models.record`).
 """
 import csv
 import math
@@ -19,8 +18,9 @@ from flatzoo.runtime.cost import ForwardCost, count_forward
 from .sources import weight_source
 
 __all__ = [
-    'Column', 'NOTES', 'columns', 'compare_models', 'fastest', 'figure_text', 'printed_in', 'read_measured',
-    'setting_of', 'settings_of', 'variants_in']
+    'Column', 'NOTES', 'Table', 'accuracy_columns', 'accuracy_text', 'columns', 'compare_models', 'fastest',
+    'figure_of', 'figure_text', 'number_column', 'printed_in', 'read_measured', 'setting_of', 'settings_of',
+    'size_column', 'table_of', 'variants_in']
 
 MEASURED_COLUMNS = ('model', 'clips_per_s', 'hardware', 'precision', 'batch')
 NOTES = (
@@ -31,8 +31,8 @@ NOTES = (
     'float32 without gradients, the clip included and weights not, with attention fused where the model fuses it. '
     'What operators need inside and what an allocator rounds up is not in it.',
     'Accuracies are printed by the papers or in their repositories; none of them was measured by us. They differ in '
-    'data set, frames and views, so the column is not sorted. † No weights with this accuracy are published: what a '
-    'name loads has to be trained first.',
+    'data set, frames and views, so they are compared within a data set alone. † What the name loads does not have '
+    'this accuracy: train it, or convert the file of the authors with `flatzoo convert` where there is one.',
 )
 
 
@@ -41,19 +41,21 @@ def compare_models(
     """Facts of registered video models.
 
     Args:
-        names: Of models, `architecture` or `architecture.tag`.
+        names: Names of models, `architecture` or `architecture.tag`.
         measured: Speeds, as `read_measured` returns them.
 
     Returns:
-        A dictionary for each name, of `name`, `family`, `num_frames`, `img_size` (height and width of a frame in
-        pixels), `layout`, `num_classes`; `params`, `trainable` (parameters that train: of AM Flow, all but the frozen
-        backbone's), `weight_bytes`; `macs` and `peak_bytes` of one view, see `ForwardCost`; `views` of a video in the
-        evaluation protocol; `licence`, `data` and `source` of the weights, None if there are none; `measured`, a list
-        with the keys `MEASURED_COLUMNS` and `variant`; and `paper`, a list of the accuracies that papers print:
-        `data_set`, `top1`, `top5` (in %, None if not printed), `frames` and `views` (None if not printed), `setting`
-        (what differs from the model as it is registered, empty if nothing does), `of_weights` (whether the figure is
-        that of these weights; otherwise they have to be trained first), and `backbone`, `params`, `cost`, `note` and
-        `where` as in `flatzoo.models.record.Figure`.
+        A dictionary for each name, with these keys:
+
+        - `name`, `family`, `num_frames`, `img_size` (height and width of a frame in pixels), `layout`, `num_classes`;
+        - `params`, `trainable` (parameters outside of a frozen backbone), `weight_bytes`;
+        - `macs` and `peak_bytes` of one view, see `ForwardCost`; `views` of a video in the evaluation protocol;
+        - `licence`, `data` and `source` of the weights, None if there are none;
+        - `measured`, a list with the keys `MEASURED_COLUMNS`, `variant` and `pass`;
+        - `paper`, a list of the accuracies that papers print: `data_set`, `top1`, `top5` (in %), `frames` and `views`
+          (None if not printed), `setting` (what differs from the registered model, empty if nothing does), `of_weights`
+          (whether these weights reach the figure; otherwise the model must be trained first), and `backbone`, `params`,
+          `cost`, `note` and `where` as in `flatzoo.models.record.Figure`.
     """
     counted: dict[tuple[str, int], ForwardCost] = {}
     rows = []
@@ -90,16 +92,18 @@ def compare_models(
     return rows
 
 
-def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]]:
-    """Measured speeds of inference from CSV files, by the name of the model.
+def read_measured(
+        paths: Iterable[str | Path], passes: Sequence[str] = ('forward',)) -> dict[str, list[dict[str, Any]]]:
+    """Measured speeds from CSV files, by the name of the model.
 
     Args:
-        paths: Files with the columns `MEASURED_COLUMNS`, and perhaps `variant` (such as `compiled`) and `pass`, whose
-            rows other than `inference` and `forward` are left out. Other columns do not matter.
+        paths: Files with the columns `MEASURED_COLUMNS`. Two columns are optional: `variant` (such as `compiled`) and
+            `pass`, of which only the rows of `passes` are read. Other columns are ignored.
+        passes: `forward`, which is also `inference` or empty, and `train`, forward and backward.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If a file is no CSV, a column is missing, or a speed is no positive number.
+        ValueError: If a file is not CSV, a column is missing, or a speed is not a positive number.
     """
     measured: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
@@ -112,18 +116,20 @@ def read_measured(paths: Iterable[str | Path]) -> dict[str, list[dict[str, Any]]
                         f'{path} has no column {", ".join(missing)}. Files of measured speeds are CSV with a header '
                         f'and the columns {", ".join(MEASURED_COLUMNS)}.')
                 for row in reader:
-                    if (row.get('pass') or 'inference') not in ('inference', 'forward'):
+                    kind = row.get('pass') or 'forward'
+                    kind = 'forward' if kind == 'inference' else kind
+                    if kind not in passes:
                         continue
                     speed = _positive(row['clips_per_s'])
                     if speed is None:
                         raise ValueError(
-                            f'{path}, line {reader.line_num}: clips_per_s is {row["clips_per_s"]!r}, no positive '
+                            f'{path}, line {reader.line_num}: clips_per_s is {row["clips_per_s"]!r}, not a positive '
                             'number.')
                     values = {column: row[column] for column in MEASURED_COLUMNS[2:]}
                     measured.setdefault(row['model'], []).append(
-                        {'clips_per_s': speed, **values, 'variant': row.get('variant') or ''})
+                        {'clips_per_s': speed, **values, 'variant': row.get('variant') or '', 'pass': kind})
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f'{path} is no CSV file ({error}).') from error
+            raise ValueError(f'{path} is not a CSV file ({error}).') from error
     return measured
 
 
@@ -132,76 +138,137 @@ def setting_of(entry: Mapping[str, Any]) -> str:
     return ', '.join(entry[key] for key in ('hardware', 'precision', 'variant') if entry[key])
 
 
+def machine_of(entry: Mapping[str, Any]) -> str:
+    """Hardware and precision of a speed, as a title."""
+    return f'{entry["hardware"]}, {entry["precision"]}'
+
+
 def fastest(row: Mapping[str, Any], setting: str) -> dict[str, Any] | None:
-    """The entry of `measured` with the most clips per second in a setting, over the sizes of a batch; None if none."""
+    """The fastest entry of `measured` in a setting, over all batch sizes. None if there is no entry."""
     entries = [entry for entry in row['measured'] if setting_of(entry) == setting]
     return max(entries, key=lambda entry: entry['clips_per_s'], default=None)
 
 
 def figure_text(figure: Mapping[str, Any]) -> str:
-    """A figure of a paper in words: data set, frames, views and table; marked if it is not that of the weights."""
+    """A figure of a paper in words: data set, frames, views and table. It is marked if the weights do not reach it."""
     about = [figure['setting']] if figure['setting'] else []
     about += [] if figure['frames'] is None else [f'{figure["frames"]} frames']
-    about.append('views not printed' if figure['views'] is None else f'{figure["views"]} views')
+    views = figure['views']
+    about.append('views not printed' if views is None else f'{views} view{"s" * (views != 1)}')
     about.append(figure['where'])
     mark = '' if figure['of_weights'] else ' †'
     return f'{figure["top1"]:.1f} {figure["data_set"]} ({", ".join(about)}){mark}'
+
+
+def accuracy_text(row: Mapping[str, Any]) -> str:
+    """The figures that papers print for a model as it is registered, a line each."""
+    return '\n'.join(figure_text(figure) for figure in row['paper'] if not figure['setting'])
 
 
 class Column(NamedTuple):
     """A column of the comparison.
 
     Attributes:
-        title: What stands above it.
-        text: Of its cell for a row; several lines where it has several figures; empty if nothing is known.
-        value: By which the rows are sorted, None if that would compare what cannot be compared.
-        right: Whether it is flush right.
-        note: More of the title.
+        title: Its title.
+        text: Function from a row to the text of its cell. Several figures are several lines; unknown is empty.
+        value: Function from a row to the number that rows are sorted by. None if its figures cannot be compared.
+        right: Whether the text is flush right.
+        note: Explanation of the title.
+        choice: A page shows one column of this title at a time. This is its name in the selection.
     """
     title: str
     text: Callable[[dict[str, Any]], str]
     value: Callable[[dict[str, Any]], Any] | None
     right: bool = True
     note: str = ''
+    choice: str = ''
+
+
+class Table(NamedTuple):
+    """A comparison as text or as a page.
+
+    Attributes:
+        title: What stands above it.
+        columns: Its columns.
+        page_columns: Those of the page that sorts itself, on which alternatives share a place.
+        notes: What the figures mean, a text each.
+        settings: What the numbers in the titles of `columns` stand for, a text each.
+    """
+    title: str
+    columns: list[Column]
+    page_columns: list[Column]
+    notes: list[str]
+    settings: list[str]
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of rows of `compare_models`."""
+    table = columns(rows)
+    machines = dict.fromkeys(machine_of(entry) for row in rows for entry in row['measured'])
+    speeds = [_speed_on(machine) for machine in sorted(
+        machines, key=lambda machine: -sum(machine in map(machine_of, row['measured']) for row in rows))]
+    others = [column for column in table[1:-1] if not column.title.startswith('clips/s')]
+    return Table(
+        'Models side by side', table, [table[0], *accuracy_columns(rows), *speeds, *others],
+        [*NOTES, *printed_in(rows), *variants_in(rows)], settings_of(table))
+
+
+def accuracy_columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """What papers print, a column for each data set, those with the most models first: they sort by the best figure."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for data in {figure['data_set'] for figure in row['paper'] if not figure['setting']}:
+            counts[data] = counts.get(data, 0) + 1
+    return [_accuracy(data) for data in sorted(counts, key=lambda data: (-counts[data], data))]
+
+
+def _accuracy(data: str) -> Column:
+    def figures(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [figure for figure in row['paper'] if figure['data_set'] == data and not figure['setting']]
+
+    return Column(
+        "the paper's top-1 (%)",
+        lambda row: '\n'.join(figure_text(figure).replace(f' {data} (', ' (') for figure in figures(row)),
+        lambda row: max((figure['top1'] for figure in figures(row)), default=None),
+        right=False, note='printed there, not measured by us', choice=data)
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """The columns of a comparison; speeds have one for each setting that they were measured in."""
+    """The columns of a comparison. Each setting in which speeds were measured is a column of its own."""
     settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
     return [
         Column('name', lambda row: row['name'], lambda row: row['name'], right=False),
         Column('frames', lambda row: str(row['num_frames']), lambda row: row['num_frames']),
-        Column('size', _size, lambda row: row['img_size'][0] * row['img_size'][1], note='of a frame, in pixels'),
-        _number('params (M)', lambda row: row['params'] / 1e6, note='parameters'),
-        _number('trainable (M)', lambda row: row['trainable'] / 1e6, note='parameters outside the frozen backbone'),
+        size_column(),
+        number_column('params (M)', lambda row: row['params'] / 1e6, note='parameters'),
+        number_column(
+            'trainable (M)', lambda row: row['trainable'] / 1e6, note='parameters outside the frozen backbone'),
         Column(
             'multiply-adds (G) x views', lambda row: f'{_rounded(row["macs"] / 1e9)} x {row["views"]}',
             lambda row: row['macs'] * row['views'], note='of one view, counted; views of the evaluation protocol'),
-        _number('peak (MB)', lambda row: row['peak_bytes'] / 1e6, note='tensors of a forward pass of one clip'),
-        _number('weights (MB)', lambda row: row['weight_bytes'] / 1e6, note='in float32'),
+        number_column('peak (MB)', lambda row: row['peak_bytes'] / 1e6, note='tensors of a forward pass of one clip'),
+        number_column('weights (MB)', lambda row: row['weight_bytes'] / 1e6, note='in float32'),
         *(_speed(setting, number) for number, setting in enumerate(settings, 1)),
         Column('licence', lambda row: row['licence'] or '', lambda row: row['licence'], right=False,
             note='of the weights'),
         Column(
-            "the paper's top-1 (%)",
-            lambda row: '\n'.join(figure_text(figure) for figure in row['paper'] if not figure['setting']), None,
-            right=False, note='printed there, not measured by us'),
+            "the paper's top-1 (%)", accuracy_text, None, right=False, note='printed there, not measured by us'),
     ]
 
 
 def settings_of(table: Iterable[Column]) -> list[str]:
-    """What the numbers in the titles of speeds stand for, one text for each."""
+    """Explanations of the numbers in the titles of speeds, one text for each."""
     return [f'{column.title}: {column.note}' for column in table if column.title.startswith('clips/s')]
 
 
 def printed_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """In which papers the figures of these rows are printed: one text, or none."""
+    """The papers that print the figures of these rows, as one text. Empty without figures."""
     papers = dict.fromkeys(f'{row["family"]}: {row["paper_id"]}' for row in rows if row['paper'])
     return ['Tables are those of the papers: ' + '; '.join(papers)] * bool(papers)
 
 
 def variants_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the papers print for models that differ from those that are registered, one text for each architecture."""
+    """Figures that papers print for variants of the registered models, one text for each architecture."""
     texts = {}
     for row in rows:
         figures = [figure_text(figure) for figure in row['paper'] if figure['setting']]
@@ -210,8 +277,14 @@ def variants_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f'The paper on variants of {name}: {text}' for name, text in texts.items()]
 
 
-def _number(title: str, value: Callable[[dict[str, Any]], float], note: str) -> Column:
+def number_column(title: str, value: Callable[[dict[str, Any]], float], note: str) -> Column:
+    """A column of numbers, with as many digits as a reader compares."""
     return Column(title, lambda row: _rounded(value(row)), value, note=note)
+
+
+def size_column() -> Column:
+    """The column of frame sizes."""
+    return Column('size', _size, lambda row: row['img_size'][0] * row['img_size'][1], note='of a frame, in pixels')
 
 
 def _speed(setting: str, number: int) -> Column:
@@ -226,8 +299,27 @@ def _speed(setting: str, number: int) -> Column:
     return Column(f'clips/s [{number}]', text, value, note=setting)
 
 
+def _speed_on(machine: str) -> Column:
+    """The fastest speed on a machine, over all variants of a model and sizes of a batch."""
+    def best(row: Mapping[str, Any]) -> dict[str, Any] | None:
+        entries = [entry for entry in row['measured'] if machine_of(entry) == machine]
+        return max(entries, key=lambda entry: entry['clips_per_s'], default=None)
+
+    def text(row: Mapping[str, Any]) -> str:
+        entry = best(row)
+        if entry is None:
+            return ''
+        return f'{entry["clips_per_s"]:.3g} (batch {entry["batch"]}{entry["variant"] and ", " + entry["variant"]})'
+
+    def value(row: Mapping[str, Any]) -> float | None:
+        entry = best(row)
+        return entry and entry['clips_per_s']
+
+    return Column('clips/s', text, value, note='measured; the fastest form of the model', choice=machine)
+
+
 def _rounded(number: float) -> str:
-    """As many digits as a reader compares."""
+    """A number with few digits, for reading."""
     return f'{number:.0f}' if number >= 100 else f'{number:.1f}' if number >= 1 else f'{number:.2g}'
 
 
@@ -249,10 +341,11 @@ def _paper_figures(name: str) -> list[dict[str, Any]]:
     """The figures in the record of a model, as dictionaries."""
     cfg = timm.get_pretrained_cfg(name)
     of_weights = bool(cfg.has_weights and cfg.label_names is not None)
-    return [_figure(figure, of_weights) for figure in tag_record(name).figures]
+    return [figure_of(figure, of_weights) for figure in tag_record(name).figures]
 
 
-def _figure(figure: Figure, of_weights: bool) -> dict[str, Any]:
+def figure_of(figure: Figure, of_weights: bool) -> dict[str, Any]:
+    """A figure as `compare_models` returns it; `of_weights` as there."""
     return {
         'data_set': figure.data, 'top1': figure.top1, 'top5': figure.top5, 'frames': figure.frames,
         'views': figure.views, 'setting': figure.setting, 'of_weights': of_weights and not figure.setting,
@@ -261,7 +354,7 @@ def _figure(figure: Figure, of_weights: bool) -> dict[str, Any]:
 
 
 def _positive(text: str) -> float | None:
-    """A number that is finite and positive, else None."""
+    """The number if it is finite and positive, else None."""
     try:
         number = float(text)
     except (TypeError, ValueError):

@@ -12,15 +12,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ['accuracy_figure', 'plotted']
+__all__ = ['accuracy_figure', 'follow_color_scheme', 'plotted']
 
 COLORS = {
-    'SIFAR': '#2563eb', 'Flatten': '#059669', 'AM Flow': '#d9480f', 'TIME layer': '#7c3aed', 'VideoMAE': '#be185d'}
-INK, MUTED, GRID = '#1f2937', '#6b7280', '#e5e7eb'
+    'SIFAR': '#2563eb', 'Flatten': '#059669', 'AM Flow': '#d9480f', 'TIME layer': '#7c3aed', 'VideoMAE': '#be185d',
+    'VideoMAE V2': '#9d174d', 'TSM': '#0891b2', 'ST-Adapter': '#ca8a04', 'AIM': '#65a30d', 'ZeroI2V': '#db2777',
+    'DualPath': '#92400e'}
+INK, MUTED, GRID, PAPER = '#1f2937', '#6b7280', '#e5e7eb', '#ffffff'
+DARK = '#e5e7eb', '#9ca3af', '#374151', '#1f2937'  # the same on a dark page
+
+
+def follow_color_scheme(svg: str) -> str:
+    """The plot in colours that follow the light or dark scheme of the reader, in a page and as a file."""
+    names = {INK: 'ink', MUTED: 'muted', GRID: 'line', PAPER: 'paper'}
+    for color, name in names.items():
+        svg = re.sub(f'(?<=: ){color}(?![0-9a-f])', f'var(--plot-{name})', svg)
+    light, dark = (''.join(f'--plot-{name}: {color}; ' for name, color in zip(names.values(), colors, strict=True))
+                   for colors in (names, DARK))
+    style = f'<style>svg {{ {light}}}\n@media (prefers-color-scheme: dark) {{ svg {{ {dark}}} }}</style>'
+    return re.sub(r'(<svg[^>]*>)', lambda tag: f'{tag[1]}\n {style}', svg, count=1)
 
 
 def plotted(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The figures of papers in rows of `compare_models`, by data set: those of which at least two are at hand.
+    """The figures of papers in rows of `compare_models`, by data set. Data sets with one figure are left out.
 
     Returns:
         Figures as in `compare_models`, with `family`, `architecture` and `macs`: multiply-adds of one view at the
@@ -49,16 +63,16 @@ def _macs(row: dict[str, Any], frames: int | None) -> int | None:
 
 
 def accuracy_figure(rows: Sequence[dict[str, Any]]) -> 'Figure | None':
-    """One panel for each data set: what the papers print against multiply-adds of one view, which are ours.
+    """One panel for each data set: accuracies that the papers print against multiply-adds of one view that we counted.
 
-    Filled points are of weights that are published; of the others, only the paper has the accuracy. Views stand beside
-    the points where they are known. An accuracy whose frames are not known is a line.
+    A filled point has weights that the name loads. The other models have to be trained, or converted from a file of the
+    authors. Known numbers of views stand beside the points. An accuracy with an unknown number of frames is a line.
 
     Args:
-        rows: Of `compare_models`.
+        rows: Rows of `compare_models`.
 
     Returns:
-        A matplotlib figure, not shown; None where there is nothing to compare.
+        A matplotlib figure, which is not shown. None if there is nothing to compare.
 
     Raises:
         ImportError: If matplotlib is not installed (`pip install 'flatzoo[show]'`).
@@ -82,9 +96,9 @@ def accuracy_figure(rows: Sequence[dict[str, Any]]) -> 'Figure | None':
     families = dict.fromkeys(point['family'] for figures in panels.values() for point in figures)
     handles = [Line2D([], [], color=COLORS.get(name, MUTED), marker='o', ls='', ms=8, label=name) for name in families]
     handles += [
-        Line2D([], [], color=MUTED, marker='o', ls='', ms=8, label='weights are published'),
+        Line2D([], [], color=MUTED, marker='o', ls='', ms=8, label='the name loads these weights'),
         Line2D(
-            [], [], color=MUTED, marker='o', ls='', ms=8, mfc='white', mew=1.8, label='no weights with this accuracy')]
+            [], [], color=MUTED, marker='o', ls='', ms=8, mfc='white', mew=1.8, label='to be trained or converted')]
     figure.legend(
         handles=handles, loc='outside lower center', ncols=len(handles), frameon=False, fontsize=9.5, labelcolor=INK)
     figure.suptitle(
@@ -131,9 +145,9 @@ def _panel(ax: 'Axes', data_set: str, figures: list[dict[str, Any]]) -> None:
 
 
 def _label(ax: 'Axes', points: list[dict[str, Any]]) -> None:
-    """Labels to the left of points in the right half and to the right of the others.
+    """Puts labels left of points in the right half and right of the others.
 
-    Where labels of one side would meet, the upper one moves up, and a line leads to its point.
+    If two labels of one side would overlap, the upper one moves up, and a line leads to its point.
     """
     middle = math.prod(ax.get_xlim()) ** 0.5
     bottom, top = ax.get_ylim()
@@ -152,5 +166,6 @@ def _label(ax: 'Axes', points: list[dict[str, Any]]) -> None:
 
 
 def _short(point: dict[str, Any]) -> str:
-    """A name without family and number of frames, which are to be seen anyway."""
-    return re.sub(r'_\d+f$', '', point['architecture'].partition('_')[2])
+    """A name without family and number of frames, which the plot shows in other ways."""
+    name = point['architecture'].removeprefix('st_adapter_')
+    return re.sub(r'_\d+f$', '', name if name != point['architecture'] else name.partition('_')[2])

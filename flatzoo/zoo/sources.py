@@ -1,7 +1,7 @@
-"""Where registered weights come from: publisher, file, licence, and size and digest as far as they are published.
+"""Where registered weights come from: publisher, file and licence, and size and digest if they are published.
 
-timm's configuration of a tag says where its file is and what its licence is; its record (`flatzoo.models.record`) adds
-what the weights were trained on, and the size and digest that the publisher states. Here the two are put together to
+timm's configuration of a tag has the place of its file and its licence. Its record (`flatzoo.models.record`) has the
+data that the weights were trained on, and the size and digest that the publisher states. This module joins the two:
 what a user wants to know before a download.
 """
 import math
@@ -27,13 +27,13 @@ class WeightSource:
         name: `architecture.tag`.
         kind: `'hub'` (a repository of the Hugging Face Hub), `'url'` (a file elsewhere) or `'package'`.
         address: Repository, address or path of the file.
-        files: File names in the repository, in the order in which they are looked for; the file's name otherwise.
+        files: Names of files in the repository, in the order of the search. For other kinds the name of the file.
         licence: Identifier of the licence.
         origin: Page of those who published the weights.
         task: What the weights were trained to do.
         data: Data set that they were trained on.
-        dataset: Its name on the Hub, None if it is not there.
-        size: Bytes of the file, rounded to three digits where its publisher rounds.
+        dataset: Name of the data set on the Hub, None if it is not there.
+        size: Bytes of the file, to three digits if the publisher rounds them.
         sha256: Digest of the file.
     """
     name: str
@@ -50,20 +50,20 @@ class WeightSource:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Addresses of the files, none for those of the package."""
+        """Addresses of the files. Empty for files of the package."""
         if self.kind == 'hub':
             return tuple(f'{HUB}/{self.address}/resolve/main/{file}' for file in self.files)
         return (self.address,) if self.kind == 'url' else ()
 
     @property
     def page(self) -> str:
-        """Where a person reads about the weights: `'in the package'`, or an address."""
+        """The page about the weights: `'in the package'`, or an address."""
         if self.kind == 'hub':
             return f'{HUB}/{self.address}'
         return 'in the package' if self.kind == 'package' else self.address
 
     def agrees_with(self, size: int, sha256: str | None = None) -> bool:
-        """Whether a file of this size and digest is the published one, as far as that can be told.
+        """Whether size and digest of a file agree with what the publisher states.
 
         Args:
             size: Bytes of the file.
@@ -78,7 +78,7 @@ def weight_source(name: str) -> WeightSource | None:
     """Where the registered weights `architecture.tag` come from.
 
     Args:
-        name: A model of flatzoo; an architecture alone stands for its default tag.
+        name: A model of flatzoo. An architecture alone stands for its default tag.
 
     Returns:
         None if the tag has no weights.
@@ -114,7 +114,7 @@ def _place(cfg: Any) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _origin(cfg: Any, kind: str, address: str) -> str:
-    """Page of the publisher: timm's repositories of image weights say theirs themselves."""
+    """Page of the publisher. timm's repositories of image weights name it themselves."""
     if kind == 'hub' and address.startswith('timm/'):
         return f'{HUB}/{address}'
     return cfg.origin_url or f'{HUB}/{address}'

@@ -9,8 +9,7 @@ import torch
 import flatzoo
 from flatzoo.cli import main
 from flatzoo.data.actions import ACTIONS, write_action
-from flatzoo.data.groups import groups_of
-from flatzoo.data.lists import DataError, read_videos
+from flatzoo.data.lists import read_videos
 from flatzoo.inference import embed as embed_module, features as features_module
 from flatzoo.inference.embed import every_split
 from flatzoo.inference.embedder import Embedder
@@ -193,14 +192,12 @@ def test_windows(tmp_path):
 def test_groups(root):
     table = root / 'groups.csv'
     videos = read_videos('folder', root, 'val')
-    assert set(groups_of(videos)) == {None}
+    assert {clip.group for clip in videos.clips} == {''}
     paths = [os.path.relpath(clip.path, root) for clip in videos.clips]
     try:
         table.write_text('path,class,group\n' + ''.join(f'{path},x,{i % 2}\n' for i, path in enumerate(paths[:-1])))
-        assert groups_of(videos) == ('0', '1', '0', '1', '0', '1', '0', None)
-        table.write_text(f'path,group\n{paths[0]},a\n{paths[0]},b\n')
-        with pytest.raises(DataError, match='line 3: .* is in the groups a and b'):
-            groups_of(videos)
+        rows = flatzoo.embed(read_videos('folder', root, 'val'), MODEL).rows
+        assert [row.group for row in rows] == ['0', '1', '0', '1', '0', '1', '0', None]
     finally:
         table.unlink()
 

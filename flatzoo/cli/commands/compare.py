@@ -11,7 +11,12 @@ Speeds are read from CSV files with the columns model, clips_per_s, hardware, pr
 as the scripts in benchmarks/ write them. A model's fastest batch counts.
 
     flatzoo compare 'sifar*' 'flatten*'
+    flatzoo compare --family image-to-video
     flatzoo compare --measured benchmarks/results/data/cpu_inference.csv --page docs/models
+
+--family image-to-video shows another table: every way to make an image model see video, first on one
+backbone and then as the papers have it. It has what is trained, what training keeps of a clip, what a
+trained model takes on disk, and speeds of training from the files. PATTERN picks rows of it.
 
 --page FOLDER writes FOLDER/comparison.html, a table that sorts itself at a click on a title, with
 a plot of the papers' accuracies against multiply-adds (needs flatzoo[show]), and FOLDER.md, the
@@ -34,6 +39,7 @@ from ..table import table_text
 
 if TYPE_CHECKING:
     from flatzoo.console.progress import Progress
+    from flatzoo.zoo.comparison import Table
 
 __all__ = ['matching_names']
 
@@ -43,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('patterns', nargs='*', metavar='PATTERN', help='names to compare (default: all)')
     parser.add_argument(
         '--measured', nargs='+', default=[], type=Path, metavar='FILE', help='CSV files of measured speeds')
+    parser.add_argument(
+        '--family', choices=['image-to-video'], help='compare the ways to make an image model see video')
     output = parser.add_mutually_exclusive_group()
     output.add_argument('--json', action='store_true', help='print a JSON list of objects')
     output.add_argument('--csv', action='store_true', help='print CSV')
@@ -51,32 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo compare`: 0, or a `CommandError` if a pattern matches nothing or a file cannot be used."""
-    names = matching_names(args.patterns)
-
-    from flatzoo.console.progress import Progress
-    from flatzoo.zoo.comparison import (
-        NOTES,
-        columns,
-        compare_models,
-        printed_in,
-        read_measured,
-        settings_of,
-        variants_in,
-    )
-
-    try:
-        measured = read_measured(args.measured)
-    except (OSError, ValueError) as error:
-        raise CommandError(error) from error
-    with Progress(len(names), 'model') as bar:
-        rows = compare_models(_counted(names, bar), measured)
+    rows, table = (_family if args.family else _models)(args)
     if args.page:
         from flatzoo.zoo.comparison_page import write_page
 
         try:
             measured = ['--measured', *map(str, args.measured)] if args.measured else []
-            command = shlex.join(['flatzoo', 'compare', *args.patterns, *measured, '--page', str(args.page)])
-            write('\n'.join(map(str, write_page(rows, args.page, command))))
+            family = ['--family', args.family] if args.family else []
+            command = shlex.join(['flatzoo', 'compare', *args.patterns, *family, *measured, '--page', str(args.page)])
+            write('\n'.join(map(str, write_page(rows, args.page, command, table if args.family else None))))
         except (ImportError, OSError) as error:
             raise CommandError(error) from error
     elif args.json:
@@ -84,14 +75,42 @@ def run(args: argparse.Namespace) -> int:
     elif args.csv:
         write(_csv(rows))
     else:
-        table = columns(rows)
         cells = {
             column.title: (lambda row, text=column.text: text(row).replace('\n', '; '), column.right)
-            for column in table}
-        texts = [*NOTES, *printed_in(rows), *variants_in(rows)]
-        notes = [*settings_of(table), *(textwrap.fill(text, 110) for text in texts)]
+            for column in table.columns}
+        notes = [*table.settings, *(textwrap.fill(text, 110) for text in table.notes)]
         write('\n\n'.join([table_text(rows, cells), *notes]))
     return 0
+
+
+def _models(args: argparse.Namespace) -> 'tuple[list[dict[str, Any]], Table]':
+    names = matching_names(args.patterns)
+
+    from flatzoo.console.progress import Progress
+    from flatzoo.zoo.comparison import compare_models, read_measured, table_of
+
+    try:
+        measured = read_measured(args.measured)
+    except (OSError, ValueError) as error:
+        raise CommandError(error) from error
+    with Progress(len(names), 'model') as bar:
+        rows = compare_models(_counted(names, bar), measured)
+    return rows, table_of(rows)
+
+
+def _family(args: argparse.Namespace) -> 'tuple[list[dict[str, Any]], Table]':
+    from flatzoo.console.progress import Progress
+    from flatzoo.zoo.comparison import read_measured
+    from flatzoo.zoo.image_to_video import compare_members, matching_members, members_table
+
+    try:
+        members = matching_members(args.patterns)
+        measured = read_measured(args.measured, passes=('forward', 'train'))
+    except (OSError, ValueError) as error:
+        raise CommandError(error) from error
+    with Progress(len(members), 'row') as bar:
+        rows = compare_members(members, measured, bar.update)
+    return rows, members_table(rows)
 
 
 def _counted(names: list[str], bar: 'Progress') -> Iterator[str]:
@@ -121,15 +140,16 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     """One line for each model: lists as text, and a column for each setting that speeds were measured in."""
     from flatzoo.zoo.comparison import fastest, figure_text, setting_of
 
-    settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
+    settings = dict.fromkeys((setting_of(entry), entry['pass']) for row in rows for entry in row['measured'])
     lines = []
     for row in rows:
         line = {key: value for key, value in row.items() if key not in ('img_size', 'measured', 'paper')}
         line['height'], line['width'] = row['img_size']
         line['paper_top1'] = '; '.join(map(figure_text, row['paper']))
-        for setting in settings:
-            entry = fastest(row, setting)
-            line[f'clips_per_s: {setting}'] = entry and entry['clips_per_s']
+        for setting, kind in settings:
+            entry = fastest({'measured': [entry for entry in row['measured'] if entry['pass'] == kind]}, setting)
+            title = 'clips_per_s' if kind == 'forward' else 'clips_per_s of training'
+            line[f'{title}: {setting}'] = entry and entry['clips_per_s']
         lines.append(line)
     file = io.StringIO()
     writer = csv.DictWriter(file, lines[0], lineterminator='\n')

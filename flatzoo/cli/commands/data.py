@@ -5,8 +5,11 @@ ucf101, hmdb51, diving48, jester, moments, ntu60, ntu120, uwa3d, smarthome, sifa
 wds, or auto to recognise it. Options of a layout follow it, such as ucf101:fold=2 or
 ntu120:protocol=xset,modality=depth.
 
-check opens every file and reports what is missing, cannot be read, is shorter than a clip or is there
-twice, and classes that do not match; the exit code is 1 if there is anything. pack writes WebDataset
+check opens every file and says what the clips are like: clips of a class, lengths, sizes and what a
+centre crop would lose. It reports what is missing, cannot be read, is shorter than a clip or is there
+twice, most of all in several splits, people who are in several splits (see below), and classes that do
+not match; the exit code is 1 if there is anything. A file groups.csv with the columns path and group,
+or a column group of a list of clips, says who is in a clip. pack writes WebDataset
 shards, which are read as the layout wds, also from a URL; what is no readable video or picture, or
 does not lie below ROOT, is left out and named, and the exit code is 1. render makes a small data set
 with nothing to download: sixteen labelled actions of drawn objects in pairs that only the order of
@@ -18,50 +21,24 @@ frames tells apart, as video files in a folder per class, in train and val.
     flatzoo data render videos/ --clips 20
 """
 import argparse
-import collections
-import hashlib
-import itertools
 import json
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from flatzoo.data.workers import available_cores
 
 from .. import CommandError, write, write_error
 from ..arguments import count
+from ..check import DataReport, check_videos, report_text
 
 if TYPE_CHECKING:
-    from flatzoo.data.lists import Clip, VideoList
+    from flatzoo.data.lists import VideoList
 
-__all__ = ['DataReport', 'check_videos']
-
-SHOWN = 20  # findings of a kind that the text names; --json names all
-
-
-@dataclass
-class DataReport:
-    """What is wrong with a data set; each finding is a line, or a list of the names of equal clips.
-
-    Attributes:
-        missing: Files that are listed and not there.
-        unreadable: Files that cannot be read, with the reason.
-        short: Clips with fewer frames than asked for, with their number.
-        duplicates: Names of clips of the same bytes and the same part of them.
-        classes: What does not match between the classes of the splits, or of the model.
-    """
-
-    missing: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    short: list[str] = field(default_factory=list)
-    duplicates: list[list[str]] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return any(vars(self).values())
+__all__ = ['DataReport', 'add_arguments', 'check_videos', 'run']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--frames', type=count, default=16, metavar='T', help='frames of a clip, 8 a second (default: %(default)s)')
     render.add_argument('--seed', type=int, default=0, metavar='N', help='of other clips (default: %(default)s)')
     render.add_argument(
-        '--workers', type=count, default=os.cpu_count() or 1, metavar='N',
+        '--workers', type=count, default=available_cores(), metavar='N',
         help='processes that render (default: %(default)s, one per core)')
     for action in (check, pack):
         action.add_argument('spec', metavar='SPEC', help='layout and its options, see flatzoo data --help')
@@ -96,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         '--num-frames', type=count, default=8, metavar='T', help='frames of a clip (default: %(default)s)')
     check.add_argument(
-        '--workers', type=count, default=min(8, os.cpu_count() or 1), metavar='N',
+        '--workers', type=count, default=available_cores(), metavar='N',
         help='files that are opened at the same time (default: %(default)s)')
     check.add_argument('--json', action='store_true', help='print one JSON object')
     pack.add_argument(
@@ -108,51 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo data`: 0 if all is well, 1 if something was found or left out."""
     return {'check': _check, 'pack': _pack, 'render': _render}[args.action](args)
-
-
-def check_videos(
-        lists: Iterable['VideoList'],
-        num_frames: int = 8,
-        workers: int = 1,
-        names: Iterable[str] | None = None,
-        progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
-) -> DataReport:
-    """Opens every clip and reports what is wrong.
-
-    Each clip is decoded as an evaluation of one clip would do it. Files of equal size are compared by a hash of their
-    bytes.
-
-    Args:
-        lists: The splits of a data set.
-        num_frames: Frames of a clip.
-        workers: Files that are opened at the same time.
-        names: Names of the classes of a model, to be compared with those that the clips have.
-        progress: Called with the results, as they come, and their number, for a progress bar.
-    """
-    from flatzoo.data.lists import DataError, class_findings
-
-    lists = list(lists)
-    report = DataReport(missing=[path for videos in lists for path in videos.missing])
-    entries = [(clip, videos) for videos in lists for clip in videos.clips]
-    with ThreadPoolExecutor(workers) as pool:
-        results = _in_parallel(pool, lambda entry: _open(*entry, num_frames), entries, 16 * workers)
-        readable = []
-        for (clip, videos), (length, reason) in zip(entries, progress(results, len(entries)), strict=True):
-            if reason:
-                report.unreadable.append(reason if clip.name in reason else f'{clip.name}: {reason}')
-                continue
-            readable.append((clip, videos))
-            if length < num_frames:
-                report.short.append(f'{clip.name}: {length} frames')
-        report.duplicates = _duplicates(pool, readable, 16 * workers)
-    report.classes = class_findings(lists)
-    if names is not None:
-        for videos in lists:
-            try:
-                videos.with_classes(tuple(names))
-            except DataError as error:
-                report.classes.append(f'{videos.split}: {error}')
-    return report
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -170,10 +102,10 @@ def _check(args: argparse.Namespace) -> int:
     report = check_videos(lists, args.num_frames, args.workers, names, progress)
     if args.json:
         counts = {videos.split: len(videos) for videos in lists}
-        data = {'data_set': lists[0].name, 'classes': len(lists[0].classes), 'clips': counts, 'problems': vars(report)}
-        write(json.dumps(data, indent=2))
+        data = {'data_set': lists[0].name, 'classes': len(lists[0].classes), 'clips': counts}
+        write(json.dumps(data | {'facts': report.facts, 'problems': report.problems}, indent=2))
     else:
-        write(_text(lists, report, args.num_frames))
+        write(report_text(lists, report, args.num_frames))
     return int(bool(report))
 
 
@@ -291,91 +223,3 @@ def _saved_classes(folder: str) -> tuple[str, ...]:
     if not config.get('label_names'):
         raise CommandError(f'{folder}: its {CONFIG_FILE} names no classes.')
     return tuple(config['label_names'])
-
-
-def _open(clip: 'Clip', videos: 'VideoList', num_frames: int) -> tuple[int, str]:
-    """Number of frames of a clip, and why it cannot be read, empty if it can."""
-    from flatzoo.data.clips import clip_span, open_clip
-    from flatzoo.data.sampling import uniform_indices
-
-    try:
-        with open_clip(clip, videos.depth) as reader:
-            first, end = clip_span(clip, reader)
-            for index in uniform_indices(end - first, num_frames)[0].unique():  # one by one: few large frames in memory
-                reader.get_frames(index[None] + first)
-        return end - first, ''
-    except Exception as error:  # noqa: BLE001 - whatever a file does to a decoder, the other files are checked
-        return 0, ' '.join(str(error).splitlines()) or type(error).__name__
-
-
-def _in_parallel(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:
-    """`map` with a bounded number of items under way."""
-    waiting = collections.deque()
-    items = iter(items)
-    for item in itertools.islice(items, ahead):
-        waiting.append(pool.submit(function, item))
-    while waiting:
-        result = waiting.popleft().result()
-        for item in itertools.islice(items, 1):
-            waiting.append(pool.submit(function, item))
-        yield result
-
-
-def _duplicates(pool: ThreadPoolExecutor, entries: list, ahead: int) -> list[list[str]]:
-    """Groups of clips that are the same part of the same bytes; only files of equal size are hashed."""
-    same: dict[Any, list] = collections.defaultdict(list)
-    sizes = _in_parallel(pool, lambda entry: _size(entry[0]), entries, ahead)
-    for entry, size in zip(entries, list(sizes), strict=True):
-        clip = entry[0]
-        same[size, clip.start, clip.end, clip.unit].append(entry)
-    candidates = [entry for group in same.values() if len(group) > 1 for entry in group]
-    same = collections.defaultdict(list)
-    hashes = _in_parallel(pool, lambda entry: _digest(entry[0]), candidates, ahead)
-    for (clip, videos), digest in zip(candidates, list(hashes), strict=True):
-        same[digest, clip.start, clip.end, clip.unit].append(f'{clip.name} ({videos.split})')
-    return [group for group in same.values() if len(group) > 1]
-
-
-def _size(clip: 'Clip') -> int:
-    if clip.member is not None:
-        return clip.member[2]
-    if os.path.isdir(clip.path):
-        with os.scandir(clip.path) as entries:
-            return sum(entry.stat().st_size for entry in entries)
-    return os.path.getsize(clip.path)
-
-
-def _digest(clip: 'Clip') -> str:
-    from flatzoo.data.shards import read_member
-
-    if clip.member is not None:
-        return hashlib.blake2b(read_member(clip)).hexdigest()
-    paths = [clip.path]
-    if os.path.isdir(clip.path):
-        paths = [os.path.join(clip.path, name) for name in sorted(os.listdir(clip.path))]
-    digest = hashlib.blake2b()
-    for path in paths:
-        with open(path, 'rb') as file:
-            digest.update(hashlib.file_digest(file, 'blake2b').digest())
-    return digest.hexdigest()
-
-
-def _text(lists: list['VideoList'], report: DataReport, num_frames: int) -> str:
-    counts = ', '.join(f'{videos.split} {len(videos)} clips' for videos in lists)
-    lines = [f'{lists[0].name}: {counts}, {len(lists[0].classes)} classes']
-    lines += [f'note: {note}' for note in dict.fromkeys(videos.note for videos in lists) if note]
-    titles = {
-        'missing': 'missing',
-        'unreadable': 'cannot be read',
-        'short': f'fewer than {num_frames} frames',
-        'duplicates': 'the same clip more than once',
-        'classes': 'classes',
-    }
-    for name, title in titles.items():
-        found = getattr(report, name)
-        if found:
-            lines += ['', f'{title} ({len(found)}):']
-            lines += [f'  {" = ".join(one) if isinstance(one, list) else one}' for one in found[:SHOWN]]
-            if len(found) > SHOWN:
-                lines.append(f'  and {len(found) - SHOWN} more; --json names all')
-    return '\n'.join(lines if report else [*lines, 'nothing is wrong'])

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from flatzoo.inference.load import check_registered, load_model, model_name, weights_name_classes
 
 from .. import CommandError, write
-from ..arguments import count
+from ..arguments import add_precision_argument, count
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
+    from flatzoo.runtime import Precision
 
 DEFAULT_MODEL = 'sifar_resnet10t.actions16'
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a model to choose from, several times for several: a name that 'flatzoo list' shows, hf-hub:ORG/NAME or "
              'the FOLDER of a run (default: all registered ones with a trained head)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    add_precision_argument(parser)
     parser.add_argument(
         '--max-megabytes', type=count, default=50, metavar='N', help='largest video that is accepted (default: 50)')
     parser.add_argument(
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         if ':' not in name:  # else it is hf-hub:... or local-dir:...
             check_registered(name)
-    models = _Models(args.device)
+    models = _Models(args.device, args.precision)
     try:
         models(names[0])  # what is wrong with it is said here and not in the page
     except ValueError as error:
@@ -79,15 +81,16 @@ def run(args: argparse.Namespace) -> int:
 class _Models:
     """Loads models by name and layout, and keeps the last few."""
 
-    def __init__(self, device: str):
-        self.device = device
+    def __init__(self, device: str, precision: 'Precision' = 'auto'):
+        self.device, self.precision = device, precision
         self._kept = functools.lru_cache(maxsize=3)(self._load)
 
     def __call__(self, name: str, layout: str | None = None) -> 'VideoModel':
         return self._kept(name, layout)
 
     def _load(self, name: str, layout: str | None) -> 'VideoModel':
-        return load_model(name, device=self.device, **({} if layout is None else {'layout': layout}))
+        return load_model(
+            name, device=self.device, precision=self.precision, **({} if layout is None else {'layout': layout}))
 
 
 def _trained_models() -> list[str]:

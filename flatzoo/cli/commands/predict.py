@@ -6,10 +6,18 @@ A file that cannot be read is reported on standard error and the others go on; t
 is then 1.
 
     flatzoo predict clip.mp4
+    flatzoo predict match.mp4 --every 0.5 --events --subtitles match.srt
+    flatzoo predict videos/ --json-lines answers.jsonl
     flatzoo predict videos/ --model sifar_swin_b14.ibm_k400 --topk 3 --json > answers.json
     flatzoo predict clip.mp4 --model hf-hub:org/name
     flatzoo predict clip.mp4 --model runs/mine
     flatzoo predict clip.mp4 --model sifar_swin_b12 --checkpoint mine.safetensors --num-classes 51
+
+An answer is one for the whole file, unless --every asks what happens when: then each window of a video
+gets its answer, and --events, --subtitles, --timeline and --annotate make events of them.
+
+--csv FILE.csv and --json-lines FILE.jsonl write into a file. Started again with the same arguments, the
+command goes on where it was cut off: answered files are skipped. Without FILE they print.
 
 --parquet answers very many files: Ray Data (pip install 'flatzoo[ray]') spreads them over processes, and
 over the machines of the cluster that RAY_ADDRESS names. Start it again with the same arguments to continue
@@ -19,25 +27,30 @@ an interrupted run.
 """
 import argparse
 import contextlib
-import csv
-import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.console.text import printable
+from flatzoo.data.workers import available_cores
 from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write, write_error
-from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
+from ..arguments import add_ema_arguments, add_precision_argument, add_view_arguments, chosen_protocol, count
+from ..outputs import csv_line, open_answers
+from ..windows import add_window_arguments, asks_for_windows, predict_long, window_protocol
 
 if TYPE_CHECKING:
+    from flatzoo import VideoModel
+    from flatzoo.data.protocol import EvalProtocol
     from flatzoo.inference.classifier import Prediction
+    from flatzoo.inference.resume import AnswerFile
 
 MANY = 8  # files, from which on a progress bar is shown
 LONG = 120  # seconds, from which on few frames say little of a video
+COLUMNS = ('path', 'rank', 'label', 'index', 'probability', 'error')  # of CSV
 LARGE = 500_000  # bytes that such a file has at least
 
 
@@ -58,14 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         '--allow-untrained', action='store_true', help='give random answers if the classifier was never trained')
     model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    add_precision_argument(model)
 
     add_view_arguments(parser)
+
+    add_window_arguments(parser)
 
     work = parser.add_argument_group('work')
     work.add_argument(
         '--batch-size', type=count, default=8, metavar='N', help='views at a time (default: %(default)s)')
     work.add_argument(
-        '--workers', type=count, default=min(8, os.cpu_count() or 1), metavar='N',
+        '--workers', type=count, default=available_cores(), metavar='N',
         help='files that are decoded at the same time, in each process (default: %(default)s)')
     work.add_argument(
         '--processes', type=count, metavar='N',
@@ -75,18 +91,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument('--topk', type=count, default=5, metavar='K', help='classes per video (default: %(default)s)')
     form = output.add_mutually_exclusive_group()
     form.add_argument('--json', action='store_true', help='print one JSON list with an object for every file')
-    form.add_argument('--csv', action='store_true', help='print CSV with a row for every class of every file')
+    form.add_argument(
+        '--csv', nargs='?', const='-', metavar='FILE.csv',
+        help='print CSV with a row for every class of every file, or write it to FILE.csv')
+    form.add_argument(
+        '--json-lines', nargs='?', const='-', metavar='FILE.jsonl',
+        help='print an object for every file in a line of its own as the answers come, or write it to FILE.jsonl')
     form.add_argument(
         '--parquet', metavar='FOLDER',
-        help='write Parquet files there, a row for every file, or continue an earlier run')
+        help='write Parquet files there, a row for every file (with --every: a file for every video, a row for every '
+        'window), or continue an earlier run')
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo predict`: 0 if every file was answered, 1 if not."""
+    _sort_out_files(args)
     if not args.clips and args.files_from is None:
         args.usage_error('give a CLIP, or a list of them with --files-from')
     from flatzoo.inference.classifier import classify_files
     from flatzoo.inference.find import find_videos
+    from flatzoo.runtime import precision_of
 
     found = find_videos(args.clips)
     if args.files_from is not None:
@@ -97,18 +121,58 @@ def run(args: argparse.Namespace) -> int:
     if files:
         args.model = model_name(args.model)
         model = load_model(
-            args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema)
+            args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema,
+            precision=args.precision)
         protocol = chosen_protocol(model, args)
+        if (precision := precision_of(model)) != 'fp32':
+            write(f'computing in {precision}; --precision fp32 computes in the numbers of the weights', sys.stderr)
+        if asks_for_windows(args):
+            return _long_videos(found, model, protocol, args)
         frames = protocol.num_clips * model.num_frames
         if args.parquet is not None:
             from ..parquet import predict_to_parquet
 
             return predict_to_parquet(found, model, protocol, args)
-        answers = classify_files(model, files, protocol, args.topk, args.batch_size, args.workers)
+    form = 'json' if args.json else 'csv' if args.csv else 'json-lines' if args.json_lines else 'text'
+    file = args.csv or args.json_lines
     try:
-        return _report(found, answers, 'json' if args.json else 'csv' if args.csv else 'text', frames)
+        if file in (None, '-'):
+            if files:
+                answers = classify_files(model, files, protocol, args.topk, args.batch_size, args.workers)
+            return _report(found, answers, form, frames)
+        settings = {
+            'model': args.model, 'checkpoint': args.checkpoint and os.path.abspath(args.checkpoint),
+            'protocol': protocol.to_dict() if files else None, 'topk': args.topk}
+        with open_answers(file, settings, COLUMNS) as kept:
+            if files:
+                waiting = [path for path in files if path not in kept.done]
+                answers = classify_files(model, waiting, protocol, args.topk, args.batch_size, args.workers)
+            return _report(found, answers, form, frames, kept)
     except RuntimeError as error:
         if 'memory' not in str(error):  # of the device, or of the machine
+            raise
+        raise CommandError(f'{args.model} runs out of memory. Try a smaller --batch-size.') from error
+
+
+def _sort_out_files(args: argparse.Namespace) -> None:
+    """`--csv clip.mp4` prints CSV of a clip: what follows an option without its suffix is a clip, never written to."""
+    for option, suffixes in (('csv', ('.csv',)), ('json_lines', ('.jsonl', '.ndjson'))):
+        value = getattr(args, option)
+        if value not in (None, '-') and not value.lower().endswith(suffixes):
+            args.clips.append(value)
+            setattr(args, option, '-')
+
+
+def _long_videos(
+        found: list[tuple[str, str | None]],
+        model: 'VideoModel',
+        protocol: 'EvalProtocol',
+        args: argparse.Namespace,
+) -> int:
+    try:
+        return predict_long(found, model, window_protocol(protocol, args), args)
+    except RuntimeError as error:
+        if 'memory' not in str(error):
             raise
         raise CommandError(f'{args.model} runs out of memory. Try a smaller --batch-size.') from error
 
@@ -126,14 +190,16 @@ def _report(
         answers: Iterator[tuple[str, list['Prediction'] | Exception]],
         form: str,
         frames: int = 0,
+        kept: 'AnswerFile | None' = None,
 ) -> int:
     """Prints answers and errors in the order in which the files were given, and returns the exit code.
 
     Args:
         found: Files, with the reason where there is nothing to answer.
         answers: One for each of the others.
-        form: `'text'`, `'json'` or `'csv'`.
+        form: `'text'`, `'json'`, `'json-lines'` or `'csv'`.
         frames: Frames of a file that an answer comes from.
+        kept: Where rows of CSV or JSON lines go, with those of an earlier run; None to print them.
     """
     from flatzoo.console.progress import Progress
     from flatzoo.inference.classifier import reason_of
@@ -141,26 +207,36 @@ def _report(
     long: list[str] = []
     entries: list[dict[str, Any]] = []
     failed = False
-    if form == 'csv':
-        write(_csv_lines([('path', 'rank', 'label', 'index', 'probability', 'error')]), is_data=True)
-    with Progress(len(found), 'file', disable=len(found) < MANY) as progress:
+    if form == 'csv' and kept is None:
+        write(csv_line(COLUMNS), is_data=True)
+    done = {} if kept is None else kept.done
+    left = sum(path not in done for path, _ in found)
+    with Progress(left, 'file', disable=left < MANY) as progress:
         for number, (path, error) in enumerate(found):
+            if error is None and path in done:
+                failed |= done[path] is not None
+                continue
             answer = error or next(answers)[1]
             if isinstance(answer, Exception):
                 answer = reason_of(path, answer)
             if isinstance(answer, str):
                 failed = True
-                entries.append({'path': path, 'error': answer})
+                entry = {'path': path, 'error': answer}
+                rows = [(path, '', '', '', '', answer)]
                 write_error(answer)
-                if form == 'csv':
-                    write(_csv_lines([(path, '', '', '', '', answer)]), is_data=True)
-            elif form == 'json':
-                top = [dict(item._asdict(), probability=round(item.probability, 6)) for item in answer]
-                entries.append({'path': path, 'predictions': top})
-            elif form == 'csv':
-                rows = ((path, rank, *item[:2], f'{item[2]:.6f}', '') for rank, item in enumerate(answer, 1))
-                write(_csv_lines(rows), is_data=True)
             else:
+                top = [dict(item._asdict(), probability=round(item.probability, 6)) for item in answer]
+                entry = {'path': path, 'predictions': top}
+                rows = [(path, rank, *item[:2], f'{item[2]:.6f}', '') for rank, item in enumerate(answer, 1)]
+            if kept is not None:
+                kept.write(rows if form == 'csv' else [entry])
+            elif form == 'csv':
+                write('\n'.join(map(csv_line, rows)), is_data=True)
+            elif form == 'json-lines':
+                write(json.dumps(entry), is_data=True)
+            elif form == 'json':
+                entries.append(entry)
+            elif not isinstance(answer, str):
                 gap = '\n' if number else ''
                 lines = [f'{probability:8.1%}  {printable(label)}' for label, _, probability in answer]
                 write(gap + '\n'.join([printable(path), *lines]))
@@ -172,8 +248,8 @@ def _report(
     if long:
         write(
             f'note: {", ".join(long[:3])}{f" and {len(long) - 3} more" if len(long) > 3 else ""}: an answer is one for '
-            f'the whole file, from {frames} frames of it, which say little about so long a video. Cut out the part '
-            'that matters: ffmpeg -ss START -t 10 -i FILE part.mp4.', sys.stderr)
+            f'the whole file, from {frames} frames of it, which say little about so long a video. --every 0.5 says '
+            'what happens when, --events from when to when.', sys.stderr)
     return int(failed)
 
 
@@ -193,11 +269,3 @@ def _long(path: str) -> float | None:
 
 def _minutes(seconds: float) -> str:
     return f'{seconds / 60:.0f} minutes'
-
-
-def _csv_lines(rows: Iterable[tuple]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(rows)
-    return text.getvalue().removesuffix('\n')
-
-

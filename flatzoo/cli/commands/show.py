@@ -38,7 +38,7 @@ from flatzoo.console.text import printable
 from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write, write_error
-from ..arguments import add_model_arguments, count
+from ..arguments import add_model_arguments, add_precision_argument, count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--allow-untrained', action='store_true', help='draw with random weights; nothing is downloaded')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    add_precision_argument(parser)
     parser.add_argument(
         '--out', type=Path, default=Path('.'), metavar='FOLDER', help='where to write (default: current folder)')
 
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     args.model = model_name(args.model)
     model = load_model(
         args.model, args.checkpoint, allow_untrained=args.allow_untrained, device=args.device, needs_head=False,
+        precision=args.precision,
         **{'num_classes': args.num_classes, 'use_ema': args.use_ema, **args.model_kwargs})
     if args.target is not None and model.num_classes:
         _class_index(args.target, model.pretrained_cfg.get('label_names'), model.num_classes)

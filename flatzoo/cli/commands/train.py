@@ -1,12 +1,16 @@
 """Train a video model on videos in a folder.
 
 SPEC is the layout of the data set, such as folder, kinetics, ssv2 or ucf101:fold=2 ('auto' recognises
-it), ROOT its folder. The run folder holds the best model (config.json, model.safetensors), the last
-checkpoint (last.pt), summary.csv and args.yaml. Defaults are the recipe of SIFAR; --config takes a
-preset or a YAML file, over which options of the command line go:
+it), ROOT its folder. The run folder holds the model (config.json, model.safetensors), the last
+checkpoint (last.pt), summary.csv and args.yaml.
+
+--recipe auto, the default, looks at the clips, the model and the device, chooses what is not given, and
+says what and why. --recipe few_clips chooses the same for any number of clips, --recipe sifar takes the
+defaults below, and the name of a preset what a paper says. --config takes a preset or a YAML file, and
+nothing is chosen unless --recipe asks for it. Options of the command line go over all of them:
 
     flatzoo train folder videos/ --model sifar_swin_b12 --pretrained --output runs/mine
-    flatzoo train ssv2 something/ --config sifar_ssv2 --batch-size 12 --amp
+    flatzoo train ssv2 something/ --recipe sifar_ssv2 --batch-size 12 --amp
     flatzoo train --config runs/mine/args.yaml --resume auto
     torchrun --nproc-per-node 8 -m flatzoo train kinetics k400/ --config sifar_k400 --amp
     flatzoo predict clip.mp4 --model runs/mine
@@ -21,8 +25,9 @@ import dataclasses
 import os
 import shlex
 import sys
+from typing import Any
 
-from flatzoo.train.recipe import Recipe, load_recipe, option_type, presets
+from flatzoo.train.recipe import RECIPES, Recipe, load_recipe, option_type, presets, read_config
 
 from .. import CommandError, write
 from ..arguments import KeyValues
@@ -37,10 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in (('spec', 'layout of the data set'), ('root', 'folder of the data set')):
         parser.add_argument(
             name, metavar=name.upper(), nargs='?', default=argparse.SUPPRESS, help=f'{text} (default: of --config)')
+    parser.add_argument(
+        '--recipe', metavar='NAME', help=f'{", ".join(RECIPES)} or a preset (default: auto, without --config)')
     parser.add_argument('--config', metavar='NAME', help='preset, or YAML file with options')
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in dataclasses.fields(Recipe):
-        if option.name not in ('spec', 'root'):
+        if option.name not in ('spec', 'root', 'reasons'):
             name = option.metadata['group']
             if name not in groups:
                 groups[name] = parser.add_argument_group(name)
@@ -78,26 +85,43 @@ def run(args: argparse.Namespace) -> int:
 
     from flatzoo import HubError
     from flatzoo.inference.load import check_registered, model_name, on_the_shell
+    from flatzoo.train.auto import fit_recipe
     from flatzoo.train.loop import train
 
-    options = {name: value for name, value in vars(args).items() if name not in ('command', 'run', 'config')}
+    first = world_info_from_env()[1] == 0  # of the processes that torchrun started
     try:
-        recipe = load_recipe(args.config, **options)
-        if not recipe.root:
-            raise CommandError('name the data set: flatzoo train SPEC ROOT, or a --config that has its spec and root')
-        teacher = recipe.kd_model_name and model_name(recipe.kd_model_name)
-        recipe = dataclasses.replace(recipe, model=model_name(recipe.model), kd_model_name=teacher)
-        if recipe.model and ':' not in recipe.model:
-            check_registered(recipe.model)
+        options = _given(args)
+        for name in ('model', 'kd_model_name'):
+            if options.get(name):
+                options[name] = model_name(options[name])
+        if options.get('model') and ':' not in options['model']:
+            check_registered(options['model'])
+        recipe, lines = fit_recipe(args.recipe, options) if args.recipe else (load_recipe(**options), [])
+        for line in lines if first else ():
+            write(f'recipe {args.recipe}, {line}', sys.stderr)
         train(recipe, report=lambda line: write(line, sys.stderr))
     except HubError as error:
         raise CommandError(on_the_shell(error, '--initial-checkpoint')) from error
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(' '.join(str(error).split())) from error
-    if world_info_from_env()[1] == 0:  # one of the processes that torchrun started
+    if first:
         write(str(recipe.folder))
         write(f'now try: {_next_command(recipe)}', sys.stderr)
     return 0
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that the command line, or the file that it names, sets. Sets `args.recipe` if it is open."""
+    options = {name: value for name, value in vars(args).items() if name not in ('command', 'run', 'config', 'recipe')}
+    if args.recipe is None and args.config is None:
+        args.recipe = 'auto'
+    if args.config is not None:
+        if args.recipe not in (None, *RECIPES):
+            raise CommandError(f'--recipe {args.recipe} and --config {args.config} both set all options; leave out one')
+        options = read_config(args.config) | options
+    if not load_recipe(**options).root:
+        raise CommandError('name the data set: flatzoo train SPEC ROOT, or a --config that has its spec and root')
+    return options
 
 
 def _next_command(recipe: Recipe) -> str:
@@ -107,6 +131,7 @@ def _next_command(recipe: Recipe) -> str:
     train_list, val_list = read_lists(recipe)
     clip = (val_list or train_list).clips[0]
     model = ['--model', str(recipe.folder)]
-    if clip.member is None and clip.end is None and not clip.start and os.path.isfile(clip.path):
+    is_file = clip.member is None and clip.end is None and not clip.start and os.path.isfile(clip.path)
+    if is_file and train_list.depth is None:
         return shlex.join(['flatzoo', 'predict', clip.path, *model])
     return shlex.join(['flatzoo', 'validate', recipe.spec, recipe.root, *model])

@@ -30,10 +30,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.console.text import printable
+from flatzoo.data.workers import default_workers
 from flatzoo.inference.load import ModelError, load_model, model_name, weights_name_classes
 
 from .. import CommandError, write, write_error
-from ..arguments import KeyValues, add_ema_arguments, add_view_arguments, chosen_protocol, count
+from ..arguments import (
+    KeyValues,
+    add_ema_arguments,
+    add_precision_argument,
+    add_view_arguments,
+    chosen_protocol,
+    count,
+)
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -61,8 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         '--allow-untrained', action='store_true', help='measure models whose classifier was never trained, too')
     model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    model.add_argument(
-        '--amp-dtype', choices=('bfloat16', 'float16'), help='compute in this type where autocast allows it')
+    add_precision_argument(model, 'fp32')
 
     add_view_arguments(parser)
     parser.add_argument(
@@ -74,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         '--batch-size', type=count, default=8, metavar='N', help='views at a time (default: %(default)s)')
     work.add_argument(
-        '--workers', type=_number, default=min(4, os.cpu_count() or 1), metavar='N',
-        help='processes that decode, 0 for none (default: %(default)s)')
+        '--workers', type=_number, default=default_workers(), metavar='N',
+        help='processes that decode, 0 for none (default: %(default)s, one for each core there is)')
 
     output = parser.add_argument_group('output')
     output.add_argument('--results', metavar='FILE', help='CSV file with a row for every model and order')
@@ -99,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _validate(args: argparse.Namespace, device: str) -> int:
     from flatzoo.data.lists import DataError, read_videos
-    from flatzoo.evaluation.results import read_results, write_results
+    from flatzoo.evaluation.results import json_row, read_results, write_results
 
     names = _names(args)
     if args.checkpoint and len(names) > 1:
@@ -140,7 +147,7 @@ def _validate(args: argparse.Namespace, device: str) -> int:
             row, evaluation = entry
             failed |= bool(evaluation.broken)
             rows.append(row)
-            entries.append({**row, 'classes': evaluation.per_class()})
+            entries.append({**json_row(row), 'classes': evaluation.per_class()})
             if not _is_first():
                 continue
             for _, reason in evaluation.broken:
@@ -211,7 +218,7 @@ def _model_for(
                     num_classes = len(videos.classes)
         model = load_model(
             name, args.checkpoint, num_classes, args.allow_untrained, device, videos.in_chans,
-            **{'use_ema': args.use_ema, **args.model_kwargs})
+            **{'use_ema': args.use_ema, 'precision': args.precision, **args.model_kwargs})
         return model, match(videos, model.num_classes, model.pretrained_cfg.get('label_names'))
 
     def match(*arguments: Any) -> 'VideoList':
@@ -233,8 +240,6 @@ def _measure(
         rows: list[dict[str, Any]],
 ) -> tuple[dict[str, Any], 'Evaluation'] | None:
     """The row of a model and what was counted; None if `rows` has it already."""
-    import torch
-
     from flatzoo.evaluation.evaluate import evaluate
     from flatzoo.evaluation.results import result_row, result_setting
 
@@ -249,7 +254,7 @@ def _measure(
     try:
         evaluation = evaluate(
             model, videos, protocol, batch_size=args.batch_size, workers=args.workers, order=order, seed=args.seed,
-            amp_dtype=args.amp_dtype and getattr(torch, args.amp_dtype), progress=True)
+            progress=True)
     except RuntimeError as error:
         if 'memory' not in str(error):  # of the device, or of the machine
             raise

@@ -10,3 +10,10 @@ from .actions import (
     write_action_folder as write_action_folder,
     write_action_splits as write_action_splits,
 )
+from .splice import (
+    NOTHING as NOTHING,
+    Segment as Segment,
+    render_nothing as render_nothing,
+    spliced_frames as spliced_frames,
+    write_spliced as write_spliced,
+)

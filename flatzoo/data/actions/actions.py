@@ -1,11 +1,13 @@
-"""Procedural labelled actions: a small video data set that is rendered from a seed, with nothing to download.
+"""Procedural labelled actions: a small video data set that is rendered from a seed, without a download.
 
-Sixteen actions in eight pairs; one action of a pair is the other one played backwards. A clip of class `2p + 1` is made
-by reversing the frames of the clip that class `2p` has for the same seed, so the two classes hold exactly the same sets
-of frames: a model that ignores their order cannot beat chance between them, nor can one that sees a frame without its
-place in time. What is left to learn is motion. What a single frame does show (the shape and the texture of the object,
-the texture of the place) has labels too, from which an image model can be trained first. Needs torch alone to render;
-PyAV decodes the real clip that lends textures, once, and writes files.
+There are sixteen actions in eight pairs. One action of a pair is the other one played backwards: a clip of class `2p +
+1` is the clip of class `2p` for the same seed, with its frames in reverse order. The two classes thus have exactly the
+same frames, and a model that ignores the order of frames cannot tell them apart better than chance. Only motion can be
+learned.
+
+A single frame also shows things: the shape and the texture of the object, and the texture of the place. They have
+labels too, from which an image model can be trained first. Rendering needs torch. PyAV decodes, once, the real clip
+from which some textures are taken, and writes files.
 """
 import os
 import random
@@ -34,7 +36,7 @@ ACTIONS: tuple[str, ...] = (
     'is picked up', 'is put down',
     'joins', 'separates',
 )  # fmt: skip
-"""Class names; the label of an action is its index here, and labels `2p` and `2p + 1` are each other reversed."""
+"""Class names. The label of an action is its index here. Labels `2p` and `2p + 1` are each other reversed."""
 
 
 def _label_index(label: int | str) -> int:
@@ -64,7 +66,7 @@ def _check_split(split: str) -> None:
 
 
 def _clip_seed(seed: int, index: int) -> int:
-    """The seed of clip `index` in the set of a seed; no two sets of up to 2**32 clips share one."""
+    """The seed of clip `index` in the set of a seed. Two sets of up to 2**32 clips never share a seed."""
     return (seed << 32) + index
 
 
@@ -77,17 +79,17 @@ def render_action(
         camera_shake: float = 0.0,
         split: Split = 'train',
 ) -> Tensor:
-    """Render one clip of an action.
+    """Renders one clip of an action.
 
-    The frames are taken at the centres of `num_frames` equal segments of the action, which is where uniform sampling
-    looks in a longer clip. The same arguments give the same bytes, whatever the number of threads.
+    The frames are taken at the centres of `num_frames` equal segments of the action. Uniform sampling takes the same
+    moments of a longer clip. The same arguments give the same bytes with any number of threads.
 
     Args:
         label: Label (index into `ACTIONS`) or name of the action.
-        seed: Any integer; chooses textures, shapes, places, sizes and speeds.
+        seed: Any integer. It chooses textures, shapes, places, sizes and speeds.
         num_frames: Number of frames T.
         size: Height and width in pixels, at least 16.
-        camera_shake: Greatest shift of a hand-held camera as a share of the frame, 0 to 0.25; 0.05 is a nervous hand.
+        camera_shake: Largest shift of a hand-held camera as a share of the frame, 0 to 0.25. 0.05 is a nervous hand.
         split: 'train' or 'test'. The splits share no scene, no texture and no pixel of the real clip, and 'test' has
             two more kinds of texture.
 
@@ -113,13 +115,13 @@ def scene_labels(label: int | str, seed: int, split: Split = 'train') -> dict[st
     """What the frames of a clip show besides its action.
 
     Args:
-        label: Label or name of the action; both actions of a pair show the same.
+        label: Label or name of the action. Both actions of a pair show the same.
         seed: See `render_action`.
         split: See `render_action`.
 
     Returns:
-        The shape of the acting object under 'object' (of two that join, the larger one), the kind of its texture under
-        'texture' and that of the background under 'place'; `ActionFrames.classes` holds all that there are.
+        'object' is the shape of the acting object (the larger one of two that join), 'texture' the kind of its texture,
+        and 'place' the kind of texture of the background. `ActionFrames.classes` has all possible values.
 
     Raises:
         ValueError: If an argument lies outside its range.
@@ -193,14 +195,14 @@ class ActionFrames(Dataset):
     Args:
         num_frames: Number of frames in the set, each of a scene of its own.
         size: Height and width in pixels.
-        seed: Seed of the whole set; no other seed, and no `ActionClips` of the same seed, shares a scene with it.
-        split: 'train' or 'test', see `render_action`; two kinds of texture occur in 'test' only.
+        seed: Seed of the whole set. Sets of other seeds, and `ActionClips` of the same seed, share no scene with it.
+        split: 'train' or 'test', see `render_action`. Two kinds of texture occur only in 'test'.
         camera_shake: See `render_action`.
-        zoom: Greatest magnification, at least 1; each frame draws its own between 1 and this, and is then a part of
-            the picture around the object, as photographs of objects are.
+        zoom: Largest magnification, at least 1. Each frame draws its own between 1 and this, and shows a part of the
+            picture around the object, like a photograph of an object.
 
-    Each item is the frame, uint8 `[3, size, size]`, and its labels by name as in `scene_labels`, each an index into the
-    names that `classes` holds under it. The object can be out of sight for a moment: nothing then tells its label.
+    Each item is the frame, uint8 `[3, size, size]`, and its labels by name as in `scene_labels`. A label is an index
+    into `classes[name]`. Sometimes the object is out of sight; such a frame does not show its label.
     """
 
     classes = SCENE_CLASSES
@@ -251,7 +253,7 @@ def write_action(
         split: Split = 'train',
         crf: int = 23,
 ) -> Path:
-    """Write one clip of an action as an H.264 video file; the file appears when it is complete.
+    """Writes one clip of an action as an H.264 video file. The file appears when it is complete.
 
     Args:
         path: File to write, for example `clip.mp4`; its folder must exist.
@@ -262,7 +264,7 @@ def write_action(
         fps: Frames per second.
         camera_shake: See `render_action`.
         split: See `render_action`.
-        crf: Constant rate factor of the encoder: 0 is lossless, 51 worst.
+        crf: Constant rate factor of the encoder: 0 is lossless, 51 is the worst quality.
 
     Returns:
         The path.
@@ -273,7 +275,7 @@ def write_action(
     import av
 
     if size % 2:
-        raise ValueError(f'H.264 wants an even size, got {size}')
+        raise ValueError(f'H.264 needs an even size, got {size}')
     path = Path(path)
     clip = render_action(label, seed, num_frames, size, camera_shake=camera_shake, split=split)
     partial = path.with_name(f'{path.name}.partial')
@@ -302,7 +304,7 @@ def write_action_folder(
         camera_shake: float = 0.0,
         split: Split = 'train',
 ) -> list[Path]:
-    """Write a data set of video files, one folder per action: `root/moves_left/00000.mp4` and so on.
+    """Writes a data set of video files, one folder per action: `root/moves_left/00000.mp4` and so on.
 
     Args:
         root: Folder to write into; made if missing.
@@ -344,11 +346,11 @@ def write_action_splits(
         workers: int = 1,
         done: Callable[[Path], object] | None = None,
 ) -> list[Path]:
-    """Write a data set to train on: `root/train/moves_left/00000.mp4`, `root/val/moves_left/00000.mp4` and so on.
+    """Writes a data set to train on: `root/train/moves_left/00000.mp4`, `root/val/moves_left/00000.mp4` and so on.
 
-    A fifth of the clips, at least one of each action, are for `val`. They are of the split 'test' of `render_action`,
-    whose scenes and textures `train` does not show. The clips are rendered in several processes; their bytes do not
-    depend on how many.
+    A fifth of the clips, at least one of each action, are for `val`. They come from the split 'test' of
+    `render_action`, whose scenes and textures `train` does not show. Several processes render the clips; their bytes do
+    not depend on the number of processes.
 
     Args:
         root: Folder to write into; made if missing.
@@ -358,8 +360,8 @@ def write_action_splits(
         size: See `write_action`.
         num_frames: See `write_action`.
         fps: See `write_action`.
-        workers: Number of processes; 1 for this one alone.
-        done: Called with each file as it is written.
+        workers: Number of processes. With 1 no other process is started.
+        done: Called with each file after it is written.
 
     Returns:
         The files, those of `train` first.

@@ -1,10 +1,10 @@
 """The scenes of the procedural actions: textures, shapes, actors and their motion, and the painter that renders them.
 
-A scene is a list of layers, back to front: a background, bystanders that stay or drift alike in every class, and the
-actors. A layer is a sprite (a textured shape) with a pose that is a function of continuous time, hence a clip of 8
-frames shows the same action as one of 32. Textures are procedural or cut from a real clip that the package ships.
-What a scene shows besides its action (the actor's shape and texture, the background's) can be asked for as labels.
-Everything follows from a seed; only the even action of each pair is here, `actions.py` makes the other by reversing it.
+A scene is a list of layers, back to front: a background, bystanders that stand or drift in the same way in every class,
+and the actors. A layer is a sprite (a textured shape) with a pose that is a function of continuous time. A clip of 8
+frames therefore shows the same action as one of 32. Textures are procedural or cut from a real clip in the package. The
+actor's shape and texture and the texture of the background are available as labels. A seed determines everything. This
+module has the even action of each pair; `actions.py` makes the odd one by reversing it.
 """
 import functools
 import math
@@ -17,18 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['SCENE_CLASSES', 'SPLITS', 'Split', 'describe', 'paint', 'paint_frame']
+__all__ = ['SCENE_CLASSES', 'SPLITS', 'Split', 'describe', 'paint', 'paint_frame', 'paint_stretch']
 
 Split = Literal['train', 'test']
 SPLITS: tuple[Split, ...] = get_args(Split)
 REAL_CLIP = Path(__file__).parents[1] / 'assets' / 'carphone.mp4'
 
 SURFACES = ('stripes', 'checks', 'dots', 'rings', 'noise', 'gradient', 'real')
-TEST_SURFACES = (*SURFACES, 'marble', 'waves')  # two kinds that training never shows
+TEST_SURFACES = (*SURFACES, 'marble', 'waves')  # two more kinds, which the training split never shows
 SHAPES = ('disc', 'box', 'bar', 'triangle', 'polygon', 'star', 'blob', 'cross')
-TURNING_SHAPES = ('bar', 'triangle', 'blob', 'arrow')  # shapes of low symmetry, whose turning can be seen
+TURNING_SHAPES = ('bar', 'triangle', 'blob', 'arrow')  # shapes of low symmetry, so that turning is visible
 ROUNDISH_SHAPES = ('disc', 'box', 'polygon', 'star', 'blob')  # shapes that a hand can hold
-PROPS = ('slab', 'hand')  # what an action needs beside its object
+PROPS = ('slab', 'hand')  # further things that an action needs
 SCENE_CLASSES = {'object': (*SHAPES, 'arrow'), 'texture': TEST_SURFACES, 'place': TEST_SURFACES}
 
 Progress = Callable[[float], float]  # of time; both 0...1
@@ -208,7 +208,7 @@ def _sprite(rng: random.Random, px: int, split: str, shape: str, dark_scene: boo
 
 
 def _progress(rng: random.Random, slack: float = 0.15) -> Progress:
-    """A random clock of an action: monotone from 0 to 1, with a rest before and after, and more or less easing."""
+    """A random progress of an action over time: from 0 to 1, with a rest before and after, and some easing."""
     start, stop, ease = rng.uniform(0, slack), rng.uniform(1 - slack, 1), rng.random()
 
     def progress(t: float) -> float:
@@ -232,7 +232,7 @@ def _scene(pair: int, seed: int, px: int, split: str) -> _Scene:
         return _sprite(rng, max(int(px * scale), 12), split, shape, dark_scene, rim)
 
     bystanders = []
-    for _ in range(rng.randint(0, 3)):  # they tell nothing of the action
+    for _ in range(rng.randint(0, 3)):  # bystanders, which do not depend on the action
         size, angle = rng.uniform(0.1, 0.22), rng.uniform(0, math.tau)
         x, y = rng.uniform(-0.9, 0.9), rng.uniform(-0.9, 0.9)
         drift = rng.choice((0, 0, rng.uniform(0, 0.2)))
@@ -246,12 +246,12 @@ def _scene(pair: int, seed: int, px: int, split: str) -> _Scene:
 
 
 def _object(scene: _Scene) -> _Layer:
-    """What the action is about; of two that join, the larger one."""
+    """The object of the action. Of two that join, the larger one."""
     return max((actor for actor in scene.actors if actor.sprite.shape not in PROPS), key=lambda a: a.pose(0.5).width)
 
 
 def _labels(scene: _Scene) -> dict[str, str]:
-    """What a scene shows."""
+    """The labels of a scene, see `describe`."""
     sprite = _object(scene).sprite
     return {'object': sprite.shape, 'texture': sprite.surface, 'place': scene.place.sprite.surface}
 
@@ -375,7 +375,7 @@ def _compose(
         size: int,
         window: tuple[float, float, float] = (1.0, 0.0, 0.0),
 ) -> Tensor:
-    """Paint the layers over each other, seen in a window (half-extent, centre): uint8 `[T, 3, size, size]`."""
+    """Paints the layers over each other, seen in a window (half-extent, centre): uint8 `[T, 3, size, size]`."""
     extent, left, top = window
     x, y = (axis * extent + centre for axis, centre in zip(_coordinates(size), (left, top), strict=True))
     image = torch.zeros(len(times), 3, size, size)
@@ -398,7 +398,7 @@ def _compose(
         torch.add(d * x, e * y + f, out=grid[..., 1])
         painted = F.grid_sample(sprite.pixels.expand(len(times), -1, -1, -1), grid, 'bilinear', padding_mode, False)
         coverage = painted[:, 3:] * alpha[:, None]
-        # Plain products and sums: fused operations may round differently where threads split the tensor.
+        # Plain products and sums, because fused operations may round differently where threads split the tensor.
         image += (painted[:, :3] - image) * coverage
     return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -409,7 +409,7 @@ def _shaken(pair: int, seed: int, camera_shake: float, split: str) -> Callable[[
 
 
 def paint(pair: int, seed: int, num_frames: int, size: int, camera_shake: float, split: str) -> Tensor:
-    """Paints the even action of a pair: uint8 `[T, 3, size, size]`; arguments as for `render_action`."""
+    """Paints the even action of a pair: uint8 `[T, 3, size, size]`. Arguments as for `render_action`."""
     times = [(i + 0.5) / num_frames for i in range(num_frames)]
     return _compose(_scene(pair, seed, size, split), times, _shaken(pair, seed, camera_shake, split), size)
 
@@ -425,16 +425,48 @@ def paint_frame(
 ) -> tuple[Tensor, dict[str, str]]:
     """Paints one moment, 0..1, of the even action of a pair: uint8 `[3, size, size]`, and what the scene shows.
 
-    A zoom above 1 moves in on the object, as far as all of it can be seen.
+    A zoom above 1 magnifies the object, but only as far as all of it stays visible.
     """
     scene = _scene(pair, seed, round(size * zoom), split)
     pose = _object(scene).pose(time)
     extent = min(max(1 / zoom, 1.1 * pose.width), 1.0)
-    nearness = 1 - extent**2  # the closer, the nearer the object to the middle
+    nearness = 1 - extent**2  # the larger the zoom, the nearer is the object to the middle
     window = (extent, pose.x * nearness, pose.y * nearness)
     return _compose(scene, [time], _shaken(pair, seed, camera_shake, split), size, window)[0], _labels(scene)
 
 
 def describe(pair: int, seed: int, split: str) -> dict[str, str]:
-    """What the scene of a pair shows; it does not depend on the size in pixels, so that the smallest will do."""
+    """What the scene of a pair shows. The size in pixels does not matter, so the smallest is painted."""
     return _labels(_scene(pair, seed, 16, split))
+
+
+def paint_stretch(
+        pair: int,
+        seed: int,
+        times: list[float],
+        camera_times: list[float],
+        size: int,
+        camera_shake: float,
+        split: str,
+        acting: bool = True,
+) -> Tensor:
+    """Paints moments of the even action of a pair: uint8 `[T, 3, size, size]`.
+
+    Args:
+        pair: The pair.
+        seed: See `render_action`.
+        times: When the moments are, 0..1, in any order; a moment may repeat.
+        camera_times: The same for the camera, which may go on shaking while the scene stands still.
+        size: See `render_action`.
+        camera_shake: See `render_action`.
+        split: See `render_action`.
+        acting: Whether the actors move. Else they stay as they are at the first moment, and only bystanders drift.
+    """
+    scene = _scene(pair, seed, size, split)
+    if not acting:
+        still = [layer._replace(pose=functools.partial(lambda pose, t: pose, layer.pose(times[0])))
+                 for layer in scene.actors]
+        scene = scene._replace(actors=still)
+    shaken = _shaken(pair, seed, camera_shake, split)
+    moments = iter(camera_times)
+    return _compose(scene, times, lambda t: shaken(next(moments)), size)

@@ -8,47 +8,19 @@ time other than zero therefore change nothing.
 """
 import bisect
 import math
-import struct
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from .errors import MAX_PIXELS, VideoError, check_pixels, first_line, nothing_decoded
+from .container import open_file, orientation, upright_pixels
+from .errors import nothing_decoded
 from .mp4_claims import check_mp4_claims, claim_limit, false_claim
 
-__all__ = ['PyAVSource', 'orientation']
+__all__ = ['PyAVSource']
 
-# The formats of FFmpeg that are opened, whatever the name of a file says: containers and streams of video, and those of
-# sound, so that a song is told as one. Not among them are play lists, scripts and whatever else names other files,
-# waits for a network or draws text. No pictures, but for the few that Pillow does not read here.
-_FORMATS = (
-    'aac', 'ac3', 'aiff', 'amr', 'asf', 'asf_o', 'au', 'av1', 'avi', 'avs2', 'avs3', 'bink', 'caf', 'cavsvideo',
-    'dhav', 'dirac', 'dnxhd', 'dv', 'dxa', 'eac3', 'evc', 'ffm', 'flac', 'flic', 'flv', 'gdv', 'gif', 'gxf', 'h261',
-    'h263', 'h264', 'hevc', 'iv8', 'ivf', 'ivr', 'kux', 'live_flv', 'lmlm4', 'lvf', 'lxf', 'm4v', 'matroska,webm',
-    'mgsts', 'mjpeg', 'mjpeg_2000', 'mlv', 'mov,mp4,m4a,3gp,3g2,mj2', 'mp3', 'mpeg', 'mpegts', 'mpegtsraw',
-    'mpegvideo', 'mpjpeg', 'mtv', 'mv', 'mxf', 'mxg', 'nsv', 'nut', 'nuv', 'obu', 'ogg', 'pva', 'r3d', 'rl2', 'rm',
-    'roq', 'rpl', 'smjpeg', 'smk', 'swf', 'ty', 'vc1', 'vc1test', 'viv', 'vivo', 'vvc', 'w64', 'wav', 'wtv', 'wv',
-    'xmv', 'yuv4mpegpipe',
-    'exr_pipe', 'j2k_pipe', 'jpegxl_pipe', 'pam_pipe', 'pbm_pipe', 'pgm_pipe', 'ppm_pipe', 'qoi_pipe',
-)
 # Those whose packets carry the time at which their frame is shown; in others FFmpeg makes it up from that of decoding.
 _TIMED_FORMATS = ('mov', 'matroska', 'mpegts', 'mpeg', 'ogg', 'flv', 'live_flv', 'nut', 'ivf', 'mxf', 'gif')
-
-
-def orientation(frame: 'av.VideoFrame') -> tuple[bool, list[int]]:  # noqa: F821
-    """How a frame is put upright: whether it is transposed, and which dimensions of `[H, W, C]` are flipped then.
-
-    The display matrix takes the pixel (x, y) to (a x + c y, b x + d y). Turns by other angles become the nearest one.
-    """
-    matrix = frame.side_data.get('DISPLAYMATRIX')
-    if matrix is None:
-        return False, []
-    a, b, _, c, d = struct.unpack('=5i', bytes(matrix)[:20])
-    transposed = abs(b) + abs(c) > abs(a) + abs(d)
-    if transposed:
-        a, d = c, b
-    return transposed, [dim for dim, scale in enumerate((d, a)) if scale < 0]
 
 
 class _UntrueTimes(Exception):
@@ -83,39 +55,10 @@ class PyAVSource:
 
     def _open(self) -> None:
         """(Re)opens the file at its first packet."""
-        import av
         self.close()
-        try:
-            # 'file:' keeps a colon in a file name from being taken as a protocol. The limits must be given here, since
-            # opening already looks into the file: it follows play lists and decodes first frames.
-            self._container = av.open(
-                'file:' + self.path,
-                options={
-                    'format_whitelist': ','.join(_FORMATS),
-                    'protocol_whitelist': 'file',
-                    'max_pixels': str(MAX_PIXELS),
-                },
-                metadata_errors='replace',
-            )
-        except (av.error.FFmpegError, ValueError, MemoryError) as error:
-            refused = isinstance(error, av.error.ArgumentError)
-            reason = 'it is damaged, or text or a play list' if refused else first_line(error)
-            raise VideoError(
-                f'{self.path}: is not a video that FFmpeg can read ({reason}). '
-                f'Check that the file is a complete video.') from None
-        # The cover picture of a song and the previews of a film are stored as video streams.
-        preview = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-        streams = [s for s in self._container.streams.video if not s.disposition & preview]
-        if not streams:
-            kinds = ', '.join(sorted({s.type for s in self._container.streams})) or 'no streams'
-            raise VideoError(f'{self.path}: has no video stream (it holds: {kinds}). Give a file with pictures.')
-        best = self._container.streams.best('video')
-        self._stream = best if best in streams else streams[0]
-        self.stream_index, self.num_streams = self._stream.index, len(streams)
+        self._container, self._stream, self.num_streams = open_file(self.path)
+        self.stream_index = self._stream.index
         codec = self._stream.codec_context
-        if codec is None:
-            raise VideoError(f'{self.path}: its video codec is unknown to FFmpeg. Convert the video to H.264 first.')
-        check_pixels(self.path, codec.width or 0, codec.height or 0)
         codec.thread_type, codec.thread_count = 'NONE', 1  # more cost CPU time and gain nothing on sparse frames
         self._frames = self._decode()
         self._held = None  # newest frame at or before the last target, with its time: (pts, frame)
@@ -329,14 +272,9 @@ class PyAVSource:
             frame = self._frame_at(index)
             if out is None:
                 width, height = frame.width, frame.height
-                transposed, flipped = orientation(frame)
-                shape = (width, height) if transposed else (height, width)
+                turn = orientation(frame)
+                shape = (width, height) if turn[0] else (height, width)
                 out = torch.empty((len(indices), *shape, 3), dtype=torch.uint8)
             # A stream may change its frame size on the way; all frames get the size of the first.
-            plane = reformatter.reformat(frame, width, height, 'rgb24', threads=1).planes[0]
-            pixels = torch.frombuffer(plane, dtype=torch.uint8).view(height, plane.line_size)  # lines may be padded
-            pixels = pixels[:, :3 * width].unflatten(1, (width, 3))
-            if transposed:
-                pixels = pixels.transpose(0, 1)
-            out[row] = pixels.flip(flipped) if flipped else pixels
+            out[row] = upright_pixels(frame, reformatter, (width, height), turn)
         return out

@@ -13,7 +13,7 @@ from .pyav_source import PyAVSource
 from .source import FrameSource
 from .torchcodec_source import TorchcodecSource
 
-__all__ = ['BACKENDS', 'Backend', 'VideoReader']
+__all__ = ['BACKENDS', 'Backend', 'VideoReader', 'picture_source', 'read_head']
 
 Backend = Literal['auto', 'pyav', 'torchcodec']
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -62,8 +62,8 @@ class VideoReader:
         self.path = os.fsdecode(path)
         self._source: FrameSource | None = None
         self._size: tuple[int, int] | None = None
-        head = _read_head(self.path)
-        picture = _picture_source(self.path, head)
+        head = read_head(self.path)
+        picture = picture_source(self.path, head)
         if picture is not None:
             self._source = picture
         elif backend == 'torchcodec':
@@ -163,7 +163,7 @@ class VideoReader:
         return self._size
 
 
-def _read_head(path: str) -> bytes:
+def read_head(path: str) -> bytes:
     """First bytes of a file that is fit to be opened: there, regular (a pipe would block), readable and not empty."""
     try:
         mode = os.stat(path).st_mode
@@ -185,7 +185,7 @@ def _read_head(path: str) -> bytes:
     return head
 
 
-def _picture_source(path: str, head: bytes) -> FrameSource | None:
+def picture_source(path: str, head: bytes) -> FrameSource | None:
     """The source of a picture, None for a video."""
     from ..pictures import PictureSource, is_picture
     if head[4:8] == b'ftyp' and head[8:12] in _PICTURE_BRANDS:

@@ -1,8 +1,9 @@
 """Frames by index with torchcodec."""
 from torch import Tensor
 
+from .container import orientation
 from .errors import VideoError, first_line
-from .pyav_source import PyAVSource, orientation
+from .pyav_source import PyAVSource
 
 __all__ = ['TorchcodecSource']
 

@@ -1,16 +1,16 @@
 """Readers of published data sets, one file per publisher.
 
-A reader has `SPLITS`, the splits that it knows; `matches(root)`, whether a folder is laid out so; and
-`read(root, split, **options) -> VideoList`, which opens lists and folders but no video, and names each listed file
-whether it is there or not.
+A reader is a module with three names. `SPLITS` are the splits that it knows. `matches(root)` tells whether a folder has
+this layout. `read(root, split, **options) -> VideoList` reads the lists and the names of files, and opens no video. Its
+result names every listed file, whether the file exists or not.
 """
 import importlib
 from types import ModuleType
 from typing import Any
 
-__all__ = ['READERS', 'open_reader']
+__all__ = ['GENERIC', 'READERS', 'open_reader']
 
-# name -> module here, and the arguments that make it this data set; the order in which `auto` tries them
+# Name of a layout -> its module here, and fixed arguments of its functions; publishers first, generic layouts last.
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     'ssv2': ('ssv2', {}),
     'ucf101': ('ucf101', {}),
@@ -32,9 +32,11 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 READERS: tuple[str, ...] = tuple(_READERS)
 """Names of the layouts."""
+GENERIC: tuple[str, ...] = READERS[READERS.index('wds'):]
+"""Those that are no publisher's. The folders of a publisher may look like one of these, too."""
 
 
 def open_reader(name: str) -> tuple[ModuleType, dict[str, Any]]:
-    """The module of a layout and the arguments that its functions get."""
+    """The module of a layout, and the fixed arguments of its functions."""
     module, fixed = _READERS[name]
     return importlib.import_module(f'{__name__}.{module}'), fixed

@@ -9,7 +9,7 @@ __all__ = ['read_labels']
 
 _WHOLE = re.compile(r'\d+(\.0*)?')  # pandas writes 3.0 where a column has gaps
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
-_MANY = 1000  # classes beyond which numbers that leave most of them without a clip are taken for ids
+_MANY = 1000  # with more classes than this, and no clip in most of them, the numbers are taken for ids
 _ADVICE = 'Where numbers are names, list the names of all classes in classes.txt, one a line'
 
 
@@ -20,16 +20,17 @@ def read_labels(
 ) -> tuple[list[int], tuple[str, ...]]:
     """Index of the class of each label, and the names of the classes.
 
-    Labels are the names in the list of classes if there is one and all are in it; numbers from 0 if all are whole
-    numbers; and names, whose classes are sorted, if none of them is a number.
+    There are three cases, tried in this order. If a list of classes has all labels, they are names from that list. If
+    all labels are whole numbers, they count classes from 0. If no label is a number, they are names, and the classes
+    are the sorted names.
 
     Args:
         labels: The labels of all splits, strings or numbers.
         names: Names of the classes, from a list beside the data.
-        error: Makes an error of the place of a label and of what is wrong with it.
+        error: Makes the error from the index of a label and the reason.
 
     Raises:
-        DataError: A label that is not like the others or not in the list, or numbers that cannot be those of classes.
+        DataError: A label is unlike the others or not in the list of classes, or the numbers cannot count classes.
     """
     texts = [same_name(str(label).strip()) for label in labels]
     odd = [place for place, text in enumerate(texts) if not _WHOLE.fullmatch(text)]
@@ -47,7 +48,7 @@ def read_labels(
         return _numbered([int(float(text)) if '.' in text else int(text) for text in texts], names, error)
 
     if 2 * len(odd) <= len(texts):
-        raise error(odd[0], f'the label should be a whole number from 0 as the others, it is {texts[odd[0]]!r}')
+        raise error(odd[0], f'the label should be a whole number from 0 like the others, it is {texts[odd[0]]!r}')
     place = next((place for place, text in enumerate(texts) if _NUMBER.fullmatch(text)), None)
     if place is not None:
         raise error(

@@ -1,8 +1,8 @@
-"""Diving48 (Li et al., ECCV 2018), 48 classes; V2 is the cleaned release of labels, which papers use since 2020.
+"""Diving48 (Li et al., ECCV 2018), 48 classes. V2 is the release with cleaned labels, which papers use since 2020.
 
-Known: `Diving48_V2_train.json` and `Diving48_V2_test.json`, lists of objects with vid_name, label, start_frame and
-end_frame; `Diving48_vocab.json`, a list of four words for each label; videos `rgb/VID_NAME.mp4`, which are cut
-already: start_frame is 0 and end_frame the number of frames, so that each file is read as a whole.
+Known: `Diving48_V2_train.json` and `Diving48_V2_test.json` are lists of objects with vid_name, label, start_frame and
+end_frame. `Diving48_vocab.json` has a list of four words for each label. The videos `rgb/VID_NAME.mp4` are already cut:
+start_frame is 0 and end_frame is the number of frames, so each file is read as a whole.
 
 Inferred: the lists may lie in the root or in `annotations`, the videos in `rgb`, `videos` or the root. The dives have
 no left and right, so clips are mirrored in training.
@@ -22,7 +22,7 @@ def matches(root: Path) -> bool:
 
 
 def read(root: Path, split: str, version: Literal['V1', 'V2'] = 'V2') -> VideoList:
-    """The clips of a list; `version` V1 takes the labels of the first release."""
+    """The clips of a list. `version='V1'` reads the labels of the first release."""
     version = choose('version', version, ('V1', 'V2'))
     stem = f'Diving48_V2_{split}' if version == 'V2' else f'Diving48_{split}'
     path = need_file('Diving48', root, *_patterns(f'{stem}.json'))

@@ -1,7 +1,7 @@
 """One folder per class, one folder of images per clip: `root/CLASS/CLIP/00001.jpg`, or with `train/` and `val/` above.
 
-Frames are sorted by the numbers in their names, and are one series: optical flow lies in folders of its own. Splits are
-those of the layout `folder`.
+Frames are sorted by the numbers in their names. A folder holds one series of frames, so optical flow must lie in
+folders of its own. The splits are those of the layout `folder`.
 """
 from pathlib import Path
 
@@ -15,6 +15,15 @@ def matches(root: Path) -> bool:
     return holds_classes(root, frame_folders_below)
 
 
-def read(root: Path, split: str, val_share: float | None = None, seed: int = 0) -> VideoList:
-    """The frame folders; `val_share` in (0, 1) and `seed` divide a root without split folders."""
-    return read_classes('frames', root, split, frame_folders_below, val_share, seed)
+def read(
+        root: Path, split: str, val_share: float | None = None, seed: int = 0, depth: int | None = None) -> VideoList:
+    """The frame folders.
+
+    Args:
+        root: The folder.
+        split: The split.
+        val_share: Share of a root without split folders that is its split val, in (0, 1).
+        seed: Of this division.
+        depth: The images are depth maps of 16 bits, and this reading becomes 255.
+    """
+    return read_classes('frames', root, split, frame_folders_below, val_share, seed, depth)

@@ -1,10 +1,11 @@
 """HMDB51 (Kuehne et al., ICCV 2011), 51 classes, three folds.
 
-Known: `testTrainMulti_7030_splits/CLASS_test_split1.txt` with lines `FILE.avi N`, N = 1 for training, 2 for testing
-and 0 for neither; one archive of videos per class, which gives `CLASS/FILE.avi`. File names repeat across classes.
+Known: `testTrainMulti_7030_splits/CLASS_test_split1.txt` has lines `FILE.avi N`. N is 1 for training, 2 for testing and
+0 for neither. The videos come as one archive per class, which unpacks to `CLASS/FILE.avi`. File names repeat across
+classes.
 
-Inferred: the classes lie in the root, in `hmdb51_org` or in `videos`; the lists may lie in the root, in `annotations`
-or in `test_train_splits/testTrainMulti_7030_splits`; videos may have another suffix after a conversion.
+Inferred: the classes lie in the root, in `hmdb51_org` or in `videos`. The lists may lie in the root, in `annotations`
+or in `test_train_splits/testTrainMulti_7030_splits`. Converted videos may have another suffix.
 """
 import os
 from pathlib import Path
@@ -23,7 +24,7 @@ def matches(root: Path) -> bool:
 
 
 def read(root: Path, split: str, fold: int = 1) -> VideoList:
-    """The clips of fold 1, 2 or 3; the papers report the mean of the three, or the first."""
+    """The clips of fold 1, 2 or 3. Papers report the mean of the three folds, or the first one."""
     fold = choose('fold', fold, '123')
     lists = _lists(root, fold)
     if not lists:
@@ -47,7 +48,7 @@ def read(root: Path, split: str, fold: int = 1) -> VideoList:
 
 
 def _lists(root: Path, fold: str) -> dict[str, Path]:
-    """Class to list."""
+    """Class name -> its list."""
     ending = f'_test_split{fold}.txt'
     for folder in _FOLDERS:
         if paths := sorted((root / folder).glob(f'*{ending}')):

@@ -1,10 +1,11 @@
 """Jester (Materzynska et al., ICCV Workshops 2019), 27 gestures, frames at 12 per second.
 
-Known: `jester-v1-train.csv` and `jester-v1-validation.csv` with `ID;label`, `jester-v1-labels.csv` with a label per
-line, whose order is that of the labels; frames `20bn-jester-v1/ID/00001.jpg`. The test list has no labels. The later
-release has `labels/labels.csv`, `train.csv`, `validation.csv`, and `test-answers.csv` with `ID;label`.
+Known: `jester-v1-train.csv` and `jester-v1-validation.csv` have lines `ID;label`. `jester-v1-labels.csv` has one label
+per line; the order of the lines numbers the labels. The frames are `20bn-jester-v1/ID/00001.jpg`. The test list has no
+labels. The later release has `labels/labels.csv`, `train.csv`, `validation.csv`, and `test-answers.csv` with
+`ID;label`.
 
-Inferred: the lists may lie in the root, in `labels` or in `annotations`, the frames also in the root.
+Inferred: the lists may lie in the root, in `labels` or in `annotations`. The folders of frames may lie in the root.
 """
 from pathlib import Path
 

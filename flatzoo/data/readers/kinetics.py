@@ -1,13 +1,14 @@
 """Kinetics-400, -600 and -700 (Kay et al., arXiv 1705.06950; Carreira et al., 1808.01340, 1907.06987).
 
-Known: lists `train.csv`, `val.csv` or `validate.csv`, `test.csv` with the columns label, youtube_id, time_start,
-time_end and split (the lists of K400 once had is_cc, too); the test lists of some releases have no labels. The usual
-downloaders name a video `YOUTUBEID_SSSSSS_EEEEEE.mp4`, start and end in seconds of six digits, in a folder per split,
-or per split and label, or all in one. Labels count through the sorted names.
+Known: the lists are `train.csv`, `val.csv` or `validate.csv`, and `test.csv`. They have the columns label, youtube_id,
+time_start, time_end and split; early lists of Kinetics-400 also have is_cc. The test lists of some releases have no
+labels. The usual downloaders name a video `YOUTUBEID_SSSSSS_EEEEEE.mp4`, where start and end are seconds with six
+digits. They make a folder per split, a folder per split and label, or one folder for all. The sorted names number the
+labels.
 
-Inferred: lists may lie in a folder `annotations`, also as `kinetics_400_train.csv` and `k400_train.csv`; any suffix of
-a video is accepted, and any depth of folders. Many videos have left YouTube since: go on without them by
-`missing=skip`.
+Inferred: lists may lie in a folder `annotations`, also under names such as `kinetics_400_train.csv` and
+`k400_train.csv`. Videos may have any suffix and lie at any depth. Many videos are no longer on YouTube; `missing=skip`
+leaves them out.
 """
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def matches(root: Path) -> bool:
 
 
 def read(root: Path, split: str) -> VideoList:
-    """The clips of a list, found by the names of their files. The files are cut already; they are clips as a whole."""
+    """The clips of a list. Their files are found by name, and are already cut: each file as a whole is one clip."""
     lists = _lists(root)
     if split not in lists:
         raise NotThere(

@@ -1,10 +1,10 @@
 """Moments in Time (Monfort et al., arXiv 1801.03150), 339 classes, in later releases 305; also its mini version.
 
-Known (from its README): `trainingSet.csv` and `validationSet.csv` without header: file, label, votes for the label,
-votes against it; `moments_categories.txt` with `label,index`; videos `training/FILE` and `validation/FILE`, where FILE
-is `LABEL/NAME.mp4`.
+Known (from its README): `trainingSet.csv` and `validationSet.csv` have no header. Their columns are file, label, votes
+for the label and votes against it. `moments_categories.txt` has lines `label,index`. The videos are `training/FILE` and
+`validation/FILE`, where FILE is `LABEL/NAME.mp4`.
 
-Inferred: a label whose name holds a comma is quoted, as CSV has it.
+Inferred: a label with a comma in its name is quoted, as usual in CSV.
 """
 import csv
 from pathlib import Path

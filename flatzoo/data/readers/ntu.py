@@ -1,13 +1,15 @@
 """NTU RGB+D (Shahroudy et al., CVPR 2016), 60 actions, and NTU RGB+D 120 (Liu et al., TPAMI 2019), 120 actions.
 
-Known: names `SsssCcccPpppRrrrAaaa` of setup, camera, performer, repetition and action; RGB
-`nturgb+d_rgb/NAME_rgb.avi`; depth `nturgb+d_depth/NAME/Depth-00000001.png`, or with the background removed
-`nturgb+d_depth_masked/NAME/ MDepth-00000001.png`, 16 bits, millimetres. The 60 actions are A001 to A060 in setups S001
-to S017. Cross-subject (xsub) trains on the performers below; cross-view (xview, 60 actions) trains on cameras 2 and 3
-and tests on camera 1; cross-setup (xset, 120 actions) trains on even setups. The publisher's list of missing skeletons
-does not concern RGB and depth. Names of actions: the publisher's page.
+Known: a name `SsssCcccPpppRrrrAaaa` gives setup, camera, performer, repetition and action. RGB videos are
+`nturgb+d_rgb/NAME_rgb.avi`. Depth maps are `nturgb+d_depth/NAME/Depth-00000001.png`, or with the background removed
+`nturgb+d_depth_masked/NAME/MDepth-00000001.png`; their 16-bit values are millimetres. The 60 actions are A001 to A060
+in setups S001 to S017. Cross-subject (xsub) trains on the performers that are listed below. Cross-view (xview, 60
+actions) trains on cameras 2 and 3 and tests on camera 1. Cross-setup (xset, 120 actions) trains on even setups. The
+publisher's list of missing skeletons does not concern RGB and depth. The names of the actions come from the publisher's
+page.
 
-Inferred: the archives may be unpacked at any depth of the root. 8000 mm, as far as the camera sees, become 255.
+Inferred: the archives may be unpacked at any depth of the root. A depth of 8000 mm, the range of the camera, becomes
+255.
 """
 import os
 import re
@@ -58,7 +60,7 @@ _NAME = re.compile(r'S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})')
 
 
 def matches(root: Path, actions: int) -> bool:
-    """Whether there are samples, and whether they are of all 120 actions or of the first 60 only."""
+    """Whether there are samples, of all 120 actions (`actions=120`) or of the first 60 only (`actions=60`)."""
     found = [*_samples(root, 'rgb'), *_samples(root, 'depth')]
     later = any(_numbers(name)[4] > 60 or _numbers(name)[0] > 17 for name, _ in found)
     return bool(found) and later == (actions == 120)
@@ -74,7 +76,7 @@ def read(
         split: `'train'` or `'test'`.
         actions: 60 or 120.
         protocol: The publisher's protocol.
-        modality: `'rgb'` or `'depth'`; masked depth where there is no other.
+        modality: `'rgb'` or `'depth'`. Masked depth is read if there is no other depth.
     """
     protocol = choose('protocol', protocol, ('xsub', 'xview' if actions == 60 else 'xset'))
     modality = choose('modality', modality, ('rgb', 'depth'))
@@ -89,7 +91,7 @@ def read(
             'xset': setup % 2 == 0,
         }[protocol]
         if action == 0 or action > len(NAMES):
-            raise DataError(f'{path}: there is no action A{action:03d}, they go to A{len(NAMES)}. Rename the file.')
+            raise DataError(f'{path}: there is no action A{action:03d}; the last is A{len(NAMES)}. Rename the file.')
         if train == (split == 'train'):
             clips.append(Clip(path, action - 1, id=name))
     depth = MAX_DEPTH if modality == 'depth' else None

@@ -1,11 +1,11 @@
 """The lists of the official SIFAR code and of its predecessors (github.com/IBM/sifar-pytorch, `video_dataset.py`).
 
-Known: `train.txt`, `val.txt`, `test.txt` in the root; a line is path, first frame, last frame and label, separated by
-blanks, or by `;` for Kinetics; frames count from 1, the last one is included; paths start at the root and are videos
-or folders of frames. Several labels in a line make that code train on several at once; they are refused here. It drops
-videos of fewer than 30 frames of Kinetics, also in its tests; here all are kept.
+Known: `train.txt`, `val.txt` and `test.txt` lie in the root. A line has path, first frame, last frame and label,
+separated by blanks, or by `;` for Kinetics. Frames count from 1, and the last frame is included. Paths start at the
+root and name videos or folders of frames. The official code can train on several labels in a line; here such lines are
+refused. It drops Kinetics videos of fewer than 30 frames, also in its tests; here all videos are kept.
 
-Inferred: names of the classes come from `classes.txt` or `labels.txt`, one a line, where there is one.
+Inferred: the names of the classes come from `classes.txt` or `labels.txt`, one a line, if there is such a file.
 """
 import re
 from pathlib import Path
@@ -34,14 +34,14 @@ def read(root: Path, split: str) -> VideoList:
             raise bad_line(path, number, f'should be "path first last label" (or with ;), it is {line!r}')
         first, last = int(match['first']), int(match['last'])
         if not 1 <= first <= last:
-            raise bad_line(path, number, f'frames {first} to {last} are none; they count from 1')
+            raise bad_line(path, number, f'there are no frames {first} to {last}; frames count from 1')
         label = to_int(match['label'], path, number, 'the label')
         clips.append(Clip(str(root / match['path']), label, first - 1, last, id=match['path']))
     return generic_list('sifar', split, clips, class_names(root, clips))
 
 
 def class_names(root: Path, clips: list[Clip]) -> tuple[str, ...]:
-    """The names in `classes.txt` or `labels.txt`; without one, as many as the lists of all splits need."""
+    """The names in `classes.txt` or `labels.txt`. Without such a file, one per label of the lists of all splits."""
     path = first_file(root, 'classes.txt', 'labels.txt')
     if path is not None:
         return tuple(line for _, line in read_lines(path))

@@ -1,8 +1,8 @@
 """Toyota Smarthome, trimmed (Das et al., ICCV 2019): 31 activities of 18 subjects, cross-subject protocol.
 
-Known: videos `mp4/Cook.Cleandishes_p02_r00_v02_c03.mp4`: activity, subject, repetition, part, camera. Cross-subject
-trains on the eleven subjects below and tests on the others; accuracy is the mean over the classes, which are far from
-alike in size. Labels count through the sorted names.
+Known: a name such as `mp4/Cook.Cleandishes_p02_r00_v02_c03.mp4` gives activity, subject, repetition, part and camera.
+Cross-subject trains on the eleven subjects that are listed below and tests on the others. Accuracy is the mean over the
+classes, because their sizes differ much. The sorted names number the labels.
 
 Inferred: the videos may lie in `mp4`, in `videos` or in the root, at any depth.
 """
@@ -41,6 +41,6 @@ def read(root: Path, split: str) -> VideoList:
             clips.append(Clip(path, label_of[match[1]], id=Path(path).stem))
     if unknown:
         raise DataError(
-            f'{root}: {len(unknown)} videos have no name such as Cook.Cut_p02_r00_v02_c03.mp4 with one of the 31 '
+            f'{root}: {len(unknown)} videos are not named like Cook.Cut_p02_r00_v02_c03.mp4 with one of the 31 '
             f'activities: {some(unknown)}. Move them elsewhere or correct their names.')
     return VideoList('smarthome cross-subject', clips, NAMES, split, metric='mean_class')

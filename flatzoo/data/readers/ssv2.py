@@ -1,12 +1,12 @@
 """Something-Something v2 (Goyal et al., arXiv 1706.04261), 174 classes.
 
-Known: `something-something-v2-labels.json` (name to number), `-train.json`, `-validation.json`, `-test.json`, each a
-list of objects with id and template, whose placeholders stand in brackets that the names of the classes lack; videos
-`20bn-something-something-v2/ID.webm`. The later release has `labels/labels.json`, `train.json`, `validation.json`, and
-`test-answers.csv` with `ID;name of the class`.
+Known: `something-something-v2-labels.json` maps names to numbers. `-train.json`, `-validation.json` and `-test.json`
+are lists of objects with id and template. Placeholders of a template stand in brackets, which the names of the classes
+do not have. The videos are `20bn-something-something-v2/ID.webm`. The later release has `labels/labels.json`,
+`train.json`, `validation.json`, and `test-answers.csv` with `ID;name of the class`.
 
-Inferred: the lists may lie in the root, in `labels` or in `annotations`; videos may be of any suffix, as they are
-after a conversion, and lie in `videos` or in the root.
+Inferred: the lists may lie in the root, in `labels` or in `annotations`, the videos also in `videos` or in the root.
+Converted videos may have any suffix.
 """
 from pathlib import Path
 

@@ -1,16 +1,19 @@
 """A list of your own: CSV with a header, or JSONL with one object per line.
 
-Columns: `path` (a video or a folder of frames, from the folder of the list on) and `label` (a name, or a number from
-0); and where wanted `split`, `id`, and the part of the file that is the clip, `start` and `end` in frames from 0 (end
-excluded) or `start_time` and `end_time` in seconds. The usual other words for path and label are understood
-(`video_path`, `filename`, `class_id`, ...). CSV may be separated by commas, semicolons, tabs or blanks. Without a
-header it has the columns path and label, or path, number of frames and label, as the lists of many video libraries;
-the number of frames is then left to the files.
+Two columns are needed. `path` is a video or a folder of frames, relative to the folder of the list. `label` is a name,
+or a number from 0. Other common words for these are understood (`video_path`, `filename`, `class_id`, ...). Further
+columns are optional: `split`, `id`, `group` (the person or whatever else makes clips alike, see `flatzoo.data.groups`),
+and the part of the file that is the clip. That part is `start` and `end` in frames from 0 (end excluded), or
+`start_time` and `end_time` in seconds.
 
-The list is `train.csv` or `val.csv` in the root, or one list with the column `split`; of one list without it
-everything is the split `all`. Classes are the sorted names; those of numbers stand in `classes.txt` or `labels.txt`
-beside the list, one a line, if there is one. Labels are all names or all numbers: one that is not like the others is an
-error, for it would make other classes of all.
+CSV may be separated by commas, semicolons, tabs or blanks. Without a header its columns are path and label, or path,
+number of frames and label, as in the lists of many video libraries. The number of frames is not used; the files tell
+it.
+
+The list is `train.csv` or `val.csv` in the root, or one list with a column `split`. In one list without that column
+everything is the split `all`. If the labels are names, the classes are the sorted names. If they are numbers, the names
+may stand in `classes.txt` or `labels.txt` beside the list, one a line. A mixture of names and numbers is an error,
+because one wrong label would change the classes of all clips.
 """
 import csv
 import json
@@ -18,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import bad_line, first_file, is_video, read_lines, read_text, to_int
+from ..files import bad_line, depth_option, first_file, is_video, read_lines, read_text, to_int
+from ..groups import GROUP_COLUMNS, GROUPS_FILE
 from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list
 from ._labels import read_labels
 
@@ -40,8 +44,16 @@ def matches(root: Path, kind: str) -> bool:
         return False
 
 
-def read(root: Path, split: str, kind: str) -> VideoList:
-    """The clips of a list; `root` is its folder or the list itself."""
+def read(root: Path, split: str, kind: str, depth: int | None = None) -> VideoList:
+    """The clips of a list.
+
+    Args:
+        root: Its folder or the list itself.
+        split: The split.
+        kind: `'csv'` or `'jsonl'`.
+        depth: All clips are depth maps, folders of images of 16 bits or arrays (see `flatzoo.data.array_file`), and
+            this reading becomes 255.
+    """
     lists = _lists(root, kind)
     if not lists:
         raise DataError(f'{root}: has no list such as train.{kind}. Write one with the columns path and label.')
@@ -59,7 +71,7 @@ def read(root: Path, split: str, kind: str) -> VideoList:
     if split != 'all':
         known = sorted({own for _, _, own, _ in rows if own})
         if split not in known and split in ('val', 'test') and len({'val', 'test'} & set(known)) == 1:
-            split = next(iter({'val', 'test'} & set(known)))  # the one evaluation split that there is
+            split = next(iter({'val', 'test'} & set(known)))  # the only evaluation split
         if split not in known:
             raise NotThere(
                 f"{root}: has no split {split}. It has {', '.join([*known, 'all'])}; name the lists train.{kind} and "
@@ -72,27 +84,28 @@ def read(root: Path, split: str, kind: str) -> VideoList:
     clips = [
         _clip(path, number, row, folder, label)
         for (path, number, own, row), label in zip(rows, labels, strict=True) if split in (own, 'all')]
-    return generic_list(kind, split, clips, classes)
+    return generic_list(kind, split, clips, classes, depth=depth_option(depth))
 
 
 _SPLIT_OF = {name: own for own, names in SPLIT_NAMES.items() for name in names}
 
 
 def _lists(root: Path, kind: str) -> dict[str | None, Path]:
-    """Lists by split; None where the list itself says it, or nothing does."""
+    """Split -> its list. The key None is a list with the column `split`, or one without any split."""
     if root.is_file():
         return {None: root} if root.suffix.lower() == f'.{kind}' else {}
     lists = {
         own: path for own, names in SPLIT_NAMES.items()
         if (path := first_file(root, *(f'{name}.{kind}' for name in names)))
     }  # fmt: skip
-    if not lists and len(others := sorted(root.glob(f'*.{kind}'))) == 1:
+    others = [path for path in sorted(root.glob(f'*.{kind}')) if path.name != GROUPS_FILE]
+    if not lists and len(others) == 1:
         lists = {None: others[0]}
     return lists
 
 
 def _rows(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and rows that have a path and a label under these names."""
+    """Line numbers and rows. Path and label have these names, whatever the names of the columns are."""
     for number, row in _csv_rows(path) if kind == 'csv' else _json_rows(path):
         for wanted, names in (('path', _PATHS), ('label', _LABELS)):
             value = next((row[name] for name in names if row.get(name) not in (None, '')), None)
@@ -124,7 +137,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if len(parts) != len(names) and len(names) == 2:  # a path with blanks
                 parts = line.rsplit(None, 1) if names[0] in _PATHS else line.split(None, 1)
             if len(parts) != len(names):
-                raise bad_line(path, number, f'wanted {len(names)} columns, separated by blanks')
+                raise bad_line(path, number, f'should have {len(names)} columns, separated by blanks')
             yield number, dict(zip(names, parts, strict=True))
         return
     text = read_text(path).lstrip()
@@ -137,7 +150,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _bare_rows(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a list without a header, by the separator that gives paths of videos, or that are there."""
+    """Rows of a list without a header. The separator is the one that makes most first columns paths of videos."""
     folder = path.parent
 
     def is_path(text: str) -> bool:
@@ -158,8 +171,8 @@ def _bare_rows(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, 
             (row := _bare(line, separator, count)) and is_path(row[0]) for _, line in lines[1:50]):
         if not first[1].isdecimal():
             raise bad_line(
-                path, lines[0][0], f'{first[0]!r} is no file, and this looks like a header whose words are unknown; '
-                'name the columns path and label')
+                path, lines[0][0], f'{first[0]!r} is not a file; this looks like a header with unknown words. '
+                'Name the columns path and label')
     for number, line in lines:
         row = _bare(line, separator, count)
         if row is None:
@@ -168,7 +181,7 @@ def _bare_rows(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, 
 
 
 def _bare(line: str, separator: str, count: int) -> tuple[str, str] | None:
-    """Path and label of a line of 2 columns, or of 3 the middle one a number of frames; None if it is no such line."""
+    """Path and label of a line with 2 columns, or with 3 where the middle one is a number of frames; else None."""
     parts = _split(line, separator)
     if separator == ' ' and not line.startswith('"'):
         parts = line.rsplit(None, count - 1)  # paths may have blanks
@@ -198,15 +211,16 @@ def _clip(path: Path, number: int, row: dict[str, Any], folder: Path, label: int
 
     target = row['path'] if '://' in row['path'] else str(folder / row['path'])  # an absolute path stays
     name = str(value('id') or row['path'])
+    group = str(next((one for one in map(value, GROUP_COLUMNS) if one is not None), ''))
     frames = value('start'), value('end')
     times = value('start_time'), value('end_time')
     if times == (None, None):
         start, end = (None if one is None else to_int(one, path, number, 'a frame') for one in frames)
-        return Clip(target, label, start or 0, end, 'frames', name)
+        return Clip(target, label, start or 0, end, 'frames', name, group=group)
     if frames != (None, None):
         raise bad_line(path, number, 'gives its start or end in frames and in seconds')
     try:
         start, end = (None if one is None else float(one) for one in times)
     except (TypeError, ValueError):
         raise bad_line(path, number, f'start_time and end_time should be seconds, they are {times}') from None
-    return Clip(target, label, start or 0, end, 'seconds', name)
+    return Clip(target, label, start or 0, end, 'seconds', name, group=group)

@@ -1,11 +1,12 @@
 """UCF101 (Soomro et al., arXiv 1212.0402), 101 classes, three folds.
 
-Known: `UCF-101/CLASS/v_CLASS_gGG_cCC.avi`; `ucfTrainTestlist/classInd.txt` with `1 ApplyEyeMakeup`, `trainlist01.txt`
-with `CLASS/FILE.avi NUMBER` and `testlist01.txt` with `CLASS/FILE.avi`. Files of HandstandPushups are called
-HandStandPushups, and copies differ in which of the two they write where: names are compared without regard to case.
+Known: the videos are `UCF-101/CLASS/v_CLASS_gGG_cCC.avi`. In `ucfTrainTestlist`, `classInd.txt` has lines such as
+`1 ApplyEyeMakeup`, `trainlist01.txt` has `CLASS/FILE.avi NUMBER`, and `testlist01.txt` has `CLASS/FILE.avi`. The class
+HandstandPushups is sometimes written HandStandPushups, and copies of the data set differ in this. Names are therefore
+compared without regard to case.
 
-Inferred: the lists may lie in `ucfTrainTestlist`, in `annotations`, in the root or beside it; videos in any folder,
-also with another suffix.
+Inferred: the lists may lie in `ucfTrainTestlist`, in `annotations`, in the root or beside it. The videos may lie in any
+folder and have another suffix.
 """
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def matches(root: Path) -> bool:
 
 
 def read(root: Path, split: str, fold: int = 1) -> VideoList:
-    """The clips of a list of fold 1, 2 or 3; the papers report the mean of the three, or the first."""
+    """The clips of a list of fold 1, 2 or 3. Papers report the mean of the three folds, or the first one."""
     fold = choose('fold', fold, '123')
     index = need_file('UCF101', root, *_patterns('classInd.txt'))
     classes = [line.split()[-1] for _, line in read_lines(index)]

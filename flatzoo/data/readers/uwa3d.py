@@ -1,13 +1,13 @@
 """UWA3D Multiview Activity II (Rahmani et al., TPAMI 2016): 30 activities, 10 subjects, 4 views, Kinect v1.
 
-Known: names `aAA_sSS_vVV_eEE` of activity, subject, view and repetition; one folder of images per sample, such as
-`UWA3DII_RGB/UWA3D-RGB/a01_s01_v01_e00/001.jpg`; the protocol V12-3: training on the samples of two views, testing on
-those of a third one, and the mean over the twelve choices of views. Names of the activities: the paper's list.
+Known: a name `aAA_sSS_vVV_eEE` gives activity, subject, view and repetition. Each sample is a folder of images, such as
+`UWA3DII_RGB/UWA3D-RGB/a01_s01_v01_e00/001.jpg`. The protocol V12-3 trains on the samples of views 1 and 2 and tests on
+view 3. The paper reports the mean over the twelve choices of views, and lists the names of the activities.
 
-Inferred: the folders may lie at any depth of the root, and RGB may come as videos whose names start so. Depth lies
-below a folder with `depth` in its name, as in `UWA3DII_Depth_ROI/UWA3D-Depth/`, as PNG images of 16 bits (millimetres),
-of which 4000, as far as the camera sees, become 255; the MATLAB files of depth are not read. The names are taken to be
-in the order of the numbers.
+Inferred: the folders may lie at any depth of the root. RGB may also come as videos whose names start like this. Depth
+lies below a folder with `depth` in its name, as in `UWA3DII_Depth_ROI/UWA3D-Depth/`. Depth maps are 16-bit PNG images
+in millimetres, or MATLAB arrays `[H, W, T]` whose names start like this; 4000 mm, the range of the camera, becomes 255.
+The names of the activities are taken in the order of their numbers.
 """
 import os
 import re
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from ..files import choose, is_video
+from ..files import choose, is_array, is_video
 from ..lists import Clip, DataError, VideoList
 
 SPLITS = ('train', 'test')
@@ -41,7 +41,7 @@ def read(root: Path, split: str, protocol: str = 'V12-3', modality: Literal['rgb
     Args:
         root: Folder of the data set.
         split: `'train'` or `'test'`.
-        protocol: `'V12-3'` trains on views 1 and 2 and tests on view 3, and so on; `'V12-34'` tests on both others.
+        protocol: `'V12-3'` trains on views 1 and 2 and tests on view 3. `'V12-34'` tests on views 3 and 4.
         modality: `'rgb'` or `'depth'`.
     """
     modality = choose('modality', modality, ('rgb', 'depth'))
@@ -53,7 +53,7 @@ def read(root: Path, split: str, protocol: str = 'V12-3', modality: Literal['rgb
     for name, path in _samples(root, modality):
         activity, _, view, _ = map(int, _NAME.match(name).groups())
         if not 1 <= activity <= len(NAMES):
-            raise DataError(f'{path}: there is no activity a{activity:02d}, they go to a{len(NAMES)}. Rename it.')
+            raise DataError(f'{path}: there is no activity a{activity:02d}; the last is a{len(NAMES)}. Rename it.')
         if view in views:
             clips.append(Clip(path, activity - 1, id=name))
     depth = MAX_DEPTH if modality == 'depth' else None
@@ -65,7 +65,7 @@ def _samples(root: Path, modality: str) -> Iterator[tuple[str, str]]:
     found = {}
     for here, folders, files in os.walk(root):
         is_depth = 'depth' in os.path.relpath(here, root).lower()
-        for name in folders + [file for file in files if is_video(file)]:
+        for name in folders + [file for file in files if (is_array if is_depth else is_video)(file)]:
             match = _NAME.match(name)
             if match and is_depth == (modality == 'depth'):
                 found.setdefault(match[0], os.path.join(here, name))

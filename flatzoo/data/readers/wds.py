@@ -1,12 +1,12 @@
 """WebDataset shards: tar files whose members are grouped into samples by their names.
 
-`flatzoo data pack` writes `SPLIT-000000.tar`, ... and `SPLIT.index.json`, which names the classes and says where in
-which shard each clip lies; with it the root may also be a URL (`https://`, `s3://`, `gs://`, `hf://`, ...), of which
-nothing but the clips is read. See `flatzoo.data.shards`.
+`flatzoo data pack` writes `SPLIT-000000.tar`, ... and `SPLIT.index.json`. The index names the classes, and says for
+each clip in which shard and where it lies. With an index the root may also be a URL (`https://`, `s3://`, `gs://`,
+`hf://`, ...). Only the clips are read from it. See `flatzoo.data.shards`.
 
-Shards of others, on disk, are indexed when they are opened: a sample is a video with a `.cls` (number, or name) or a
-`.json` with the key label; names of numbered classes stand in `classes.txt` or `labels.txt`. Their split is in the
-name of the file or of its folder (`train-000000.tar`, `train/000000.tar`).
+Shards from other software must be on disk; they are indexed when they are opened. A sample is a video with a `.cls`
+(number or name), or with a `.json` that has the key label. The names of numbered classes stand in `classes.txt` or
+`labels.txt`. The split is in the name of the file or of its folder (`train-000000.tar`, `train/000000.tar`).
 """
 from pathlib import Path
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from flatzoo.console.progress import Progress
 from flatzoo.data.clips import clip_span, open_clip
-from flatzoo.data.groups import groups_of
 from flatzoo.data.lists import Clip, VideoList
 from flatzoo.data.views import read_views
 from flatzoo.inference.ahead import load_ahead
@@ -139,7 +138,7 @@ def audit(
             f'{videos.in_chans}.')
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(videos), generator=generator).tolist()  # so that other classes are near
-    groups = groups_of(videos)
+    groups = [clip.group or None for clip in videos.clips]
     parts: list[Answers] = []
     kept: list[int] = []
     broken: list[str] = []

@@ -1,9 +1,9 @@
 """Adapters of AM Flow: small bottlenecks beside the frozen sublayers of a transformer block.
 
 AM Flow (https://arxiv.org/abs/2411.02065) trains two adapters per block of a frozen image transformer, one for the
-attention and one for the MLP. The first also sees the attention map flow of the block. What they share is the forward
-signature: tokens and their flow in, the change of the tokens and the bottleneck's activations out. The activations are
-the input of a temporal unit (`flatzoo.models.amflow.temporal_unit`).
+attention and one for the MLP. The first also sees the attention map flow of the block. All adapters have the same
+forward signature. They take tokens and their flow, and return the change of the tokens and the activations of the
+bottleneck. The activations are the input of a temporal unit (`flatzoo.models.amflow.temporal_unit`).
 """
 import math
 
@@ -32,16 +32,17 @@ def _with_flow(x: Tensor, flow: Tensor | None, flow_dim: int) -> Tensor:
 class ParallelAdapter(nn.Module):
     """Scaled parallel adapter that may see the attention map flow.
 
-    Equations 1 and 6 of AM Flow (https://arxiv.org/abs/2411.02065): beside a frozen sublayer, whose output is added as
-    ever, runs X + s * ReLU(X W_down) W_up, and beside the attention X is LN(X) || AM flow, joined along the channels.
-    LN is the block's own frozen norm, so that `x` is what the sublayer itself takes. The paper does not say how the
-    weights start: W_up and its bias are zero, as is usual for adapters, so that an untrained adapter changes nothing,
-    and s is 1 (with s = 0, too, nothing could ever be learned).
+    Equations 1 and 6 of AM Flow (https://arxiv.org/abs/2411.02065): X + s * ReLU(X W_down) W_up runs beside a frozen
+    sublayer, whose output is also added. Beside the attention, X is LN(X) || AM flow, joined along the channels. LN is
+    the block's own frozen norm, so `x` is the input of the sublayer itself.
+
+    The paper does not state how the weights start. Here W_up and its bias are zero, as is usual for adapters, so an
+    untrained adapter changes nothing. The scalar s is 1, because with both at zero nothing could be learned.
 
     Args:
         dim: Width C of a token.
-        bottleneck: Width of the bottleneck, which the paper does not state.
-        flow_dim: Channels F of the flow, one per attention head; 0 for an adapter without flow.
+        bottleneck: Width of the bottleneck. The paper does not state it.
+        flow_dim: Channels F of the flow, one per attention head. 0 makes an adapter without flow.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -65,14 +66,14 @@ class ParallelAdapter(nn.Module):
 
         Args:
             x: Tokens `[..., N, C]`, the normed input of the sublayer.
-            flow: Their attention map flow `[..., N, F]`, or None where F is 0.
+            flow: Their attention map flow `[..., N, F]`, or None if F is 0.
 
         Returns:
             The change of the tokens `[..., N, C]`, to be added to the sublayer's output and to the residual, and the
             activations of the bottleneck `[..., N, bottleneck]`.
 
         Raises:
-            ValueError: If there is a flow where none is expected or none where one is, or it does not fit the tokens.
+            ValueError: A flow is missing, or is given although F is 0, or it does not fit the tokens.
         """
         hidden = self.down(_with_flow(x, flow, self.flow_dim)).relu()
         return self.scale * self.up(hidden), hidden
@@ -81,26 +82,26 @@ class ParallelAdapter(nn.Module):
 class SerialAdapter(ParallelAdapter):
     """Adapter behind a frozen sublayer, the paper's ablation of the parallel one.
 
-    Nothing but the place differs: `x` is the output of the sublayer, before the residual is added, and the change is
-    added to it. That the flow is joined to the sublayer's output, too, is our reading; the paper does not say.
+    Only the place differs: `x` is the output of the sublayer before the residual is added, and the change is added to
+    it. Here the flow is also joined to the sublayer's output; the paper does not state this.
     """
 
 
 class HyperNetwork(nn.Module):
     """Makes the weights of all adapters of a model from one small vector each.
 
-    The paper's ablation "hyperformer" has adapters in the manner of Hyperformer (https://arxiv.org/abs/2106.04489,
-    Section 2): one network, shared by all, maps the embedding of an adapter to its weights by linear layers without
-    bias. Hyperformer computes that embedding from those of the task, the layer and the place in it; with a single task
-    an embedding of its own per adapter says the same. AM Flow states no widths. An embedding as wide as there are
-    adapters would share nothing, therefore the default is narrow.
+    The paper's ablation "hyperformer" has adapters like those of Hyperformer (https://arxiv.org/abs/2106.04489, Section
+    2). One shared network maps the embedding of an adapter to its weights, by linear layers without bias. Hyperformer
+    computes the embedding from the task, the layer and the place in the layer. With a single task, one embedding per
+    adapter is equivalent. AM Flow states no widths. An embedding as wide as the number of adapters would share nothing,
+    so the default is narrow.
 
     The generated W_down starts with the variance of `torch.nn.Linear`, the generated W_up with zeros.
 
     Args:
         dim: Width C of a token.
         bottleneck: Width of the bottleneck.
-        flow_dim: Channels F of the flow; adapters without flow leave these columns of W_down out.
+        flow_dim: Channels F of the flow. Adapters without flow do not use these columns of W_down.
         embed_dim: Width E of an adapter's embedding.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
@@ -135,8 +136,8 @@ class HyperNetwork(nn.Module):
 class HyperAdapter(nn.Module):
     """Parallel adapter whose weights a shared hypernetwork makes, the paper's ablation "hyperformer".
 
-    Only the embedding and the scale are its own. The hypernetwork is referred to and not registered, or else the state
-    dict would hold it once per adapter: the model that owns the adapters registers it.
+    Only the embedding and the scale are its own. The hypernetwork is not registered here, because the state dict would
+    then have it once per adapter. The model that owns the adapters registers it.
 
     Args:
         hypernetwork: The network that all adapters of a model share.
@@ -145,11 +146,11 @@ class HyperAdapter(nn.Module):
         dtype: Dtype of the parameters.
 
     Attributes:
-        embedding: What tells this adapter from the others, `[E]`.
+        embedding: The embedding of this adapter, `[E]`.
         scale: The learned scalar s.
 
     Raises:
-        ValueError: If the hypernetwork does not make weights for so many channels of flow.
+        ValueError: If the hypernetwork does not make weights for this number of flow channels.
     """
 
     def __init__(self, hypernetwork: HyperNetwork, flow_dim: int = 0, device=None, dtype=None):
@@ -168,7 +169,7 @@ class HyperAdapter(nn.Module):
         nn.init.ones_(self.scale)
 
     def forward(self, x: Tensor, flow: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Adapts tokens; arguments, results and errors are those of `ParallelAdapter`."""
+        """Adapts tokens. Arguments, results and errors are those of `ParallelAdapter`."""
         down_weight, down_bias, up_weight, up_bias = self._unregistered[0](self.embedding)
         x = _with_flow(x, flow, self.flow_dim)
         hidden = F.linear(x, down_weight[:, :x.shape[-1]], down_bias).relu()

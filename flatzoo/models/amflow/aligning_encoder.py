@@ -1,4 +1,4 @@
-"""The aligning encoder of AM Flow: frames are made comparable before their difference is taken."""
+"""The aligning encoder of AM Flow, which makes frames comparable before their difference is taken."""
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ __all__ = ['AligningEncoder', 'LinearAttention']
 class LinearAttention(nn.Module):
     """Multi-head self-attention whose cost is linear in the number of tokens.
 
-    "Transformers are RNNs" (https://arxiv.org/abs/2006.16236, equations 5 to 7): with phi(x) = elu(x) + 1 in place of
-    the softmax, token i becomes sum_j (phi(q_i) . phi(k_j)) v_j / sum_j phi(q_i) . phi(k_j), and the sums over j are
-    the same for all i.
+    "Transformers are RNNs" (https://arxiv.org/abs/2006.16236, equations 5 to 7): phi(x) = elu(x) + 1 replaces the
+    softmax. Token i becomes sum_j (phi(q_i) . phi(k_j)) v_j / sum_j phi(q_i) . phi(k_j). The sums over j are the same
+    for all i.
 
     Args:
         dim: Width D of a token.
@@ -34,14 +34,14 @@ class LinearAttention(nn.Module):
 
     @staticmethod
     def feature_map(x: Tensor) -> Tensor:
-        """elu(x) + 1, without the cancellation that makes it 0, and a quotient of it 0 / 0, where x is negative."""
+        """elu(x) + 1, computed so that it is not rounded to 0 for negative x, where a quotient would be 0 / 0."""
         return x.relu() + x.clamp(max=0).exp()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, N, D]` -> `[B, N, D]`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, heads, N, d]
         q = self.feature_map(q)
-        k = self.feature_map(k) / x.shape[1]  # means instead of sums, for those overflow half precision
+        k = self.feature_map(k) / x.shape[1]  # means, because sums overflow half precision
         keys_values = k.mT @ v  # [B, heads, d, d]
         keys = k.sum(dim=2).unsqueeze(-1)  # [B, heads, d, 1]
         x = (q @ keys_values) / (q @ keys)  # [B, heads, N, d]
@@ -66,22 +66,23 @@ class EncoderLayer(nn.Module):
 
 
 class AligningEncoder(nn.Module):
-    """Attention map flow that a moving camera does not fool: encode every frame, then take the difference.
+    """Attention map flow for moving cameras: every frame is encoded, and then the difference is taken.
 
-    Equations 4 and 5 of AM Flow (https://arxiv.org/abs/2411.02065): E_t is a transformer encoder with 12 heads and fast
-    (linear) attention of what the tokens of frame t receive, the column sums of softmax(A_t), and the flow is
-    |E_t - E_{t+1}|, with neither softmax nor sum. Both frames of a pair share the encoder, so that every frame is
-    encoded once and serves two pairs. Of two equal frames the flow is 0.
+    Equations 4 and 5 of AM Flow (https://arxiv.org/abs/2411.02065). E_t is a transformer encoder with 12 heads and fast
+    (linear) attention. Its input is the attention that the tokens of frame t receive, the column sums of softmax(A_t).
+    The flow is |E_t - E_{t+1}|, without softmax and sum. Both frames of a pair share the encoder, so every frame is
+    encoded once and serves two pairs. The flow of two equal frames is 0.
 
-    The paper leaves the layout open. Here the tokens of a frame are the encoder's tokens and the heads of the backbone
-    its channels, there is no position embedding (a frame's tokens may be permuted, and so will be the flow), and norms
-    come after the residual sums: special tokens receive hundreds of times more attention than others, which
-    a pre-norm encoder would hand through. Linear attention is that of "Transformers are RNNs". The default widths come
-    close to the paper's parameter counts (3,755,468 for 12 heads); they include the last layer's bias, which cancels in
-    the difference. The flow of the last frame, which the equations do not define, repeats that of the last pair.
+    The paper does not state the layout of the encoder. Here the tokens of a frame are the encoder's tokens, and the
+    heads of the backbone are its channels. There is no position embedding, so a permutation of tokens permutes the flow
+    in the same way. Norms come after the residual sums, because special tokens receive hundreds of times more attention
+    than others, and a pre-norm encoder would pass that on. Linear attention is that of "Transformers are RNNs". The
+    default widths come close to the paper's parameter counts (3,755,468 for 12 heads). They include the last layer's
+    bias, which cancels in the difference. The equations do not define the flow of the last frame; here it repeats that
+    of the last pair.
 
     Args:
-        num_heads_in: Heads H of the attention that is looked at.
+        num_heads_in: Heads H of the backbone's attention.
         dim: Width of the encoder.
         depth: Layers of the encoder.
         mlp_dim: Hidden width of its MLPs.
@@ -116,13 +117,13 @@ class AligningEncoder(nn.Module):
         return self.proj_out(self.layers(x)).unflatten(0, received.shape[:2])
 
     def forward(self, received: Tensor) -> Tensor:
-        """Takes the flow of clips.
+        """Computes the flow of clips.
 
         Args:
             received: Column sums of the attention, from `flatzoo.layers.attention_received`, `[B, T, N, H]`.
 
         Returns:
-            Flow `[B, T, N, H]`, not negative.
+            Flow `[B, T, N, H]`, at least 0.
 
         Raises:
             ValueError: If the input has another shape, or there is no pair of frames.

@@ -1,22 +1,26 @@
-"""AM Flow: adapters for time on a frozen image transformer, told what moves by the change of its attention maps.
+"""AM Flow: adapters for time on a frozen image transformer, which see motion in the change of its attention maps.
 
 Paper: "AM Flow: Adapters for Temporal Processing in Action Recognition", Agrawal, Ali, Dantcheva and Bremond, 2024,
 https://arxiv.org/abs/2411.02065. No official code or weights are known.
 
-The image transformer runs over every frame. What changes from its attention map of one frame to that of the next,
-summed per key token, is AM flow (equation 3); where the camera moves, an aligning encoder makes the frames comparable
-first (equations 4 and 5). Scaled parallel adapters run across both sublayers of every block; the one across attention
-sees AM flow (equations 1 and 6). What is in their bottlenecks goes through temporal units, each with its own logits.
+The image transformer runs over every frame. AM flow is the change of its attention map from one frame to the next,
+summed per key token (equation 3). If the camera moves, an aligning encoder first makes the frames comparable (equations
+4 and 5). Scaled parallel adapters run beside both sublayers of every block. The adapter beside attention sees AM flow
+(equations 1 and 6). The activations of their bottlenecks go through temporal units, each with its own logits.
 
-The paper fixes the equations, an aligning encoder with 12 heads and linear attention, two temporal units per block, the
-mean of all logits (25 for ViT-B), and flow in all blocks (AM/12) or in the first and the last (AM/2). It leaves open
-all widths, the layout of encoder and temporal units, what becomes of heads and class token, where tokens are averaged,
-the flow of the last frame and how to train. Taken here: heads are channels, class token and registers take part, tokens
-are averaged before the temporal units, the last frame repeats the flow of the last pair, W_up starts at zero, and the
-backbone's own logits are those of the last frame's adapted features (`backbone_logits='plain'`: of a second pass
-without adapters). Widths are arguments; those of the names without
-suffix come closest to the parameters that the paper prints for ViT-B, within 2 % in sum; what cannot be met, and why,
-is in `benchmarks/results/amflow_parameters.md`. `_lite` is what to start with.
+The paper states the equations, an aligning encoder with 12 heads and linear attention, two temporal units per block,
+the mean of all logits (25 for ViT-B), and flow in all blocks (AM/12) or in the first and the last (AM/2). It does not
+state the widths, the layout of encoder and temporal units, the role of heads and class token, where tokens are
+averaged, the flow of the last frame, and how to train. Our choices:
+
+- Heads are channels. Class token and registers take part. Tokens are averaged before the temporal units.
+- The last frame repeats the flow of the last pair. W_up starts at zero.
+- The backbone's own logits are those of the last frame's adapted features. With `backbone_logits='plain'` they come
+  from a second pass without adapters.
+- Widths are arguments. Those of the names without suffix come closest to the parameters that the paper prints for
+  ViT-B, within 2 % in sum. `benchmarks/results/amflow_parameters.md` says what cannot be met, and why.
+
+Start with a `_lite` model.
 
 | M parameters (400 classes), trained / all | `_tcn` | `_lstm` | `_transformer` |
 |---|---|---|---|
@@ -30,7 +34,7 @@ is in `benchmarks/results/amflow_parameters.md`. `_lite` is what to start with.
 | `amflow_clip_b`, `_lite` | 13.0 / 98.8 | 17.3 / 103.1 | 17.5 / 103.3 |
 | `amflow_dinov2_b_smarthome` (AM/2, vanilla, 31 classes) | | 84.7 / 170.4 | |
 
-The widths of S and L are ours (the bottleneck is 5/6 of the backbone's width, as in B, in steps of 64).
+We chose the widths of S and L: the bottleneck is 5/6 of the backbone's width, as in B, in steps of 64.
 
     model = timm.create_model('amflow_dinov2_b_tcn_lite', pretrained=True, num_classes=51)
     model.freeze_backbone()
@@ -38,12 +42,13 @@ The widths of S and L are ours (the bottleneck is 5/6 of the backbone's width, a
     model.save_adapters('mine.safetensors')     # all but the backbone
     model = flatzoo.models.model_from_adapters('mine.safetensors')
 
-`pretrained=True` brings the image weights of the backbone, DINOv2 or OpenAI's CLIP, both Apache-2.0; all else starts
-fresh. `backbone=` takes any other plain ViT, with its own weights and their licence (`model.pretrained_cfg['license']`:
-MetaCLIP and most Hiera weights are not for commercial use, DINOv3 has a licence of its own).
+`pretrained=True` loads the image weights of the backbone, DINOv2 or OpenAI's CLIP, both Apache-2.0. Everything else is
+untrained. `backbone=` takes any other plain ViT, with its own weights and their licence
+(`model.pretrained_cfg['license']`). MetaCLIP and most Hiera weights are not for commercial use; DINOv3 has a licence of
+its own.
 
-Adapters cannot be merged into the backbone after training, as those of other methods can: between their two matrices is
-a ReLU, and AM flow is another for every clip.
+The adapters of some other methods can be merged into the backbone after training. These cannot: there is a ReLU between
+their two matrices, and AM flow differs from clip to clip.
 """
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -78,35 +83,42 @@ _CHOICES = dict(
 class AMFlow(AdapterModel):
     """An image transformer with adapters that see how its attention changes from frame to frame.
 
-    The backbone runs over every frame. Beside each of its two sublayers lies an adapter; the one beside attention also
-    takes AM flow, the change of the block's attention map to the next frame. The activations of both bottlenecks, mean
-    over tokens, go through a temporal unit each and a linear head; the logits of all units and those of the backbone's
-    features of the last frame are fused.
+    The backbone runs over every frame. Each of its two sublayers has an adapter beside it. The adapter beside attention
+    also takes AM flow, the change of the block's attention map to the next frame. The activations of both bottlenecks
+    are averaged over tokens; each goes through a temporal unit and a linear head. The logits of all units and those of
+    the last frame's features of the backbone are fused.
 
-    Nothing is frozen until `freeze_backbone()`. Everything that is not under `backbone.` is what the method trains.
+    Nothing is frozen until `freeze_backbone()`. The method trains everything that is not under `backbone.`.
 
-    The flow has the precision of the queries and keys: in bfloat16, also under autocast, what changes attention by less
-    than half a percent is lost, and the aligning encoder, whose output is a difference, adds noise of that size.
+    The flow has the precision of the queries and keys. In bfloat16, also under autocast, changes of attention below
+    half a percent are lost. The output of the aligning encoder is a difference, so it has noise of that size.
+
+    The arguments are many and flat, as timm's are: each keyword of `timm.create_model` is one of them, is written into
+    `config.json` and `adapter_args`, and overrides the entry point's. They come in groups: clip and classes (`backbone`
+    to `num_classes`), method (`flow` to `bottleneck`), aligning encoder (`aligner_*`), and temporal units (`tcn_*`,
+    `lstm_*`, `transformer_*` with `max_frames`), of which only those of the chosen kind are used.
 
     Args:
         backbone: Name of a timm model; see `flatzoo.models.block_runner` for those that are accepted.
         num_frames: Frames T per clip, at least 2.
-        layout: Frames are looked at one by one: `time:1` is the only layout.
+        layout: `time:1` is the only layout, because frames are looked at one by one.
         img_size: Frame size in pixels, any that the backbone takes.
         in_chans: Channels per frame.
-        num_classes: Number of classes; 0 for pooled features of the last frame.
+        num_classes: Number of classes. 0 gives pooled features of the last frame.
         flow: `aligned` (equations 4 and 5: for moving cameras), `vanilla` (equation 3) or `none`.
         temporal: Temporal units: `tcn`, `lstm` or `transformer`.
-        am_blocks: Blocks with AM flow and temporal units, counted from 0, or from the end if negative; all by default.
-            The others get adapters alone. The paper's AM/2 is `(0, -1)`.
+        am_blocks: Blocks with AM flow and temporal units, counted from 0, or from the end if negative. None takes all
+            blocks. The other blocks only get adapters. The paper's AM/2 is `(0, -1)`.
         adapter: `parallel` to the sublayer, `serial` behind it, or `hyper`: parallel, with the weights of all adapters
             from one shared network.
-        fusion: Logits are fused by `mean`, by `linear` weights that are learned, or by `random` ones that are not.
-        squeeze: Mean over tokens `before` the temporal units, or `after` them, which then run for every token.
-        flow_grad: Whether gradients flow through queries and keys into earlier blocks; without, training is cheaper.
-        backbone_logits: The backbone's own logits are those of the `adapted` features of the last frame, or of a
-            second, `plain` pass of the last frame through the backbone without adapters. The paper allows both.
-        bottleneck: Width of the adapters' bottleneck and of what the temporal units take.
+        fusion: How logits are fused: by their `mean`, by learned `linear` weights, or by fixed `random` weights.
+        squeeze: Where tokens are averaged: `before` the temporal units, or `after` them. In the second case the units
+            run for every token.
+        flow_grad: Whether gradients flow through queries and keys into earlier blocks. Without them training is
+            cheaper.
+        backbone_logits: Source of the backbone's own logits: the `adapted` features of the last frame, or a second,
+            `plain` pass of the last frame through the backbone without adapters. The paper allows both readings.
+        bottleneck: Width of the adapters' bottleneck and of the input of the temporal units.
         aligner_dim: Width of the aligning encoder.
         aligner_depth: Its layers.
         aligner_mlp_dim: Hidden width of its MLPs.
@@ -119,13 +131,13 @@ class AMFlow(AdapterModel):
         transformer_mlp_dim: Hidden width of the temporal transformer's MLP.
         transformer_depth: Its blocks.
         transformer_heads: Its attention heads.
-        max_frames: Most frames that the temporal transformer has positions for.
+        max_frames: Number of frames for which the temporal transformer has positions.
         device: Device of parameters and buffers.
         dtype: Floating dtype of parameters and buffers.
-        **kwargs: As for `VideoModel`; what it does not know reaches the backbone.
+        **kwargs: As for `VideoModel`. Arguments that it does not know go to the backbone.
 
     Attributes:
-        adapters: Per block, the adapters `attn` and `mlp` (no `attn` where a block pools its tokens).
+        adapters: Per block, the adapters `attn` and `mlp`. A block that pools its tokens has no `attn`.
         aligners: Aligning encoders by block.
         temporal: Temporal units `attn` and `mlp` by block.
         head: Classifier of the last frame's features.
@@ -225,7 +237,7 @@ class AMFlow(AdapterModel):
     @staticmethod
     def _check_clip_args(num_frames: int, flow: str, temporal: str, max_frames: int) -> None:
         if num_frames == 1 and flow != 'none':
-            raise ValueError("num_frames=1: AM flow is between frames. Give 2 or more, or flow='none'.")
+            raise ValueError("num_frames=1: AM flow compares frames. Give 2 or more, or flow='none'.")
         if temporal == 'transformer' and num_frames > max_frames:
             raise ValueError(
                 f'num_frames={num_frames} is more than max_frames={max_frames}, for which the temporal transformer has '
@@ -282,13 +294,18 @@ class AMFlow(AdapterModel):
         self.side_head.train(self.training)
 
     @property
+    def bfloat16_blurs(self) -> bool:
+        """Whether bfloat16 loses what the model looks at: aligned flow is a small difference of large numbers."""
+        return self.flow == 'aligned' and bool(self.am_blocks)
+
+    @property
     def patch_grids(self) -> list[tuple[int, int]]:
         """Rows and columns of patches of a frame in every block of `am_blocks`."""
         return [self.runner.grid_size(self.backbone, self.image_size, i) for i in self.am_blocks]
 
     @property
     def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of a frame, those of `patch_grids` where all are the same (all but Hiera)."""
+        """Rows and columns of patches of a frame, if all of `patch_grids` are the same (not for Hiera)."""
         return self.runner.grid_size(self.backbone, self.image_size, len(self.backbone.blocks) - 1)
 
     # The timm contract
@@ -299,7 +316,7 @@ class AMFlow(AdapterModel):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay: those of the backbone, biases of the heads, tokens and positions of time."""
+        """Parameters without weight decay: those of the backbone, head biases, and tokens and positions of time."""
         ends = ('side_head.bias', '.cls_token', '.pos_embed')
         own = {name for name, _ in self.named_parameters() if name.endswith(ends) and not name.startswith('backbone.')}
         return super().no_weight_decay() | own
@@ -319,7 +336,7 @@ class AMFlow(AdapterModel):
         """Changes the frame size or the number of frames, see `VideoModel.set_input_size`.
 
         Raises:
-            ValueError: If they fit neither AM flow nor the backbone; both keep their size.
+            ValueError: They do not fit AM flow or the backbone. Both keep their size.
         """
         args = self.adapter_args
         self._check_clip_args(num_frames or self.num_frames, args['flow'], args['temporal'], args['max_frames'])
@@ -331,9 +348,9 @@ class AMFlow(AdapterModel):
             prune_norm: bool = False,
             prune_head: bool = True,
     ) -> list[int]:
-        """Removes the blocks that the given levels do not need, with what hangs on them, and returns these levels.
+        """Removes the blocks that the given levels do not need, with their adapters, and returns these levels.
 
-        With `prune_head` temporal units and classifiers go, too. Without, those of the blocks that are left stay.
+        With `prune_head` all temporal units and classifiers are removed, too. Without, those of the kept blocks stay.
         """
         levels = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         depth = len(self.backbone.blocks)
@@ -352,7 +369,7 @@ class AMFlow(AdapterModel):
         super()._prune_heads(remove)
 
     def _keep_classifiers(self, count: int) -> None:
-        """Keeps the classifiers of the first temporal units, and what they and the last frame weigh."""
+        """Keeps the classifiers of the first temporal units, and the fusion weights of them and of the last frame."""
         with torch.no_grad():
             if count == 0:
                 self.side_head = nn.Identity()
@@ -368,7 +385,7 @@ class AMFlow(AdapterModel):
         return self.backbone.forward_head(x[:, -1], pre_logits=True)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens `[B, T, N, D]` -> logits `[B, num_classes]` of the last frame alone, or its pooled features."""
+        """Tokens `[B, T, N, D]` -> logits `[B, num_classes]` of only the last frame, or its pooled features."""
         return super().forward_head(x, pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -387,20 +404,20 @@ class AMFlow(AdapterModel):
         return self.fusion(torch.cat([side, logits.unsqueeze(1)], dim=1))
 
     def attention_flows(self, x: Tensor) -> list[Tensor]:
-        """What the adapters are told of motion, for pictures.
+        """The flow that the adapters get, for pictures.
 
         Args:
             x: Clips `[B, C, T, H, W]`.
 
         Returns:
-            AM flow `[B, T, N, heads]` of every block of `am_blocks`: `num_prefix_tokens` tokens, then the patches row
-            by row, as `patch_grids` says.
+            AM flow `[B, T, N, heads]` of every block of `am_blocks`. The first `num_prefix_tokens` tokens are no
+            patches. The patches follow row by row; `patch_grids` has their rows and columns.
 
         Raises:
             ValueError: If the model has no flow.
         """
         if not self.am_blocks or self.flow == 'none':
-            raise ValueError("This model was built with flow='none', or pruned to blocks without flow: it has none.")
+            raise ValueError("This model was built with flow='none', or pruned to blocks without flow. It has no flow.")
         with torch.no_grad():
             beside = self._run_blocks(self._images(x), stop=self.am_blocks[-1] + 1)[2]
             flows = [flow for _, flow in beside if flow is not None]
@@ -444,7 +461,7 @@ class AMFlow(AdapterModel):
         return x, unit, flow
 
     def _attention_flow(self, index: int, block: nn.Module, q: Tensor, k: Tensor) -> Tensor | None:
-        """AM flow of a block `[B, T, N, heads]`, if it has one."""
+        """AM flow of a block `[B, T, N, heads]`. None if the block has no flow."""
         if self.flow == 'none' or index not in self.am_blocks:
             return None
         if not self.flow_grad:
@@ -464,7 +481,7 @@ class AMFlow(AdapterModel):
         hidden = hidden.transpose(1, 2).flatten(0, 1)  # [B * N, T, D]
         return unit(hidden).unflatten(0, (-1, tokens)).mean(1)
 
-amflow_from_adapters = model_from_adapters  # by its name of before other methods had adapters
+amflow_from_adapters = model_from_adapters  # its name from the time when only AM Flow had adapters
 
 
 def _numbers(name: str, values: Any) -> list[int]:

@@ -1,7 +1,7 @@
-"""What AM Flow's paper and the publishers of its backbones say: figures of Tables 1 to 4, sizes of files.
+"""Facts from AM Flow's paper and from the publishers of its backbones: figures of Tables 1 to 4, sizes of files.
 
 Tables print parameters as backbone + AM flow and linear layers + aligning encoder + temporal processing. Views are
-printed for Kinetics-400 alone, as frames x crops x clips.
+printed only for Kinetics-400, as frames x crops x clips.
 """
 from ..record import KINETICS_400, LVD_142M, SSV2, DataSet, Figure, Paper, TagRecord
 
@@ -47,9 +47,9 @@ def record(name: str, backbone: str, tag: str) -> TagRecord:
     """The record of a tag.
 
     Args:
-        name: Of the entry point.
+        name: Name of the entry point.
         backbone: Name of timm's model.
-        tag: Of its weights.
+        tag: Tag of its weights.
     """
     lite = name.endswith('_lite')
     return TagRecord(

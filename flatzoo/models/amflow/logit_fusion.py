@@ -1,4 +1,4 @@
-"""Many classifiers of one clip and how they agree: the heads of AM Flow's temporal units and the fusion of logits."""
+"""The classifiers of AM Flow's temporal units, and the fusion of their logits."""
 import math
 
 import torch
@@ -11,8 +11,8 @@ class HeadBank(nn.Module):
     """A linear classifier per temporal unit, all in one module.
 
     AM Flow (https://arxiv.org/abs/2411.02065, Figure 2) ends every temporal unit with a linear layer to the classes.
-    They are kept together, classes first, so that whatever knows the classifier of a model by its weight and bias,
-    such as the adaptation of weights to other classes, works for all of them.
+    The layers are kept together, with classes first. Code that knows a classifier by its weight and bias, such as the
+    adaptation of weights to other classes, therefore works for all of them at once.
 
     Args:
         num_units: Number S of units.
@@ -22,8 +22,8 @@ class HeadBank(nn.Module):
         dtype: Dtype of the parameters.
 
     Attributes:
-        weight: `[K, S, D]`, initialised as that of `torch.nn.Linear`.
-        bias: `[K, S]`, likewise.
+        weight: `[K, S, D]`, initialised as in `torch.nn.Linear`.
+        bias: `[K, S]`, initialised as in `torch.nn.Linear`.
     """
 
     def __init__(self, num_units: int, dim: int, num_classes: int, device=None, dtype=None):
@@ -62,15 +62,15 @@ class HeadBank(nn.Module):
 class LogitFusion(nn.Module):
     """Fuses the logits of several classifiers by a weighted sum that is the same for all classes.
 
-    AM Flow (https://arxiv.org/abs/2411.02065) has two temporal units per block and the backbone, 2 * 12 + 1 = 25
-    classifiers for a ViT-B (the paper's "25 outputs (for ViT-L)" is a slip; ViT-L has 49), and takes the plain mean.
-    It reports that a learned voting layer was unstable and that a frozen random one also works. Their shapes are not
-    stated; here each is a weight per classifier, for a bias would move all classes alike.
+    AM Flow (https://arxiv.org/abs/2411.02065) has a classifier for each of two temporal units per block and one for the
+    backbone: 2 * 12 + 1 = 25 for a ViT-B. (The paper writes "25 outputs (for ViT-L)", but ViT-L has 49.) It takes the
+    plain mean. It reports that a learned voting layer was unstable and that a frozen random one also works. It does not
+    state their shapes; here each has one weight per classifier. A bias would change all classes equally.
 
     Args:
         num_logits: Number S of classifiers.
-        kind: `mean`; `linear`, learned weights that start as the mean; or `random`, weights drawn as those of
-            `torch.nn.Linear` once, of either sign, which are never trained but saved.
+        kind: `mean`, `linear` (learned weights that start as the mean) or `random` (weights of both signs that are
+            drawn once, as in `torch.nn.Linear`, saved, and never trained).
         device: Device of the weights.
         dtype: Dtype of the weights.
 

@@ -1,4 +1,4 @@
-"""Temporal units of AM Flow: a frame's vector each in, one vector of the clip out."""
+"""Temporal units of AM Flow: from one vector per frame to one vector of the clip."""
 import torch
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
@@ -18,10 +18,11 @@ def _check_sequence(x: Tensor, dim: int) -> None:
 class TCNUnit(nn.Module):
     """Temporal convolutional network, the temporal unit of most results of AM Flow.
 
-    The temporal processing module of AM Flow (https://arxiv.org/abs/2411.02065, Figure 2) as a TCN, whose layout the
-    paper leaves open: dilated convolutions over time with ReLU, residual where the width stays, then the mean over time
-    (the figure's squeeze) and a linear layer. It is not causal: a clip is scored as a whole, and every output sees as
-    many frames after as before it, 29 in all with the defaults. Missing frames at the ends are zeros.
+    The temporal processing module of AM Flow (https://arxiv.org/abs/2411.02065, Figure 2) as a TCN. The paper does not
+    state its layout. Here it has dilated convolutions over time with ReLU, with a residual if the width stays the same,
+    then the mean over time (the figure's squeeze) and a linear layer. It is not causal, because a clip is classified as
+    a whole. Every output sees as many frames before as after it, 29 in all with the defaults. Frames beyond the ends
+    are zeros.
 
     The default widths come close to the paper's parameter counts (2,254,400 for vectors of 640).
 
@@ -69,19 +70,19 @@ class TCNUnit(nn.Module):
         x = self.convs[0](x.mT).relu()  # [B, hidden_dim, T]
         for conv in self.convs[1:]:
             x = x + conv(x).relu()
-        return self.proj(x.mean(dim=2))  # linear, so that the mean may come first
+        return self.proj(x.mean(dim=2))  # the layer is linear, so the mean can come first
 
 
 class LSTMUnit(nn.Module):
     """LSTM, the temporal unit of AM Flow for few frames.
 
     The temporal processing module of AM Flow (https://arxiv.org/abs/2411.02065, Figure 2) as an LSTM from the first
-    frame to the last. The clip's vector is the last state of the last layer, which stands for the figure's squeeze;
-    the paper leaves that and the widths open. The defaults come close to its parameter counts (15,220,736 for vectors
-    of 640).
+    frame to the last. The clip's vector is the last state of the last layer, in place of the figure's squeeze. The
+    paper states neither this nor the widths. The defaults come close to its parameter counts (15,220,736 for vectors of
+    640).
 
-    `torch.compile` does not take `torch.nn.LSTM`, but the operator beneath it, so that only the parameters live in
-    modules. On CUDA that operator packs them anew in every call, of which cuDNN warns.
+    `torch.compile` does not accept `torch.nn.LSTM`, but it accepts the operator behind it. Therefore modules hold only
+    the parameters. On CUDA that operator packs them in every call, and cuDNN warns about it.
 
     Args:
         dim: Width of a frame's vector.
@@ -108,7 +109,7 @@ class LSTMUnit(nn.Module):
         weights = [w for c in self.cells for w in (c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh)]
         if x.device.type != 'cpu':
             return self._states(x, weights)
-        # oneDNN has no LSTM of reduced precision for CPUs without AVX-512, and autocast would ask for one
+        # Autocast would use an LSTM of reduced precision, which oneDNN lacks on CPUs without AVX-512.
         with torch.autocast('cpu', enabled=False):
             return self._states(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, [
                 w.float() if w.dtype in (torch.bfloat16, torch.float16) else w for w in weights]).to(x.dtype)
@@ -123,16 +124,16 @@ class TransformerUnit(nn.Module):
     """Transformer over frames, the temporal unit of AM Flow on Kinetics-400.
 
     The temporal processing module of AM Flow (https://arxiv.org/abs/2411.02065, Figure 2) as a transformer encoder.
-    The paper leaves its layout open: here pre-norm blocks over a class token and the frames' vectors, with learned
-    positions of the frames; the clip's vector is the class token after the final norm. The default widths come close to
-    the paper's parameter counts (4,290,048 for vectors of 640).
+    The paper does not state its layout. Here pre-norm blocks run over a class token and the frames' vectors, with
+    learned positions of the frames. The clip's vector is the class token after the final norm. The default widths come
+    close to the paper's parameter counts (4,290,048 for vectors of 640).
 
     Args:
         dim: Width of a frame's vector, a multiple of the heads.
         mlp_dim: Hidden width of the MLPs.
         depth: Blocks.
         num_heads: Heads.
-        max_frames: Positions that are learned, the most frames that a clip may have.
+        max_frames: Number of learned positions, and thus the largest number of frames of a clip.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 

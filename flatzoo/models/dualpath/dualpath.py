@@ -1,34 +1,39 @@
-"""DualPath: single frames go one way through a frozen image transformer, grids of many small frames another.
+"""DualPath: single frames and grids of many small frames take two paths through one frozen image transformer.
 
 Paper: "Dual-path Adaptation from Image to Video Transformers", Park, Lee and Sohn, CVPR 2023,
-https://arxiv.org/abs/2303.09857. Official code: https://github.com/park-jungin/DualPath, without a licence of its own,
-so that this is written anew from a description of what it computes. No weights were published.
+https://arxiv.org/abs/2303.09857. Official code: https://github.com/park-jungin/DualPath. That code has no licence, so
+this was written from a description of what it computes. No weights were published.
 
-Of T = 16 K frames the *spatial* path sees 8 that are evenly spread, the *temporal* path K grids of 16 consecutive
-frames, 4 by 4, resized to one frame (layout `dualpath`). Both run through the same frozen blocks with adapters of
-their own, A(z) = W_up GELU(W_down z) with biases and dropout, W_up zero at first, and never mix inside of them:
+A clip has T = 16 K frames. The *spatial* path sees 8 of them, evenly spread. The *temporal* path sees K grids of 16
+consecutive frames, 4 by 4, resized to one frame (layout `dualpath`). Both paths run through the same frozen blocks,
+each with its own adapters A(z) = W_up GELU(W_down z), with biases and dropout. W_up starts at zero. The paths never mix
+inside of the blocks:
 
     temporal, in series     x = x + A(MHA(A(LN1 x)));  x = x + A(MLP(LN2 x))
     spatial, in parallel    n = LN1 x;  x = x + MHA(n) + A(n);  n = LN2 x;  x = x + MLP(n) + A(n)
 
-so that an untrained temporal path is the identity and an untrained spatial path the image model. Instead of CLIP's
-positions a grid gets a learned table and a fixed one, sines and cosines of the number of the frame (from 1; 0 for the
-class token) that lies at each patch, drawn with 16 x 16 points per grid and resized. At the end: norm, class token,
-CLIP's projection (frozen), mean over grids and over frames, both side by side through a linear layer, GELU and the
-classifier. Adapters, that head, both learned tables of positions and the class token are trained.
+An untrained temporal path is the identity, and an untrained spatial path is the image model. Grids do not get CLIP's
+positions. They get a learned table and a fixed one. The fixed table has sines and cosines of the number of the frame
+that lies at each patch (from 1; 0 for the class token). It is drawn with 16 x 16 points per grid and resized.
+
+The end has these steps: norm, class token, CLIP's projection (frozen), mean over grids and mean over frames. Both means
+side by side go through a linear layer, GELU and the classifier. Adapters, these last layers, both learned tables of
+positions and the class token are trained.
 
 | M parameters, 400 classes | adapters | trained | total | GMAC per view, 16 / 32 frames |
 |---|---|---|---|---|
 | `dualpath_clip_b` | 17.75 | 18.8 | 104.8 | 171.3 / 191 |
 | `dualpath_clip_l` | 63.07 | 65.1 | 368.8 | 790.6 (16 frames) |
 
-The paper speaks of 10 M trained parameters for ViT-B (13 M with 16 frames for Something-Something v2). The code's five
-adapters per block of a quarter of the width do not give that; `ratio=0.125` would come close, and is not what was run.
+The paper states 10 M trained parameters for ViT-B (13 M with 16 frames for Something-Something v2). The official code
+has five adapters per block with a quarter of the width, which are more. `ratio=0.125` would come close to 10 M, but the
+official code does not use it.
 
     model = timm.create_model('dualpath_clip_b', pretrained=True, num_classes=51)
     model.freeze_backbone()
 
-The official code resized grids with torchvision of 2022, which did not filter: `layout='dualpath,antialias=false'`.
+The official code resized grids with torchvision of 2022, which did not filter. `layout='dualpath,antialias=false'` does
+the same.
 """
 from typing import Any
 
@@ -57,10 +62,10 @@ class DualPath(TwoPaths):
 
     Args:
         backbone: Name of a timm model of the class `VisionTransformer`; see `flatzoo.models.block_runner`.
-        num_spatial_frames: Frames of the spatial path, which divide T.
-        ratio: Width of the bottlenecks over that of a token.
+        num_spatial_frames: Frames of the spatial path, a divisor of T.
+        ratio: Width of the bottlenecks divided by that of a token.
         adapter_drop: Dropout within the adapters.
-        proj_dim: Width E of the backbone's projection to images and text; 0 for none, CLIP's own by default.
+        proj_dim: Width E of CLIP's projection to images and text. None takes CLIP's own; 0 leaves it out.
         device: Device of parameters and buffers.
         dtype: Floating dtype of parameters and buffers.
         **kwargs: As for `TwoPaths`.
@@ -101,7 +106,7 @@ class DualPath(TwoPaths):
         dd = dict(device=device, dtype=dtype)
         dim = self.backbone.embed_dim
         if proj_dim is None:
-            image = image_cfg(backbone)  # whose classifier is the projection, unless it was tuned to another task
+            image = image_cfg(backbone)  # its classifier is the projection, unless it was fine-tuned
             is_clip = '_clip_' in str(image.get('architecture')) and '_ft_' not in f'_{image.get("tag")}_'
             proj_dim = image['num_classes'] if is_clip else 0
         self.backbone.proj = nn.Linear(dim, proj_dim, bias=False, **dd) if proj_dim else nn.Identity()
@@ -116,7 +121,7 @@ class DualPath(TwoPaths):
 
     @property
     def head_hidden_size(self) -> int:
-        """Channels that the classifier gets."""
+        """Channels of the classifier's input."""
         return self.neck.out_features if isinstance(self.neck, nn.Linear) else self.backbone.head_hidden_size
 
     # How a clip runs through the model
@@ -147,7 +152,7 @@ class DualPath(TwoPaths):
         return self._joined(t, s)
 
     def _pool(self, x: Tensor) -> Tensor:
-        """Features `[B, K + 8, N, D]` -> `[B, E]`, what the classifier takes; without pooling as they are."""
+        """Features `[B, K + 8, N, D]` -> input of the classifier `[B, E]`. Without pooling they stay as they are."""
         pooled = self.backbone.forward_head(x.flatten(0, 1), pre_logits=True)
         if pooled.ndim == 3:
             return pooled.unflatten(0, x.shape[:2])
@@ -177,13 +182,8 @@ PAPER = Paper(
     'Park, Jungin and Lee, Jiyoung and Sohn, Kwanghoon', 2023, 'park2023dualpath')
 
 
-def _cfg(backbone: str) -> dict[str, Any]:
-    return adapter_cfg(
-        backbone, paper_ids=PAPER.id, paper_name=PAPER.title)
-
-
 default_cfgs = generate_default_cfgs({
-    'dualpath_clip_b.openai': _cfg(CLIP_B), 'dualpath_clip_l.openai': _cfg(CLIP_L)})
+    'dualpath_clip_b.openai': adapter_cfg(PAPER, CLIP_B), 'dualpath_clip_l.openai': adapter_cfg(PAPER, CLIP_L)})
 register_adapter_records(PAPER, {f'dualpath_clip_{size}.openai': EvalProtocol() for size in 'bl'})
 
 

@@ -1,4 +1,4 @@
-"""What the two paths of DualPath see: grids of many frames and single frames, and where these lie in time."""
+"""The input of DualPath's two paths: grids of many frames and single frames, and their positions in time."""
 import math
 from typing import Any
 
@@ -25,7 +25,7 @@ class TwoPaths(AdapterModel):
         backbone: Name of a timm model of the class `VisionTransformer`; see `flatzoo.models.block_runner`.
         num_frames: Frames T per clip, a multiple of 16.
         layout: `dualpath`, with or without `antialias`.
-        num_spatial_frames: Frames of the spatial path, which divide T.
+        num_spatial_frames: Frames of the spatial path, a divisor of T.
         device: Device of parameters and buffers.
         dtype: Floating dtype of parameters and buffers.
         **kwargs: As for `AdapterModel`.
@@ -33,7 +33,7 @@ class TwoPaths(AdapterModel):
     Attributes:
         num_grids: Grids K of a clip.
         grid_embed: The learned positions of grids, `[1, N, D]`.
-        frame_table: Their fixed ones, `[K, N, D]`.
+        frame_table: The fixed positions of grids, `[K, N, D]`.
 
     Raises:
         ValueError: If an argument is not accepted or does not fit the backbone.
@@ -53,8 +53,8 @@ class TwoPaths(AdapterModel):
         super().__init__(backbone, num_frames=num_frames, layout=layout, device=device, dtype=dtype, **kwargs)
         if isinstance(self.runner, EvaRunner):
             raise ValueError(
-                f'backbone={backbone!r}: {self.method} gives grids other positions than frames, while those of an Eva '
-                'are in its attention. Take a VisionTransformer, such as CLIP, DINOv2, DeiT-III or SigLIP.')
+                f'backbone={backbone!r}: {self.method} gives grids other positions than frames, but an Eva has its '
+                'positions in the attention. Take a VisionTransformer, such as CLIP, DINOv2, DeiT-III or SigLIP.')
         self.num_spatial_frames = num_spatial_frames
         tokens, dim = self.backbone.patch_embed.num_patches + self.num_prefix_tokens, self.backbone.embed_dim
         self.grid_embed = nn.Parameter(torch.empty(1, tokens, dim, device=device, dtype=dtype))
@@ -74,7 +74,7 @@ class TwoPaths(AdapterModel):
                 f'{num_spatial_frames}, such as {math.lcm(16, num_spatial_frames)}.')
 
     def _follow_input(self) -> None:
-        """Fits what depends on frames and their size: the images of a clip and the fixed positions of the grids."""
+        """Updates what depends on number and size of frames: the images of a clip and the fixed positions of grids."""
         grids = self.super_image
         self.num_grids = grids.num_images
         self.num_images = self.num_grids + self.num_spatial_frames
@@ -91,7 +91,7 @@ class TwoPaths(AdapterModel):
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Computes the fixed positions; timm calls it after a model built on the meta device was materialised."""
+        """Computes the fixed positions. timm calls it after it has materialised a model from the meta device."""
         prefix, dim = self.num_prefix_tokens, self.backbone.embed_dim
         self.frame_table.copy_(frame_table(self.num_grids, self._grid, prefix, dim, self.super_image.antialias))
 
@@ -104,17 +104,17 @@ class TwoPaths(AdapterModel):
         return self._joined(grids, self.frames(x[:, :, ::self.num_frames // self.num_spatial_frames]))
 
     def _joined(self, grids: Tensor, frames: Tensor) -> Tensor:
-        """Images or tokens of both paths `[B * K, ...]`, `[B * 8, ...]` -> those of a clip side by side."""
+        """Joins images or tokens of both paths, `[B * K, ...]` and `[B * 8, ...]`, clip by clip."""
         parts = grids.unflatten(0, (-1, self.num_grids)), frames.unflatten(0, (-1, self.num_spatial_frames))
         return torch.cat(parts, dim=1).flatten(0, 1)
 
     def _paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The way back."""
+        """Splits joined images or tokens into those of both paths."""
         grids, frames = x.unflatten(0, (-1, self.num_images)).split([self.num_grids, self.num_spatial_frames], dim=1)
         return grids.flatten(0, 1), frames.flatten(0, 1)
 
     def frame_maps(self, maps: Tensor, order: Tensor | None = None) -> Tensor:
-        """Maps of the images, `[B, K + 8, D, h, w]` or folded -> those of all frames, from the grids."""
+        """Maps of the images, `[B, K + 8, D, h, w]` or folded -> maps of all frames, taken from the grids."""
         maps = maps if maps.ndim == 5 else maps.unflatten(0, (-1, self.num_images))
         return super().frame_maps(maps[:, :self.num_grids], order)
 

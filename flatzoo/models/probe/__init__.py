@@ -1,4 +1,4 @@
-"""Probes in parts: the model, what it reads the frozen tokens with, and the entry points."""
+"""Probes in parts: the model, the poolers that read the frozen tokens, and the entry points."""
 from .model import Probe as Probe
 from .pooler import AttentivePooler as AttentivePooler, StepPooler as StepPooler
 from .probe import *  # noqa: F403 - the entry points, which timm's registry appends to `__all__`

@@ -26,7 +26,6 @@ import torch
 from timm.layers import get_device_dtype
 from torch import Tensor, nn
 
-from flatzoo.layers import Layout
 from flatzoo.layers.layout import LayoutSpec
 from flatzoo.weights.checkpoint import unwrap_checkpoint
 
@@ -45,21 +44,22 @@ class Probe(AdapterModel):
     Args:
         backbone: Any timm image model.
         num_frames: Frames T per clip.
-        layout: Frames are looked at one by one: `time:1` is the only layout.
+        layout: `time:1` is the only layout, because frames are looked at one by one.
         img_size: Frame size in pixels, that of the backbone's weights by default.
-        num_classes: Number of classes; 0 for what the probe pools, `[B, D]`.
+        num_classes: Number of classes. 0 gives the pooled features of the probe, `[B, D]`.
         probe: `attentive`, `step` or `linear`.
         probe_depth: Blocks of the attentive probe, the last of which is the query's.
         probe_heads: Attention heads of the probe; by default 16, and of `step` one per 64 channels.
         probe_mlp_ratio: Hidden width of the attentive probe's MLPs over that of the tokens.
         class_token: Whether class tokens and registers of the frames are read, too.
-        positions: `sincos` to tell the attentive probe which frame a token is of, None not to.
-        **kwargs: As for `VideoModel`; what it does not know reaches the backbone.
+        positions: `sincos` adds the position of its frame to each token of the attentive probe. None adds nothing.
+        **kwargs: As for `VideoModel`. Arguments that it does not know go to the backbone.
 
     Raises:
         ValueError: If an argument is unknown or does not fit the backbone.
     """
-    # the backbone is walked through as of any video model
+    method, layout_reason = 'A probe', 'reads frames one by one'
+    # the backbone runs as in any video model, not block by block
     forward_intermediates = VideoModel.forward_intermediates
     forward_features = VideoModel.forward_features
     frame_maps = VideoModel.frame_maps
@@ -87,7 +87,7 @@ class Probe(AdapterModel):
             raise ValueError(f"positions={positions!r}: 'sincos' is accepted, for probe='attentive', or None.")
         if not isinstance(probe_depth, int) or probe_depth < 1:
             raise ValueError(f'probe_depth={probe_depth!r}: a whole number of at least 1 is accepted.')
-        _check_layout(layout)
+        self._check_layout(layout)
         VideoModel.__init__(
             self, backbone, num_frames, layout, default_img_size(backbone) if img_size is None else img_size,
             num_classes=0, **kwargs)
@@ -127,22 +127,8 @@ class Probe(AdapterModel):
         return cfg_of_backbone(self, cfg, classifier='head')
 
     @property
-    def num_classes(self) -> int:
-        return self._num_classes
-
-    @property
     def head_hidden_size(self) -> int:
         return self.backbone.head_hidden_size if self.probe == 'linear' else self.backbone.num_features
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        VideoModel.reset_classifier(self, 0, global_pool)
-        self._num_classes = num_classes
-        self._build_heads()
-        self.pretrained_cfg = self._pretrained_cfg  # label names of another number of classes go
 
     def set_input_size(
             self,
@@ -156,11 +142,10 @@ class Probe(AdapterModel):
         Raises:
             ValueError: Also for another number of frames of STEP, which has learned their positions.
         """
-        _check_layout(self.layout if layout is None else layout)
         if self.probe == 'step' and (num_frames or self.num_frames) != self.num_frames:
             raise ValueError(
                 f'STEP has learned positions of {self.num_frames} frames: build a model with num_frames={num_frames}.')
-        VideoModel.set_input_size(self, img_size, num_frames, layout, **backbone_args)
+        super().set_input_size(img_size, num_frames, layout, **backbone_args)
 
     def prune_intermediate_layers(
             self,
@@ -168,7 +153,7 @@ class Probe(AdapterModel):
             prune_norm: bool = False,
             prune_head: bool = True,
     ) -> list[int]:
-        """Removes the layers that the given levels do not need, with `prune_head` the probe, too."""
+        """Removes the layers that the given levels do not need, and with `prune_head` also the probe."""
         dim = self.backbone.num_features
         levels = self.backbone.prune_intermediate_layers(indices, prune_norm=prune_norm, prune_head=prune_head)
         if prune_head or self.backbone.num_features != dim:
@@ -196,6 +181,16 @@ class Probe(AdapterModel):
         x = self.pooler(x if self.probe == 'step' else x.flatten(1, 2))
         return x if pre_logits else self.head(x)
 
+    @property
+    def encodes_frames(self) -> bool:
+        return True
+
+    def forward_frames(self, x: Tensor) -> Tensor:
+        return self.backbone.forward_features(self.frame_images(x))
+
+    def forward_clips(self, x: Tensor) -> Tensor:
+        return self.forward_head(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`."""
         return self.forward_head(self.backbone.forward_features(self.super_image(x)))
@@ -213,10 +208,3 @@ class Probe(AdapterModel):
                 'This is a probe without its backbone: load the backbone by pretrained=True and the probe by '
                 'load_adapters() or, under official names, model.pooler.load_state_dict().')
         return super().filter_checkpoint(weights)
-
-
-def _check_layout(layout: LayoutSpec) -> None:
-    if str(Layout(layout)) != str(Layout('time:1')):
-        raise ValueError(
-            f"layout={str(layout)!r}: probes read frames one by one, so that layout='time:1' is the only one. For "
-            "frames in one image use 'superimage'.")

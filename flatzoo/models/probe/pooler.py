@@ -1,4 +1,4 @@
-"""What reads the tokens of a frozen network: the attentive pooler of V-JEPA 2 and STEP's single attention.
+"""The poolers that read the tokens of a frozen network: V-JEPA 2's attentive pooler and STEP's single attention.
 
 Modules of the attentive pooler have the names of its official code, so that its weights load as they are.
 """
@@ -16,7 +16,7 @@ __all__ = ['AttentivePooler', 'StepPooler', 'add_positions', 'as_tokens', 'check
 
 
 class CrossAttention(nn.Module):
-    """Queries that attend to tokens; without a linear layer behind, as in V-JEPA 2."""
+    """Queries that attend to tokens. As in V-JEPA 2, no linear layer follows."""
 
     def __init__(self, dim: int, num_heads: int, device=None, dtype=None):
         super().__init__()
@@ -32,7 +32,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """Cross-attention and an MLP; the query itself is not normalised, and nothing is normalised behind."""
+    """Cross-attention and an MLP. The query is not normalised, and no norm follows."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4., device=None, dtype=None):
         super().__init__()
@@ -50,8 +50,7 @@ class CrossAttentionBlock(nn.Module):
 class AttentivePooler(nn.Module):
     """V-JEPA 2's pooler: blocks of self-attention over all tokens, then one learned query reads them.
 
-    It has no positions: the order of the tokens does not matter. The epsilon of its norms is 1e-5, whatever the
-    backbone's.
+    It has no positions, so the order of the tokens does not matter. The epsilon of its norms is always 1e-5.
 
     Args:
         dim: Channels D of the tokens.
@@ -79,7 +78,7 @@ class AttentivePooler(nn.Module):
         for i, block in enumerate(self.blocks, start=1):
             for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
                 weight.div_(math.sqrt(2 * i))
-        # the official code divides by the factor of the last block of self-attention, here, too
+        # as in the official code, the factor of the last block of self-attention is used here, too
         self.cross_attention_block.mlp.fc2.weight.div_(math.sqrt(2 * max(depth - 1, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,11 +88,11 @@ class AttentivePooler(nn.Module):
 
 
 class StepPooler(nn.Module):
-    """STEP's reading: a class token of the clip attends once to all tokens, which know their frame.
+    """STEP's pooler: a class token of the clip attends once to all tokens. Tokens have an embedding of their frame.
 
-    Only the class token is read, so that the queries of the other tokens, which self-attention would have, are left
-    out: the result is that of self-attention at a cost linear in the number of tokens. That there is one norm in front,
-    no shortcut and no MLP is inferred; 4 D^2 parameters are the third of a block that the paper states.
+    Only the class token is read, so the queries of all other tokens are left out. The result is that of self-attention,
+    at a cost that is linear in the number of tokens. One norm in front, no shortcut and no MLP are inferred: this gives
+    4 D^2 parameters, the third of a block that the paper states.
 
     Args:
         dim: Channels D of the tokens.
@@ -136,8 +135,8 @@ def as_tokens(x: Tensor, num_frames: int, num_prefix_tokens: int, channels_first
     Args:
         x: Tokens `[B * T, P + N, D]`, or maps `[B * T, D, h, w]` or `[B * T, h, w, D]`.
         num_frames: Frames T per clip.
-        num_prefix_tokens: Tokens P in front, which are left out.
-        channels_first: Whether maps are of the first kind.
+        num_prefix_tokens: Tokens P in front. They are left out.
+        channels_first: Whether maps are `[B * T, D, h, w]`.
     """
     if x.ndim == 4:
         x = x.flatten(2).transpose(1, 2) if channels_first else x.flatten(1, 2)
@@ -154,11 +153,11 @@ def add_positions(x: Tensor, frame_indices: Tensor | None) -> Tensor:
 
     Args:
         x: Tokens `[B, T, N, D]`.
-        frame_indices: Number of each frame in its video, `[T]` or `[B, T]`, below 128; 0...T-1 if None.
+        frame_indices: Number of each frame in its video, `[T]` or `[B, T]`, below 128. None is 0...T-1.
     """
     indices = torch.arange(x.shape[1], device=x.device) if frame_indices is None else frame_indices.to(x.device)
     if frame_indices is not None and (int(indices.max()) >= 128 or int(indices.min()) < 0):
-        raise ValueError('Frame indices are 0 to 127, for as many frames have positions.')
+        raise ValueError('Frame indices must be 0 to 127, because only these have positions.')
     dim = x.shape[-1] // 2
     omega = torch.exp(-math.log(10000.) * torch.arange(dim, dtype=torch.float64, device=x.device) / dim)
     angle = indices.unsqueeze(-1).to(torch.float64) * omega

@@ -1,4 +1,4 @@
-"""Entry points of the probes; `flatzoo.models.probe.model` says what they are.
+"""Entry points of the probes. `flatzoo.models.probe.model` describes the method.
 
 | M parameters (400 classes), trained | `attentive` | `attentive`, `probe_depth=1` | `step` | `linear` |
 |---|---|---|---|---|
@@ -6,8 +6,8 @@
 | `probe_dinov2_b` | 28.1 | 6.8 | 2.7 | 0.31 |
 | `probe_dinov2_l` | 49.7 | 12.0 | 4.6 | 0.41 |
 
-`pretrained=True` brings DINOv2's image weights (Apache-2.0); a probe starts fresh. The probes of V-JEPA 2 that were
-released fit its own video encoders alone.
+`pretrained=True` loads DINOv2's image weights (Apache-2.0). The probe is untrained. The released probes of V-JEPA 2
+only fit its own video encoders.
 """
 from dataclasses import replace
 from typing import Any

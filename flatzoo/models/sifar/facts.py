@@ -1,7 +1,7 @@
-"""What SIFAR's paper and its publishers say: figures of Tables 2 to 9, views, sizes of files.
+"""Facts from SIFAR's paper and its publishers: figures of Tables 2 to 9, views, sizes of files.
 
-The paper tests its Swin models on 3 crops of 1 clip, and its cost columns say x 3. Views of the ResNets (Table 7) are
-not printed.
+The paper tests its Swin models on 3 crops of 1 clip, and its cost columns have the factor 3. It does not print the
+views of the ResNets (Table 7).
 """
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ _K400, _SSV2 = KINETICS_400.title, SSV2.title
 _MIT, _JESTER, _DIVING48 = 'Moments in Time', 'Jester', 'Diving48'
 _APE, _NO_APE = 'with absolute position embedding', 'without absolute position embedding'
 
-# model -> data, top-1, top-5, table, what differs from the model as it is registered
+# model -> data, top-1, top-5, table, and what differs from the registered model
 _SWIN_FIGURES: dict[str, list[tuple[str, float, float | None, str, str]]] = {
     'sifar_swin_b7': [
         (_K400, 79.6, 94.4, 'Table 2', ''),
@@ -79,7 +79,7 @@ _SWIN_FIGURES: dict[str, list[tuple[str, float, float | None, str, str]]] = {
     'sifar_swin_b12_384': [(_K400, 81.6, 95.2, 'Table 3', '')],
     'sifar_swin_l12_384': [(_K400, 84.2, 96.0, 'Table 3', '')],
 }
-# printed as "L-12†", a model that no other table has; so neither its frames nor their size are known
+# The paper prints "L-12†", a model that no other table has. Number and size of its frames are not known.
 _L12 = Figure(
     _MIT, 41.9, 70.3, 'Table 5', clips=1, crops=3, setting='printed as SIFAR-L-12†',
     note='Which L-12 model † means is not said.')

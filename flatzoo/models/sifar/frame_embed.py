@@ -1,4 +1,4 @@
-"""Patch embedding of super images that knows which frame a patch comes from."""
+"""Patch embedding of super images with a position embedding for each frame."""
 from typing import Any
 
 import torch
@@ -11,10 +11,9 @@ __all__ = ['FramePatchEmbed']
 class FramePatchEmbed(PatchEmbed):
     """timm's patch embedding plus the absolute position embedding (APE) of SIFAR, one vector per frame cell.
 
-    SIFAR, Table 8b; as in the official code, the vector of a cell is added to all of its patch tokens, after the
-    embedding's norm, and empty cells have vectors of their own. Cells count row by row, so that cell i lies at
-    (i // columns, i % columns). (The official code divides by the number of rows, which is the same in square grids
-    only.)
+    SIFAR, Table 8b. As in the official code, the vector of a cell is added to all of its patch tokens, after the norm
+    of the embedding. Empty cells have their own vectors. Cells count row by row, so cell i lies at (i // columns, i %
+    columns). (The official code divides by the number of rows, which is the same only in square grids.)
 
     Args:
         *args: As for `timm.layers.PatchEmbed`.
@@ -46,12 +45,12 @@ class FramePatchEmbed(PatchEmbed):
             )
 
     def set_input_size(self, img_size: Any = None, patch_size: Any = None) -> None:
-        """As in timm; the number of cells stays."""
+        """As in timm. The number of cells stays."""
         super().set_input_size(img_size=img_size, patch_size=patch_size)
         self._check_cells()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H', W']` -> `[B, h, w, D]`, or `[B, h * w, D]` where `output_fmt` asks for it."""
+        """`[B, C, H', W']` -> `[B, h, w, D]`, or `[B, h * w, D]` with `output_fmt='NLC'`."""
         x = self.norm(self.proj(x).permute(0, 2, 3, 1))  # [B, h, w, D]
         rows, cols = self.frame_grid
         height, width = self.grid_size[0] // rows, self.grid_size[1] // cols

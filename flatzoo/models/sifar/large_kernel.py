@@ -10,13 +10,13 @@ __all__ = ['LargeKernelBottleneck']
 class LargeKernelBottleneck(nn.Module):
     """Bottleneck 1x1 -> k x k -> 1x1 that sees k x k positions of a feature map at once.
 
-    SIFAR, Table 7: one or two further residual blocks at the end of a ResNet, whose second convolution has a kernel so
-    large that it sees several frames. With 3x3 frames of 224 pixels the last map is 21x21, and a kernel
-    of 21 reaches from any frame to all others. Whether the paper's convolution is grouped is not stated; dense is the
-    literal reading and the default. The block is pre-activated, as those of the BiT ResNets that it follows.
+    SIFAR, Table 7: one or two more residual blocks at the end of a ResNet. The kernel of their second convolution is so
+    large that it sees several frames. With 3x3 frames of 224 pixels the last map is 21x21, and a kernel of 21 reaches
+    from any frame to all others. The paper does not state whether the convolution is grouped; dense is the literal
+    reading and the default. The block is pre-activated, like those of the BiT ResNets before it.
 
     Args:
-        chs: Channels D in and out.
+        chs: Channels D of input and output.
         kernel_size: Side k of the kernel, odd.
         groups: Groups of the large convolution; `chs // 4` for a depthwise one.
         norm_layer: Norm with activation, called with the number of channels.

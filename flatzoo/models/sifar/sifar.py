@@ -3,9 +3,9 @@
 Paper: "Can an Image Classifier Suffice for Action Recognition?", Fan, Chen and Panda, ICLR 2022,
 https://arxiv.org/abs/2106.14104. Official code: https://github.com/IBM/sifar-pytorch.
 
-The frames of a clip are laid out as one super image, row by row in a grid as square as possible (Section 3.1), and an
-image classifier does the rest. On Swin Transformers the window of the last stage spans the whole map, so that attention
-there joins all frames (Table 1); on ResNets, kernels that reach over several frames do (Table 7).
+The frames of a clip are laid out as one super image, row by row in a grid that is as square as possible (Section 3.1).
+An image classifier does the rest. On Swin Transformers the window of the last stage spans the whole map, so attention
+there joins all frames (Table 1). On ResNets, large kernels reach over several frames (Table 7).
 
 | name | paper | frames | frame size | windows | params | G multiply-adds |
 |---|---|---|---|---|---|---|
@@ -18,12 +18,12 @@ there joins all frames (Table 1); on ResNets, kernels that reach over several fr
 | `sifar_swin_l14_16f` | SIFAR-L-14† | 16 | 224 | 14, 14, 14, whole map | 196 M | 576 |
 | `sifar_swin_l12_384` | SIFAR-L-12‡ | 8 | 384 | 12, 12, 12, whole map | 196 M | 944 |
 
-Windows (Table 1), parameters and multiply-adds of one crop (Tables 2 and 3) are the paper's, which tests with three
-crops. `benchmarks/cost/sifar_cost.py` prints ours beside them.
+Windows (Table 1), parameters and multiply-adds of one crop (Tables 2 and 3) are the paper's. The paper tests with three
+crops. `benchmarks/cost/sifar_cost.py` prints our counts beside them.
 
-Of the 3x3 cells 8 frames leave one empty. It costs a ninth of the image and cannot be left out for more than 1 % of the
-multiply-adds, since attention soon spreads into it. `num_frames=9` puts a ninth real frame there at no cost, with the
-same parameters: a variant to train, which the published weights were not.
+8 frames leave one of the 3x3 cells empty. This cell is a ninth of the image. Leaving it out would save less than 1 % of
+the multiply-adds, because attention soon spreads into it. `num_frames=9` puts a ninth frame there at no cost, with the
+same parameters. Such a model must be trained; the published weights have 8 frames.
 """
 import logging
 import math
@@ -64,20 +64,19 @@ class SifarSwin(VideoModel):
 
     Args:
         backbone: A timm Swin Transformer.
-        window_size: As in timm one int, one `(height, width)`, or one entry per stage; None in an entry is the whole
-            map.
+        window_size: As in timm one int, one `(height, width)`, or one entry per stage. An entry None is the whole map.
         ape: Absolute position embedding, one vector per frame cell (Table 8b). The paper's main results use it for
-            Something-Something v2; all official checkpoints have it.
-        shift_rule: When windows are not shifted: `'per_axis'` decides for each axis alone, as timm does; `'short_side'`
-            is the official rule, which makes windows square and stops shifting on both axes once the map's short side
-            fits into one. They differ in grids that are not square.
+            Something-Something v2. All official checkpoints have it.
+        shift_rule: When windows are not shifted. `'per_axis'` decides for each axis, as timm does. `'short_side'` is
+            the official rule: windows are square, and if the map's short side fits into one window, neither axis is
+            shifted. The rules differ only in grids that are not square.
         num_frames: Frames per clip.
         layout: Layout of the super image.
         img_size: Frame size in pixels.
-        **kwargs: As for `VideoModel`; what it does not know reaches the Swin Transformer.
+        **kwargs: As for `VideoModel`. Arguments that it does not know go to the Swin Transformer.
 
     Raises:
-        ValueError: If a window does not divide its map, with frame sizes that fit.
+        ValueError: A window does not divide its map. The message names frame sizes that fit.
     """
 
     _own_backbone_args = ('strict_img_size',)
@@ -107,7 +106,7 @@ class SifarSwin(VideoModel):
         windows = windows_of((img_size[0] * grid[0], img_size[1] * grid[1]))
         shares_masks = not {'strict_img_size', 'dynamic_img_size'} & kwargs.keys()
         if shares_masks:
-            kwargs['strict_img_size'] = False  # no masks yet: timm makes one per block, most of the time of building
+            kwargs['strict_img_size'] = False  # no masks yet: timm would make one per block, which is slow
         super().__init__(
             backbone, num_frames=num_frames, layout=layout, img_size=img_size, window_size=tuple(windows), **kwargs)
         if shares_masks:
@@ -117,7 +116,7 @@ class SifarSwin(VideoModel):
         self._apply_shift_rule()
 
     def _share_masks(self) -> None:
-        """Makes the backbone strict, with one attention mask for all blocks of the same map, window and shift."""
+        """Makes the backbone strict. Blocks with the same map, window and shift share one attention mask."""
         self.backbone.dynamic_img_size, self.backbone.patch_embed.strict_img_size = False, True
         self.backbone._model_args.pop('strict_img_size', None)
         masks: dict[tuple, Tensor | None] = {}
@@ -140,7 +139,7 @@ class SifarSwin(VideoModel):
 
     @torch.jit.ignore
     def no_weight_decay(self):
-        """Parameters without weight decay: the backbone's, and the position embedding of frames as is usual."""
+        """Parameters without weight decay: those of the backbone, and the position embedding of frames."""
         names = super().no_weight_decay()
         return names | ({_FRAME_EMBED} if hasattr(self.backbone.patch_embed, 'frame_pos_embed') else set())
 
@@ -152,7 +151,7 @@ class SifarSwin(VideoModel):
             window_size: WindowSize = None,
             **backbone_args: Any,
     ) -> None:
-        """As in `VideoModel`; windows of whole maps stay windows of whole maps, the others keep their size.
+        """As in `VideoModel`. Windows of whole maps stay windows of whole maps; the others keep their size.
 
         Raises:
             ValueError: If a window does not divide its map, or frame cells would not match the position embedding.
@@ -163,8 +162,8 @@ class SifarSwin(VideoModel):
         embed_grid = getattr(self.backbone.patch_embed, 'frame_grid', grid)
         if tuple(embed_grid) != tuple(grid):
             raise ValueError(
-                f'The position embedding has a vector for each of {embed_grid[0]}x{embed_grid[1]} cells and the new '
-                f'layout {grid[0]}x{grid[1]} cells: build a new model for it, or one with ape=False.'
+                f'The position embedding has a vector for each of {embed_grid[0]}x{embed_grid[1]} cells, but the new '
+                f'layout has {grid[0]}x{grid[1]} cells: build a new model for it, or one with ape=False.'
             )
         grid = layout.growth(num_frames)
         new_size = to_2tuple(img_size or self.img_size)
@@ -185,7 +184,7 @@ class SifarSwin(VideoModel):
 
     @torch.jit.ignore
     def choose_weights(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-        """As in `VideoModel`; of a file of the official code the raw weights, which are those that it evaluates."""
+        """As in `VideoModel`. From a file of the official code the raw weights are taken, which that code evaluates."""
         raw = checkpoint.get('model')
         is_official = isinstance(raw, dict) and any(key.startswith('layers.0.downsample.') for key in raw)
         if self.use_ema is None and is_official:
@@ -196,14 +195,13 @@ class SifarSwin(VideoModel):
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
         """Converts weights to those of `SifarSwin`.
 
-        Taken are its own weights; official SIFAR checkpoints (`['model']`, old Swin layout with stored index buffers,
-        `head.*`, `frame_pos_embed`); and weights of an image Swin Transformer. timm's filter moves the patch merging,
-        drops the buffers and resizes bias tables of other window sizes. A classifier of another number of classes is
-        left out.
+        Accepted are its own weights, official SIFAR checkpoints (`['model']`, old Swin layout with stored index
+        buffers, `head.*`, `frame_pos_embed`), and weights of an image Swin Transformer. timm's filter moves the patch
+        merging, drops the buffers and resizes bias tables of other window sizes. A classifier of another number of
+        classes is left out. If a video checkpoint has no `frame_pos_embed`, it becomes zeros, with a warning.
 
         Raises:
-            RuntimeError: If a key is not wanted (such as `frame_pos_embed` in a model without `ape=True`) or missing. A
-                missing `frame_pos_embed` of a video checkpoint becomes zeros, with a warning.
+            RuntimeError: A key is missing or unknown, such as `frame_pos_embed` in a model without `ape=True`.
         """
         state_dict = unwrap_checkpoint(state_dict)
         of_image_model = not any(key.startswith(('backbone.', 'layers.0.downsample.')) for key in state_dict)
@@ -226,7 +224,7 @@ class SifarResNet(VideoModel):
     Args:
         backbone: A timm ResNetV2.
         large_kernels: Kernel size or sizes of the blocks appended to the last stage, `(21, 11)` for C21-11.
-        groups: Groups of these convolutions; the paper does not state it, 1 (dense) is the literal reading.
+        groups: Groups of these convolutions. The paper does not state them; 1 (dense) is the literal reading.
         **kwargs: As for `VideoModel`.
     """
 
@@ -243,7 +241,7 @@ class SifarResNet(VideoModel):
 
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
-        """Takes weights of this class or of an image ResNetV2, whose large kernels are then freshly initialised."""
+        """Accepts weights of this class or of an image ResNetV2. With the latter the large kernels stay untrained."""
         state_dict = unwrap_checkpoint(state_dict)
         if any(key.startswith('backbone.') for key in state_dict):
             return account_for_keys(self, state_dict)
@@ -252,7 +250,7 @@ class SifarResNet(VideoModel):
 
 
 def _attention_mask(block: nn.Module, size: tuple[int, int]) -> Tensor | None:
-    """timm's mask of a map, put together from its kinds of windows: inside, at the right, at the bottom, in corners."""
+    """timm's mask of a map, put together from its kinds of windows: inside, right edge, bottom edge and corner."""
     height, width = block.window_size
     weight = block.norm1.weight
     kinds = block.get_attn_mask(torch.empty(1, 2 * height, 2 * width, 1, device=weight.device, dtype=weight.dtype))
@@ -289,12 +287,12 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 def _image_cfg(timm_name: str, img_size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    """Image weights of a backbone of timm; the head starts fresh."""
+    """Image weights of a backbone of timm. The head is untrained."""
     return _cfg(input_size=(3, img_size, img_size), **image_weights(timm_name), **kwargs)
 
 
 def _official_cfg(file: str, labels: str, **kwargs: Any) -> dict[str, Any]:
-    """A checkpoint of the official repository's release; its name says that it carries APE (`_pe_`)."""
+    """A checkpoint of the official repository's release. `_pe_` in its name means that it has APE."""
     return _cfg(
         url=f'https://github.com/IBM/sifar-pytorch/releases/download/action-models/{file}', custom_load=True,
         label_names=label_names(labels), num_classes=len(label_names(labels)), license='apache-2.0', **kwargs)

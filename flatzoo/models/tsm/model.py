@@ -1,18 +1,19 @@
-"""TSM: an image CNN whose channels move one frame along time, at the cost of nothing.
+"""TSM: an image CNN whose channels move one frame along time, at no cost.
 
 Paper: "TSM: Temporal Shift Module for Efficient Video Understanding", Lin, Gan and Han, ICCV 2019,
 https://arxiv.org/abs/1811.08383. Official code: https://github.com/mit-han-lab/temporal-shift-module (MIT).
 
-The network runs over every frame. In front of each residual branch 1/8 of the channels comes from the next frame, 1/8
-from the frame before (`shift='both'`), so that a 2D convolution sees three frames; the logits of the frames are
-averaged. With `shift='past'` 1/8 comes from the frame before alone: such a network answers while a video runs.
+The network runs over every frame. In front of each residual branch 1/8 of the channels comes from the next frame and
+1/8 from the frame before (`shift='both'`), so a 2D convolution sees three frames. The logits of the frames are
+averaged. With `shift='past'` only 1/8 comes from the frame before, and nothing from the next one. Such a network can
+answer while a video runs.
 
     model = timm.create_model('tsm_online_mobilenetv2_100', pretrained=True).eval()
     state = None
     for frame in video:                             # [B, C, H, W], normalised or uint8
         logits, state = model.step(frame, state)    # their mean over the frames is model(clip)
 
-A clip of one frame is not the image network: a quarter of its channels is zero.
+A clip of one frame does not give the answer of the image network, because a quarter of its channels is zero.
 """
 from typing import Any
 
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 from flatzoo.layers import Layout
 from flatzoo.layers.layout import LayoutSpec
-from flatzoo.layers.super_image import resize_images
 from flatzoo.weights.checkpoint import account_for_keys, image_checkpoint, prefixed_weights, unwrap_checkpoint
 
 from ..backbone import default_img_size
@@ -39,14 +39,14 @@ class TSM(VideoModel):
 
     Args:
         backbone: A timm CNN with residual or inverted-residual blocks.
-        num_frames: Frames T per clip; the same weights take any number.
-        layout: Frames are looked at one by one: `time:1` is the only layout.
-        img_size: Frame size in pixels, that of the backbone's weights by default.
-        shift: `both` directions, or from the `past` alone.
+        num_frames: Frames T per clip. The same weights take any number.
+        layout: `time:1` is the only layout, because frames are looked at one by one.
+        img_size: Frame size in pixels. By default that of the backbone's weights.
+        shift: `both` directions, or only from the `past`.
         shift_div: 1 / `shift_div` of the channels, rounded down, move in one direction.
         shift_place: `blockres`, in front of the residual branch, or `block`, in front of the whole block.
         non_local: Whether stages 2 and 3 of a ResNet get non-local blocks.
-        **kwargs: As for `VideoModel`; what it does not know reaches the backbone.
+        **kwargs: As for `VideoModel`. Arguments that it does not know go to the backbone.
 
     Raises:
         ValueError: If an argument is unknown, or the backbone has no place for a shift.
@@ -71,7 +71,7 @@ class TSM(VideoModel):
         if not isinstance(shift_div, int) or shift_div < 2:
             raise ValueError(f'shift_div={shift_div!r}: a whole number of at least 2 is accepted.')
         if non_local and shift == 'past':
-            raise ValueError("non_local=True attends to frames to come, so that shift='past' does not go with it.")
+            raise ValueError("non_local=True attends to future frames, so it cannot be used with shift='past'.")
         _check_layout(layout)
         super().__init__(
             backbone, num_frames, layout, default_img_size(backbone) if img_size is None else img_size, **kwargs)
@@ -96,7 +96,7 @@ class TSM(VideoModel):
         self._init_classifier()
 
     def _check_image(self, backbone: nn.Module, super_image: Any) -> None:
-        with frames_are_clips(backbone):  # what is tried is one image
+        with frames_are_clips(backbone):  # the trial is one image
             super()._check_image(backbone, super_image)
 
     def set_input_size(
@@ -113,51 +113,40 @@ class TSM(VideoModel):
                 module.num_frames = self.num_frames
 
     def step(self, frame: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Answers the next frame of a stream, of a model with `shift='past'`.
+        """Classifies the next frame of a stream. The model must have `shift='past'`.
 
         Args:
             frame: `[B, C, H, W]`, one frame of B streams, float normalised or uint8 (0...255).
-            state: What the last step returned; None at the start of a stream.
+            state: The state from the last step. None at the start of a stream.
 
         Returns:
-            The logits of this frame `[B, num_classes]`, and per shift the channels that the next frame needs,
-            `[B, C_i // shift_div, h_i, w_i]`. Their mean over the frames of a clip is what the model gives for it.
+            The logits of this frame `[B, num_classes]`, and the new state: for each shift the channels that the next
+            frame needs, `[B, C_i // shift_div, h_i, w_i]`. The mean of the logits over the frames of a clip equals
+            `model(clip)`.
 
         Raises:
-            ValueError: If the model looks ahead, or frame and state do not fit it.
+            ValueError: The model uses future frames, or frame and state do not fit it.
         """
         if not self.streams:
-            raise ValueError("This model looks at frames to come: build it with shift='past' (tsm_online_...).")
+            raise ValueError("This model uses future frames: build it with shift='past' (tsm_online_...).")
         shifts = [module for module in self.backbone.modules() if isinstance(module, TemporalShift)]
         if state is not None and len(state) != len(shifts):
             raise ValueError(f'A state of this model is a list of {len(shifts)} tensors, got {len(state)}.')
         try:
             for shift, past in zip(shifts, state or [None] * len(shifts), strict=True):
                 shift.streams, shift.past = True, past
-            logits = self.backbone(self._image(frame))
+            logits = self.backbone(self.frame_images(frame))
             return logits, [shift.past for shift in shifts]
         finally:
             for shift in shifts:
                 shift.streams, shift.past = False, None
 
-    def _image(self, frame: Tensor) -> Tensor:
-        """A frame as the super image would hand it to the backbone."""
-        if frame.ndim != 4 or frame.shape[1] != self.in_chans:
-            raise ValueError(f'Expected a frame of shape (B, C={self.in_chans}, H, W), got {list(frame.shape)}.')
-        as_bytes = frame.dtype == torch.uint8
-        if not as_bytes and not frame.is_floating_point():
-            raise ValueError(f'Expected a floating-point (normalised) or uint8 (0...255) frame, got {frame.dtype}.')
-        frame = frame.to(self.super_image.norm_scale.dtype) if as_bytes else frame
-        if tuple(frame.shape[2:]) != self.img_size:
-            frame = resize_images(frame, *self.img_size, self.layout.antialias)
-        return frame * self.super_image.norm_scale + self.super_image.norm_shift if as_bytes else frame
-
     @torch.jit.ignore
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
-        """Takes weights of this class, of the official code, of mmaction2 (ResNets), or of the image backbone.
+        """Accepts weights of this class, of the official code, of mmaction2 (ResNets), or of the image backbone.
 
         Raises:
-            RuntimeError: If keys are left over or missing, or the weights were trained with shifts in other places.
+            RuntimeError: Keys are left over or missing, or the weights were trained with shifts in other places.
         """
         state_dict, tells_places = rename(unwrap_checkpoint(state_dict), self.backbone)
         if any(key.startswith('backbone.') for key in state_dict):
@@ -171,5 +160,5 @@ class TSM(VideoModel):
 def _check_layout(layout: LayoutSpec) -> None:
     if str(Layout(layout)) != str(Layout('time:1')):
         raise ValueError(
-            f"layout={str(layout)!r}: TSM looks at frames one by one, so that layout='time:1' is the only one. For "
+            f"layout={str(layout)!r}: TSM looks at frames one by one, so layout='time:1' is the only one. For "
             "frames in one image use 'superimage'.")

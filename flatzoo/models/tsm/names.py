@@ -1,4 +1,4 @@
-"""Names of TSM's weights in the official code and in mmaction2 -> ours, which are timm's with `net` of the shifts."""
+"""Renames TSM's weights from the official code and mmaction2. Our names are those of timm, with `net` in shifts."""
 import re
 
 from torch import Tensor, nn
@@ -7,13 +7,13 @@ __all__ = ['rename', 'with_places']
 
 
 def rename(weights: dict[str, Tensor], backbone: nn.Module) -> tuple[dict[str, Tensor], bool]:
-    """Weights under the names of any code that is known -> under those of the backbone.
+    """Renames weights of any known code to the names of the backbone.
 
-    Taken are files of the official code (`base_model.`, and `new_fc.` for a classifier behind dropout), those of its
-    online demo (torchvision's names of MobileNetV2), and those of mmaction2 for ResNets. Others are left alone.
+    Known are files of the official code (`base_model.`, and `new_fc.` for a classifier behind dropout), of its online
+    demo (torchvision's names of MobileNetV2), and of mmaction2 for ResNets. Other names stay unchanged.
 
     Returns:
-        The weights, and whether their names tell where the shifts sit.
+        The weights, and whether their names show the places of the shifts.
     """
     if any(key.startswith(('base_model.', 'new_fc.')) for key in weights):
         weights, tells = {re.sub(r'^base_model\.', '', key): tensor for key, tensor in weights.items()}, True
@@ -30,7 +30,7 @@ def rename(weights: dict[str, Tensor], backbone: nn.Module) -> tuple[dict[str, T
 
 
 def with_places(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """Weights that know no shifts, such as those of images: the names get `net` and `block` where the model has it."""
+    """Weights without shifts, such as image weights. Their names get `net` and `block` where the model has them."""
     places = {re.sub(r'\.(net|block)(?=\.)', '', key): key for key in backbone.state_dict()}
     return {places.get(key, key): tensor for key, tensor in weights.items()}
 
@@ -40,7 +40,7 @@ def _classifier(backbone: nn.Module) -> str:
 
 
 def _from_mmaction(key: str, backbone: nn.Module) -> str:
-    """A ResNet whose convolutions are modules `conv` and `bn`."""
+    """A name of mmaction2's ResNet, whose convolutions are modules `conv` and `bn`."""
     key = re.sub(r'^cls_head\.fc_cls\.', f'{_classifier(backbone)}.', key.removeprefix('backbone.'))
     key = re.sub(r'\bdownsample\.conv\.', 'downsample.0.', key)
     key = re.sub(r'\bdownsample\.bn\.', 'downsample.1.', key)
@@ -54,7 +54,7 @@ _EXPANDING = {'0': 'conv_pw', '1': 'bn1', '3': 'conv_dw', '4': 'bn2', '6': 'conv
 
 
 def _from_torchvision(key: str, backbone: nn.Module) -> str:
-    """torchvision's MobileNetV2, whose blocks are numbered through."""
+    """A name of torchvision's MobileNetV2, whose blocks are numbered across stages."""
     match = re.match(r'features\.(\d+)\.(?:conv\.)?(\d)\.(.*)', key)
     if match is None:
         return re.sub(r'^classifier\.1\.', 'classifier.', key)  # behind torchvision's dropout

@@ -1,7 +1,7 @@
 """The non-local block of TSM's most accurate network: attention over all positions of all frames.
 
-Paper: "Non-local Neural Networks", Wang et al., CVPR 2018, https://arxiv.org/abs/1711.07971; here the embedded Gaussian
-with keys and values at half the resolution, as in TSM's official code, whose names the modules have.
+Paper: "Non-local Neural Networks", Wang et al., CVPR 2018, https://arxiv.org/abs/1711.07971. This is the embedded
+Gaussian with keys and values at half the resolution, as in TSM's official code. The modules have its names.
 """
 import torch.nn.functional as F
 from timm.models import register_notrace_function
@@ -15,11 +15,11 @@ _BLOCKS = {'layer2': (0, 2), 'layer3': (0, 2, 4)}  # behind which there is a non
 class NonLocal(nn.Module):
     """x + W(softmax(theta(x)^T phi(x)) g(x)); the softmax has no scale (equations 4 and 6 of its paper).
 
-    All but attention looks at one position at a time, so that its convolutions of 1x1x1 are those of 1x1 over frames.
-    The norm behind W starts at zero, so that a new block changes nothing.
+    Everything except attention works on one position at a time, so 1x1x1 convolutions are 1x1 convolutions of frames.
+    The norm behind W starts at zero, so a new block changes nothing.
 
     Args:
-        dim: Channels C; theta, phi and g have half of them.
+        dim: Channels C. theta, phi and g have half of them.
         num_frames: Frames T per clip.
         device: Device of parameters and buffers.
         dtype: Floating dtype of parameters and buffers.
@@ -74,7 +74,7 @@ def insert_non_local(backbone: nn.Module, name: str, num_frames: int, device=Non
     """Puts non-local blocks behind blocks 0 and 2 of stage 2 and 0, 2 and 4 of stage 3 of a ResNet.
 
     Raises:
-        ValueError: If it is none, or has fewer blocks.
+        ValueError: If it is not a ResNet, or has fewer blocks.
     """
     if any(len(getattr(backbone, stage, ())) <= max(blocks) for stage, blocks in _BLOCKS.items()):
         raise ValueError(

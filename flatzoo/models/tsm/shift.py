@@ -1,7 +1,7 @@
 """The temporal shift of TSM (Section 3 of the paper), and where it sits in an image network.
 
-A part of the channels comes from the next frame, a part from the one before, the rest stays: no parameters, no
-multiply-adds, and every convolution behind a shift sees three frames.
+A part of the channels comes from the next frame, a part from the frame before, and the rest stays. A shift has no
+parameters and no multiply-adds. Every convolution behind it sees three frames.
 """
 import contextlib
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ __all__ = ['TemporalShift', 'frames_are_clips', 'insert_shifts', 'temporal_shift
 
 @register_notrace_function  # fx: it looks at shapes
 def temporal_shift(x: Tensor, num_frames: int, fold: int, causal: bool) -> Tensor:
-    """Moves channels by one frame; what comes from outside of the clip is zero.
+    """Moves channels by one frame. Channels from outside of the clip are zero.
 
     Args:
-        x: Maps of frames, those of a clip side by side, `[B * T, C, H, W]`.
+        x: Maps of frames `[B * T, C, H, W]`. The frames of a clip follow one another.
         num_frames: Frames T per clip.
         fold: Channels that move in one direction.
         causal: Whether the first `fold` channels come from the frame before and all others stay. Otherwise the first
@@ -38,18 +38,18 @@ def temporal_shift(x: Tensor, num_frames: int, fold: int, causal: bool) -> Tenso
 
 
 class TemporalShift(nn.Module):
-    """A temporal shift in front of a module, which is called `net` as in the official code.
+    """A temporal shift in front of a module. The module is called `net`, as in the official code.
 
     Args:
         net: A convolution, or a whole block.
         num_frames: Frames T per clip.
         shift_div: 1 / `shift_div` of the channels, rounded down, move in one direction.
-        causal: Whether channels come from the frame before alone.
+        causal: Whether channels come only from the frame before.
 
     Attributes:
-        streams: Whether the batch holds one frame of each clip. The frame before is then `past`, which the call
-            replaces by this frame's.
-        past: The channels that move, of the frame before, `[B, C // shift_div, H, W]`; None for no frame before.
+        streams: Whether the batch has one frame of each clip. The channels of the frame before are then in `past`, and
+            a call replaces them by those of this frame.
+        past: The moving channels of the frame before, `[B, C // shift_div, H, W]`. None for the first frame.
     """
 
     def __init__(self, net: nn.Module, num_frames: int, shift_div: int = 8, causal: bool = False):
@@ -88,7 +88,7 @@ class TemporalShift(nn.Module):
 
 @contextlib.contextmanager
 def frames_are_clips(network: nn.Module) -> Iterator[None]:
-    """Context in which every image is a clip of its own, so that a batch of any size can be tried."""
+    """Context in which every image is a clip, so that a batch of any size can be tried."""
     shifts = [module for module in network.modules() if hasattr(module, 'num_frames')]
     kept = [shift.num_frames for shift in shifts]
     for shift in shifts:
@@ -100,7 +100,7 @@ def frames_are_clips(network: nn.Module) -> Iterator[None]:
             shift.num_frames = num_frames
 
 
-# class of a timm block -> its first convolution, of those named the first that it has
+# class of a timm block -> names of its first convolution; the first existing one is taken
 _FIRST_CONV = {
     'BasicBlock': ('conv1', 'conv1_kxk'), 'Bottleneck': ('conv1',), 'PreActBasic': ('conv1',),
     'PreActBottleneck': ('conv1',), 'Bottle2neck': ('conv1',), 'ResNestBottleneck': ('conv1',),
@@ -115,9 +115,9 @@ def insert_shifts(backbone: nn.Module, name: str, num_frames: int, div: int, cau
     """Puts shifts into an image network, as the official code does with ResNets and MobileNetV2.
 
     A shift sits in front of the first convolution of a residual branch, so that the shortcut keeps the frame
-    (`blockres`), or in front of the whole block (`block`). Inverted residuals without shortcut get none. In ResNets
-    with 23 blocks or more in stage 3 (ResNet-101) every other block of each stage has one. For other networks than
-    these the rule is ours: each block with a shortcut.
+    (`blockres`), or in front of the whole block (`block`). Inverted residuals without a shortcut have no shift. In
+    ResNets with 23 blocks or more in stage 3 (ResNet-101) every other block of each stage has one. For all other
+    networks we chose the rule: each block with a shortcut has one.
 
     Raises:
         ValueError: If the network has no such blocks.
@@ -147,6 +147,6 @@ def _has_shortcut(block: nn.Module) -> bool:
         return block.has_skip
     if hasattr(block, 'shortcut'):
         return block.shortcut is not None
-    if type(block).__module__ == 'timm.models.regnet':  # where a missing `downsample` is a missing shortcut
+    if type(block).__module__ == 'timm.models.regnet':  # a block without `downsample` has no shortcut there
         return block.downsample is not None
     return True

@@ -1,17 +1,17 @@
-"""The zoo of TSM: entry points and released weights; `flatzoo.models.tsm.model` says what the method is.
+"""Entry points and released weights of TSM. `flatzoo.models.tsm.model` describes the method.
 
 | name | params | G multiply-adds (224 pixels) |
 |---|---|---|
 | `tsm_resnet50` (8 frames; `_16f`: 16) | 24.3 M | 32.7 (65.4) |
-| `tsm_resnet50_nl` (with non-local blocks) | 31.7 M | 49.1 |
+| `tsm_resnet50_nl` (with non-local blocks) | 31.7 M | 61.1 |
 | `tsm_resnet101` (174 classes) | 42.9 M | 62.4 |
 | `tsm_mobilenetv2_100` | 2.7 M | 2.4 |
 | `tsm_online_mobilenetv2_100` (27 classes) | 2.3 M | 0.3 per frame |
 
-`tsm` takes any `backbone=` with residual or inverted-residual blocks. Weights are those of the official code, under its
-MIT licence; it has none for `shift='past'` on ResNets. What was trained on Something-Something v1 or by mmaction2 is
-taken by `flatzoo convert`. Kinetics-400 was trained `dense`ly but where a tag says `uniform`, and tested in frames of
-256 pixels: build the model with `img_size=256` to repeat that.
+`tsm` takes any `backbone=` with residual or inverted-residual blocks. The weights are those of the official code, under
+its MIT licence. It has no weights for `shift='past'` on ResNets. `flatzoo convert` takes weights that were trained on
+Something-Something v1 or by mmaction2. Weights of Kinetics-400 were trained with dense sampling, except those with
+`uniform` in their tag. They were tested on frames of 256 pixels; build the model with `img_size=256` to repeat that.
 """
 from typing import Any
 

@@ -18,7 +18,7 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
         dim: Width of the table.
 
     Returns:
-        `[length, dim]`, float64, for single precision is too coarse for the angles of long clips.
+        `[length, dim]`, float64, because single precision is too coarse for the angles of long clips.
     """
     channel = torch.arange(dim, dtype=torch.float64)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * 10000 ** (-2 * (channel // 2) / dim)
@@ -28,13 +28,14 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
 class TubeletEmbed(PatchEmbed):
     """Cuts clips into tubelets, patches of several frames, and embeds them as tokens with sinusoidal positions.
 
-    The cube embedding of VideoMAE (https://arxiv.org/abs/2203.12602, Section 3.3) and its fixed positions, which count
+    The cube embedding of VideoMAE (https://arxiv.org/abs/2203.12602, Section 3.3) with its fixed positions. They count
     the T / t * h * w tokens of a clip frame by frame, row by row. As an `embed_layer` of timm's `VisionTransformer`
-    (with `pos_embed='none'`) it takes the place of the patch embedding and of the position embedding.
+    (with `pos_embed='none'`) it replaces the patch embedding and the position embedding.
 
-    A convolution over space and time whose stride is its kernel is a convolution over space with the t frames of a
-    tubelet as channels. It is done so: the weight is `[D, t * C, p, p]` (frame by frame), which backends, memory
-    formats and timm's adaptation to other numbers of channels know, and the frames are a view of the folded clip.
+    If the stride of a convolution over space and time equals its kernel, it is a convolution over space with the t
+    frames of a tubelet as channels. This module computes it in that way. The weight is `[D, t * C, p, p]` (frame by
+    frame), a shape that backends, memory formats and timm's adaptation to other numbers of channels support. The frames
+    are a view of the folded clip.
 
     Args:
         img_size: Size of a frame in pixels, a multiple of `patch_size`.
@@ -77,29 +78,29 @@ class TubeletEmbed(PatchEmbed):
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Fills the position table; timm calls it after a model built on the meta device was materialised."""
+        """Fills the position table. timm calls it after it has materialised a model from the meta device."""
         self.pos_embed.copy_(sinusoidal_positions(*self.pos_embed.shape))
 
     @torch.jit.ignore
     def _check_size(self, img_size: tuple[int, int], patch_size: tuple[int, int], num_frames: int) -> None:
         if num_frames < 1 or num_frames % self.tubelet_size:
             raise ValueError(
-                f'A clip of {num_frames} frames is no whole number of tubelets of {self.tubelet_size} frames: take a '
-                f'multiple of {self.tubelet_size}.'
+                f'A clip of {num_frames} frames is not a whole number of tubelets of {self.tubelet_size} frames: take '
+                f'a multiple of {self.tubelet_size}.'
             )
         if any(size < patch or size % patch for size, patch in zip(img_size, patch_size, strict=True)):
             fits = [max(round(size / patch), 1) * patch for size, patch in zip(img_size, patch_size, strict=True)]
             raise ValueError(
-                f'A frame of {img_size[0]}x{img_size[1]} pixels is no whole number of patches of '
+                f'A frame of {img_size[0]}x{img_size[1]} pixels is not a whole number of patches of '
                 f'{patch_size[0]}x{patch_size[1]}: use {fits[0]}x{fits[1]}.'
             )
 
     @torch.jit.ignore
     def set_input_size(self, img_size: Any = None, patch_size: Any = None, num_frames: int | None = None) -> None:
-        """Changes frame size, patch size or number of frames; as in timm None keeps what there is.
+        """Changes frame size, patch size or number of frames. As in timm, None keeps a value.
 
         Raises:
-            ValueError: If a clip would be no whole number of tubelets; nothing has changed then.
+            ValueError: A clip would not be a whole number of tubelets. Nothing is changed.
         """
         num_frames = num_frames or self.num_frames
         img_size, patch_size = to_2tuple(img_size or self.img_size), to_2tuple(patch_size or self.patch_size)
@@ -114,13 +115,13 @@ class TubeletEmbed(PatchEmbed):
         """Embeds clips.
 
         Args:
-            x: Frames in order, those of a clip side by side in the batch, `[B * T, C, H, W]`.
+            x: Frames `[B * T, C, H, W]`. The frames of a clip follow one another, in order.
 
         Returns:
             Tokens `[B, T / t * h * w, D]`.
 
         Raises:
-            ValueError: If the frames have another size, or are no whole number of clips.
+            ValueError: If the frames have another size, or are not a whole number of clips.
         """
         chans, height, width = self.proj.in_channels // self.tubelet_size, self.img_size[0], self.img_size[1]
         if list(x.shape[1:]) != [chans, height, width] or x.shape[0] % self.num_frames != 0:

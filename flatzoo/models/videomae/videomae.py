@@ -1,28 +1,29 @@
-"""VideoMAE: the vision transformer over tubelets, the video model behind the TIME layer.
+"""VideoMAE: a vision transformer over tubelets, and the video model behind the TIME layer.
 
 Paper: "VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training", Tong et al.,
 NeurIPS 2022, https://arxiv.org/abs/2203.12602. Official code: https://github.com/MCG-NJU/VideoMAE.
 
-16 frames are cut into tubelets of 2x16x16 pixels; a plain ViT with fixed sinusoidal positions attends over all 8x14x14
-of them, and the mean of its tokens is normalised and classified. Here it is timm's `VisionTransformer` with
-`TubeletEmbed` (`flatzoo.layers`) as its embedding, in a `VideoModel` that hands it the frames of a clip one after the
-other: with the layout `time:1` ordinary frames, with `time:N` the new frames of the TIME layer.
+16 frames are cut into tubelets of 2x16x16 pixels. A plain ViT with fixed sinusoidal positions attends over all 8x14x14
+tubelets, and the mean of its tokens is normalised and classified. Here it is timm's `VisionTransformer` with
+`TubeletEmbed` as its embedding, inside of a `VideoModel` that gives it the frames of a clip one after the other. With
+the layout `time:1` these are ordinary frames, with `time:N` the new frames of the TIME layer.
 
-| name | params | of these k biases | G multiply-adds (16 x 224 x 224) |
+| name (400 classes) | params | key biases among them | G multiply-adds (16 x 224 x 224) |
 |---|---|---|---|
 | `videomae_vit_s` | 22.0 M | 4.6 k | 57 |
 | `videomae_vit_b` | 86.5 M | 9.2 k | 180 |
 | `videomae_vit_l` | 304.3 M | 24.6 k | 597 |
 
-(400 classes.) VideoMAE has biases on queries and values, none on keys; timm's attention has all three. A key bias adds
-the same number to all scores of a query, which softmax does not see: whatever its value, the output is that of VideoMAE
-and its gradient is zero. It is loaded as zero.
+VideoMAE has biases on queries and values, but not on keys; timm's attention has all three. A key bias adds the same
+number to all scores of a query, which does not change the softmax. With any key bias the output is that of VideoMAE,
+and the gradient of the bias is zero. It is loaded as zero.
 
-Weights are those of the Hub, by their original authors. Tags `mcg_*` are licensed CC BY-NC 4.0: not for commercial use.
-Tags `v2_*` (Apache-2.0) are the small models that VideoMAE V2 (Wang et al., CVPR 2023, https://arxiv.org/abs/2303.16727,
-official code https://github.com/OpenGVLab/VideoMAEv2) distilled from a giant one: the same network, trained on
-Kinetics-710, the union of Kinetics-400, 600 and 700 without what any of them validates on. `v2_k710` names all 710
-classes; `v2_k710_k400` is the same file, its classifier cut to the rows of Kinetics-400 in the official way.
+The weights are those of the original authors on the Hub. Tags `mcg_*` have the licence CC BY-NC 4.0, which excludes
+commercial use. Tags `v2_*` (Apache-2.0) are small models that VideoMAE V2 (Wang et al., CVPR 2023,
+https://arxiv.org/abs/2303.16727, official code https://github.com/OpenGVLab/VideoMAEv2) distilled from a giant model.
+They are the same network, trained on Kinetics-710: the union of Kinetics-400, 600 and 700 without their validation
+videos. `v2_k710` has all 710 classes. `v2_k710_k400` is the same file with its classifier cut to the rows of
+Kinetics-400, as in the official code.
 """
 import re
 from functools import partial
@@ -38,7 +39,7 @@ from flatzoo.layers import SuperImage
 from flatzoo.layers.layout import Layout, LayoutSpec
 from flatzoo.weights.checkpoint import account_for_keys, prefixed_weights, unwrap_checkpoint
 
-from ..base import Size, VideoModel
+from ..base import Size, VideoModel, check_output_fmt
 from ..builder import build_video_model, label_names
 from ..record import KINETICS_400, KINETICS_710, SSV2, DataSet, Figure, Paper, TagRecord, register_records
 from .tubelet_embed import TubeletEmbed
@@ -54,15 +55,15 @@ class VideoMAE(VideoModel):
     Args:
         backbone: A timm `VisionTransformer`, which gets a `TubeletEmbed`, no class token, mean pooling and `fc_norm`.
         num_frames: Frames T per clip, even. With a TIME layout T / N^2 is even.
-        layout: `time:1` for ordinary frames, or any layout that makes T* images of a clip, such as `time:2:spatial`,
-            which become the frames that the transformer sees.
+        layout: `time:1` for ordinary frames, or any layout that makes T* images of a clip, such as `time:2:spatial`.
+            The images are then the frames that the transformer sees.
         img_size: Frame size in pixels, a multiple of 16.
-        fc_norm_eps: Epsilon of the norm behind the mean: 1e-5 in transformers, 1e-6 in the official codes, which moves
-            logits by 1e-5.
-        **kwargs: As for `VideoModel`; what it does not know reaches the transformer (`drop_path_rate`, ...).
+        fc_norm_eps: Epsilon of the norm behind the mean: 1e-5 in transformers, 1e-6 in the official code. Logits differ
+            by 1e-5.
+        **kwargs: As for `VideoModel`. Arguments that it does not know go to the transformer (`drop_path_rate`, ...).
 
     Raises:
-        ValueError: If the clip is not a whole number of tubelets, with what would be.
+        ValueError: The clip is not a whole number of tubelets. The message says what is accepted.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class VideoMAE(VideoModel):
         super().__init__(
             backbone, num_frames=num_frames, layout=layout, img_size=img_size, embed_layer=embed_layer,
             class_token=False, pos_embed='none', fc_norm=True, **kwargs)
-        self.num_images = 1  # to the transformer a clip is one sequence: there is nothing to average
+        self.num_images = 1  # a clip is one sequence of the transformer, so nothing is averaged
         self.backbone.fc_norm.eps = fc_norm_eps
 
     @torch.jit.ignore
@@ -95,10 +96,10 @@ class VideoMAE(VideoModel):
             layout: LayoutSpec | None = None,
             **backbone_args: Any,
     ) -> None:
-        """As in `VideoModel`; the fixed positions are computed anew.
+        """As in `VideoModel`. The fixed positions are computed again.
 
         Raises:
-            ValueError: If the clip would be no whole number of tubelets.
+            ValueError: If the clip would not be a whole number of tubelets.
         """
         embed_frames = _num_images(Layout(self.layout if layout is None else layout), num_frames or self.num_frames)
         super().set_input_size(img_size, num_frames, layout, **backbone_args)
@@ -106,10 +107,10 @@ class VideoMAE(VideoModel):
         self.num_images = 1
 
     def _check_image(self, backbone: nn.Module, super_image: SuperImage) -> None:
-        """Nothing to try: the transformer takes whole clips, whose size `TubeletEmbed` has checked."""
+        """Tries nothing: the transformer takes whole clips, and `TubeletEmbed` has checked their size."""
 
     def frame_maps(self, maps: Tensor) -> Tensor:
-        """Maps of the frames; the frames of a tubelet share its map.
+        """Maps of the frames. The frames of a tubelet share its map.
 
         Args:
             maps: `[B * T* / 2, D, h, w]`, as `forward_intermediates` returns them for `NCHW`.
@@ -134,7 +135,7 @@ class VideoMAE(VideoModel):
         Args:
             x: Clips `[B, C, T, H, W]`.
             indices: The last n blocks if int, all if None, or the blocks to take.
-            norm: Whether to apply the final norm; there is none before pooling.
+            norm: Whether to apply the final norm. VideoMAE has none before pooling.
             stop_early: Whether to stop after the last block that is asked for.
             output_fmt: `NCHW` for the maps of all tubelets in the batch, `[B * T* / 2, D, h, w]`; `NCTHW` for
                 `[B, D, T* / 2, h, w]`; `NLC` for tokens, `[B, T* / 2 * h * w, D]`.
@@ -144,10 +145,7 @@ class VideoMAE(VideoModel):
         Returns:
             The list of maps, or the final tokens and the list.
         """
-        if output_fmt not in ('NCHW', 'NCTHW', 'NLC'):
-            raise ValueError(f"output_fmt={output_fmt!r} is none of 'NCHW', 'NCTHW', 'NLC'.")
-        if per_frame and output_fmt != 'NCHW':
-            raise ValueError(f"per_frame=True gives maps, so output_fmt must be 'NCHW', got {output_fmt!r}.")
+        check_output_fmt(output_fmt, per_frame, ('NCHW', 'NCTHW', 'NLC'))
         out = super().forward_intermediates(x, indices, norm, stop_early, 'NLC', intermediates_only)
         final, levels = (None, out) if intermediates_only else out
         if output_fmt != 'NLC':
@@ -163,18 +161,17 @@ class VideoMAE(VideoModel):
     def filter_checkpoint(self, state_dict: dict[str, Any]) -> dict[str, Tensor]:
         """Converts weights to those of `VideoMAE`.
 
-        Taken are its own weights; those of transformers (`VideoMAEForVideoClassification`, `VideoMAEModel`,
-        `VideoMAEForPreTraining`; biases named `q_bias` as in version 4 or `query.bias` as in version 5); and those of
-        the official code, fine-tuned or pre-trained. Queries, keys and values become one matrix with a zero key bias,
-        the kernel of the tubelets a kernel of images. Of a pre-trained model the decoder goes, and as in the official
-        fine-tuning the encoder's last norm, too: `fc_norm` and the classifier are then new. A classifier of another
-        number of classes is left out.
+        Accepted are its own weights, those of transformers (`VideoMAEForVideoClassification`, `VideoMAEModel`,
+        `VideoMAEForPreTraining`, with biases named `q_bias` as in version 4 or `query.bias` as in version 5), and those
+        of the official code, fine-tuned or pre-trained. Queries, keys and values become one matrix with a zero key
+        bias, and the kernel of the tubelets becomes a kernel of images. The decoder of a pre-trained model is left out.
+        Its last norm of the encoder is left out, too, as in the official fine-tuning, so `fc_norm` and the classifier
+        are untrained. A classifier of another number of classes is left out.
 
         Raises:
-            RuntimeError: If a key is not wanted or missing; if the weights read another number of channels than the
-                model (but for in_chans=1, for which they are summed); or if they were fine-tuned to read the first
-                token instead of the mean of all (`use_mean_pooling=False` in transformers), which this model does not
-                do.
+            RuntimeError: There are three cases. A key is unknown or missing. The weights read another number of
+                channels than the model (only for in_chans=1 they are summed). Or they were fine-tuned to read the first
+                token and not the mean of all (`use_mean_pooling=False` in transformers), which this model cannot do.
         """
         if isinstance(state_dict.get('module'), dict):  # DeepSpeed
             state_dict = state_dict['module']
@@ -213,13 +210,13 @@ class VideoMAE(VideoModel):
 
 
 def _num_images(layout: Layout, num_frames: int) -> int:
-    """Frames that the transformer sees: the images that the layout makes of a clip."""
+    """Number of frames that the transformer sees: the images that the layout makes of a clip."""
     num_images = layout.shape(num_frames)[0]
     if num_images % 2:
         raise ValueError(
-            f'VideoMAE takes an even number of frames, for its tubelets are two frames deep; num_frames={num_frames} '
-            f'with layout={str(layout)!r} gives it {num_images}. Layouts for it are time:N, with num_frames a multiple '
-            'of 2 N^2.'
+            f'VideoMAE takes an even number of frames, because a tubelet has two; num_frames={num_frames} with '
+            f'layout={str(layout)!r} gives it {num_images}. Accepted layouts are time:N, with num_frames a multiple of '
+            '2 N^2.'
         )
     return num_images
 
@@ -250,7 +247,7 @@ _DECODER = ('decoder.', 'encoder_to_decoder.', 'mask_token')  # of pre-training
 
 
 def _check_channels(model: VideoMAE, weights: dict[str, Tensor]) -> None:
-    """Refuses the numbers of channels for which timm would leave the embedding random, with no more than a warning."""
+    """Refuses numbers of channels for which timm would only warn and leave the embedding random."""
     kernel, tubelet_size = weights.get('backbone.patch_embed.proj.weight'), model.backbone.patch_embed.tubelet_size
     if kernel is not None and model.in_chans != 1 and kernel.shape[1] != tubelet_size * model.in_chans:
         chans = kernel.shape[1] // tubelet_size
@@ -262,7 +259,7 @@ def _check_channels(model: VideoMAE, weights: dict[str, Tensor]) -> None:
 
 
 def _cut_classifier(model: VideoMAE, weights: dict[str, Tensor]) -> None:
-    """Leaves the rows of Kinetics-400 of a classifier of Kinetics-710 where the tag says so, in place."""
+    """Cuts a classifier of Kinetics-710 to the rows of Kinetics-400, in place, if the tag asks for it."""
     if model.pretrained_cfg.get('tag') != _CUT_TAG or model.num_classes != 400:
         return
     rows = [int(row) for row in label_names('kinetics710_rows_of_kinetics400')]
@@ -296,7 +293,7 @@ PAPER_V2 = Paper(
 
 
 def _cfg(hub_name: str, **kwargs: Any) -> dict[str, Any]:
-    # no hf_hub_filename: timm takes model.safetensors where there is one, else pytorch_model.bin
+    # no hf_hub_filename: timm takes model.safetensors if it exists, else pytorch_model.bin
     return {
         'hf_hub_id': f'MCG-NJU/{hub_name}', 'license': 'cc-by-nc-4.0',
         'num_classes': 400, 'input_size': (3, 224, 224), 'fixed_input_size': True, 'crop_pct': 1.0,

@@ -1,0 +1,220 @@
+"""What `flatzoo train` reaches without options, on few clips: real ones and rendered ones.
+
+Each set is trained on its split train and measured once, after the last epoch, on the people or textures of its split
+val, which no run has seen and by which nothing is chosen. The recipe itself was searched on the training people alone
+(`--inner` makes that division: two of them are held out, all others train). Arms:
+
+    tag      --recipe auto, from the weights in the package (the default command)
+    scratch  --recipe auto --no-pretrained
+    sifar    --recipe sifar --pretrained, the default before: SIFAR's recipe for Kinetics
+    fixed    --recipe sifar and the options of learning.py, 16 epochs: what auto is an extension of
+
+    python benchmarks/learning/recipe.py --set msr_action3d --data FOLDER --arms tag scratch --seeds 42
+    python benchmarks/learning/recipe.py --set rendered300 --arms tag sifar
+    python benchmarks/learning/recipe.py --report
+
+The two real sets are for research and are not part of flatzoo: FOLDER has train/CLASS and val/CLASS, and groups.csv
+with the person of every clip (columns path and group). A run is kept in the work folder and not done again. CPU
+seconds are those of all processes of a run: reading, training and the evaluations.
+"""
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository: benchmarks.common, flatzoo
+
+import timm
+import torch
+
+import flatzoo
+from benchmarks.common.files import write_file
+from flatzoo.data.actions import ACTIONS, write_action
+
+RESULTS = Path(__file__).parents[1] / 'results'
+DATA = RESULTS / 'data' / 'recipe.json'
+ARMS = {
+    'tag': (),
+    'scratch': ('--no-pretrained',),
+    'sifar': ('--recipe', 'sifar', '--model', 'sifar_resnet10t', '--pretrained'),
+    'fixed': (
+        '--recipe', 'sifar', '--mixup', '0', '--cutmix', '0', '--hflip', '0', '--smoothing', '0.05', '--drop-path', '0',
+        '--opt', 'muon', '--clip-grad', '5', '--warmup-epochs', '1', '--model', 'sifar_resnet10t', '--pretrained',
+        '--lr', '4e-3', '--min-lr', '4e-5', '--epochs', '16', '--batch-size', '32'),
+}
+REAL = {
+    'msr_action3d': 'MSR Action3D (depth as grey video, 20 actions; the published cross-subject split)',
+    'avletters': 'AVLetters (mouths, 26 letters; unseen speakers)',
+}
+INNER = {'msr_action3d': ('s03', 's07'), 'avletters': ('Bill', 'Verity')}  # the people of train that a search holds out
+RENDERED = {  # clips of train: per class 19 or 188, and 25 of textures that train does not have
+    'rendered300': (19, 0.0), 'rendered300_shake': (19, 0.05), 'rendered3000': (188, 0.0),
+    'rendered3000_shake': (188, 0.05)}
+
+
+def render(name: str, work: Path) -> Path:
+    """Renders the files of a set that are not there; its folder. Val shows textures that train does not have."""
+    count, shake = RENDERED[name]
+    folder = work / f'{name}-data'
+    parts = [(folder, split, label, clips, shake) for split, clips in (('train', count), ('val', 25))
+             for label in range(len(ACTIONS))]
+    with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(_render_class, *zip(*parts)))
+    return folder
+
+
+def _render_class(folder: Path, split: str, label: int, clips: int, shake: float) -> None:
+    place = folder / split / ACTIONS[label].replace(' ', '_')
+    place.mkdir(parents=True, exist_ok=True)
+    for i in range(clips):
+        path = place / f'{i:05d}.mp4'
+        if not path.exists():
+            # one scene for both of a pair, forwards and backwards, and no scene in two splits
+            seed = ((split == 'val') << 32) + i * len(ACTIONS) // 2 + label // 2
+            write_action(
+                path, label, seed, 40, 12, 12, camera_shake=shake, split='train' if split == 'train' else 'test')
+
+
+def inner_split(name: str, data: Path, work: Path) -> Path:
+    """Links the training clips of a real set into a folder whose val has two of the training people."""
+    folder = work / f'{name}-inner'
+    with open(data / 'groups.csv', newline='') as file:
+        rows = [row for row in csv.DictReader(file) if row['path'].startswith('train/')]
+    for row in rows:
+        split = 'val' if row['group'] in INNER[name] else 'train'
+        place = folder / split / Path(row['path']).relative_to('train')
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.symlink_to((data / row['path']).resolve())
+    return folder
+
+
+def run(name: str, data: Path, arm: str, seed: int, work: Path, options: tuple[str, ...] = ()) -> dict:
+    """Trains one run unless it is there; its row."""
+    output = work / '-'.join([name, arm, str(seed), *(text.strip('-') for text in options)])
+    kept = output / 'row.json'
+    if not kept.exists():
+        command = ['train', 'folder', str(data), *ARMS[arm], '--seed', str(seed), *options, '--output', str(output)]
+        print(shlex.join(['flatzoo', *command]), flush=True)
+        before, start = _children(), time.monotonic()
+        subprocess.run([sys.executable, '-m', 'flatzoo', *command], check=True)
+        write_file(kept, json.dumps(row_of(
+            name, arm, seed, output, _children() - before, time.monotonic() - start, options)).encode())
+    return json.loads(kept.read_text())
+
+
+def row_of(
+        name: str, arm: str, seed: int, output: Path, cpu: float, seconds: float, options: tuple[str, ...] = (),
+) -> dict:
+    """What is kept of a run: accuracy after the last epoch, curve, options and time."""
+    import yaml
+
+    recipe = yaml.safe_load((output / 'args.yaml').read_text())
+    with open(output / 'summary.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    command = shlex.join([
+        'flatzoo', 'train', 'folder', name, *ARMS[arm], '--seed', str(seed), *options])
+    return {
+        'set': name, 'arm': arm, 'seed': seed, 'command': command, 'top1': round(float(rows[-1]['eval_top1']), 3),
+        'train_top1': round(float(rows[-1]['train_top1']), 2), 'epochs': len(rows),
+        'curve': [[int(row['epoch']), round(float(row['eval_top1']), 2)] for row in rows if row['eval_top1']],
+        'cpu_seconds': round(cpu), 'seconds': round(seconds), 'threads': torch.get_num_threads(),
+        'chosen': recipe.get('reasons'), 'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+        'versions': {'flatzoo': flatzoo.__version__, 'torch': torch.__version__, 'timm': timm.__version__}}
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def keep(rows: list[dict]) -> dict:
+    """Adds rows to the file of results; a run that is there is replaced."""
+    results = json.loads(DATA.read_text()) if DATA.exists() else {'runs': [], 'search': []}
+    for row in rows:
+        key = [row[part] for part in ('set', 'arm', 'seed')]
+        results['runs'] = [old for old in results['runs'] if [old[part] for part in ('set', 'arm', 'seed')] != key]
+        results['runs'].append(row)
+    write_file(DATA, (json.dumps(results, indent=1) + '\n').encode())
+    return results
+
+
+def report(results: dict) -> str:
+    """The page of the results."""
+    lines = [
+        '# What `flatzoo train` reaches without options', '',
+        'Made by `benchmarks/learning/recipe.py`, which says what each arm is; the raw rows are in '
+        '[recipe.json](data/recipe.json).', 'Read with [what was found](recipe_findings.md).', '',
+        'Top-1 in % after the last epoch, on people or textures that training does not have. Nothing is chosen on '
+        'them.', '', '| set | arm | top-1 | seeds | epochs | CPU minutes of a run |', '|---|---|---|---|---|---|']
+    for name in [*REAL, *RENDERED]:
+        for arm in ARMS:
+            rows = [row for row in results['runs'] if (row['set'], row['arm']) == (name, arm)]
+            if rows:
+                found, seeds, minutes = (', '.join(texts) for texts in (
+                    [f'{row["top1"]:.1f}' for row in rows], [str(row['seed']) for row in rows],
+                    [f'{row["cpu_seconds"] / 60:.1f}' for row in rows]))
+                lines.append(f'| {name} | {arm} | {found} | {seeds} | {rows[0]["epochs"]} | {minutes} |')
+    lines += ['', '## The search, on the people of train', '', (
+        'One seed (42); two people of train are held out, the others train. All but the last read frames from memory. '
+        'They compare recipes; their figures are no result.'), '',
+        '| set | start | recipe | updates | top-1 of the last epoch | CPU seconds |', '|---|---|---|---|---|---|']
+    for row in results['search']:
+        lines.append(
+            f'| {row["set"]} | {row["start"]} | {row["recipe"]} | {row["updates"]} | {row["top1"]:.1f} | '
+            f'{row["cpu_seconds"]} |')
+    if results['runs']:
+        first = results['runs'][0]
+        versions = ', '.join(f'{key} {value}' for key, value in first['versions'].items())
+        lines += ['', (
+            f'Machine: {first["machine"]}, shared with other work; {first["threads"]} thread of the training process; '
+            f'{versions}.'), '', '## Commands', '', '```text', *(row['command'] for row in results['runs']), '```']
+    return '\n'.join(lines) + '\n'
+
+
+def main() -> None:
+    """Runs what is missing, keeps the rows and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--set', choices=[*REAL, *RENDERED], help='the clips')
+    parser.add_argument('--data', type=Path, help='folder of a real set')
+    parser.add_argument('--arms', nargs='+', choices=ARMS, default=['tag'])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[42])
+    parser.add_argument('--inner', action='store_true', help='hold out people of train; only printed, not kept')
+    parser.add_argument('--options', nargs=argparse.REMAINDER, default=[], help='of flatzoo train, with --inner')
+    parser.add_argument('--work', type=Path, default=Path('runs/recipe'), help='clips and runs (%(default)s)')
+    parser.add_argument('--report', action='store_true', help='only write the page')
+    args = parser.parse_args()
+
+    if args.report:
+        results = keep([])
+    else:
+        if args.set is None or (args.set in REAL) != (args.data is not None):
+            parser.error('name a --set; the real ones need --data, the rendered ones have none')
+        if args.options and not args.inner:
+            parser.error('--options is for --inner: a result is that of an arm alone')
+        args.work.mkdir(parents=True, exist_ok=True)
+        data = args.data or render(args.set, args.work)
+        if args.inner:
+            data = inner_split(args.set, data, args.work)
+        name = args.set + ('-inner' if args.inner else '')
+        rows = [
+            run(name, data, arm, seed, args.work, tuple(args.options)) for arm in args.arms for seed in args.seeds]
+        if args.inner:
+            for row in rows:
+                print(json.dumps(row))
+            return
+        results = keep(rows)
+    write_file(RESULTS / 'recipe.md', report(results).encode())
+    print(RESULTS / 'recipe.md')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,248 @@
+"""`flatzoo predict --every`: what happens when, in long videos."""
+import argparse
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import CommandError, write, write_error
+from .outputs import Output, open_output, wants_events
+
+if TYPE_CHECKING:
+    from flatzoo import VideoModel
+    from flatzoo.data.protocol import EvalProtocol
+    from flatzoo.inference.events import Event
+    from flatzoo.inference.windows import Record, WindowPlan
+
+__all__ = [
+    'add_event_arguments', 'add_window_arguments', 'asks_for_windows', 'event_options', 'predict_long', 'seconds',
+    'window_protocol',
+]
+
+MANY = 8  # files, from which on a progress bar is shown
+PICTURES = ('.png', '.svg', '.pdf')
+
+
+def seconds(text: str) -> float:
+    """Type of an argument that is a number of seconds above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.001 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of seconds, such as 0.5')
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0, up to 1')
+    return value
+
+
+def add_window_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of long videos."""
+    windows = parser.add_argument_group(
+        'long videos', 'What happens when: an answer every few tenths of a second, and events made of them.')
+    windows.add_argument(
+        '--every', type=seconds, metavar='S',
+        help='answer for a window every S seconds, in place of once for the whole file (default with one of the '
+        'options below: 0.5)')
+    windows.add_argument(
+        '--window', type=seconds, metavar='S',
+        help="seconds of a window (default: as long as the clips of the model's training; 2 if it does not say)")
+    windows.add_argument(
+        '--events', action='store_true', help='join the answers into events: start, end, label, score')
+    windows.add_argument(
+        '--subtitles', metavar='FILE', help='write the events of a video as subtitles, FILE.srt or FILE.vtt')
+    windows.add_argument(
+        '--timeline', metavar='FILE', help='draw probabilities and events of a video, FILE.png, .svg or .pdf')
+    windows.add_argument(
+        '--annotate', metavar='FILE', help='write a copy of a video, FILE.mp4, with its events in the picture')
+    add_event_arguments(windows)
+
+
+def add_event_arguments(group: Any) -> None:
+    """The arguments by which answers become events."""
+    group.add_argument(
+        '--high', type=_share, default=0.5, metavar='P',
+        help='probability at which an event begins (default: %(default)s)')
+    group.add_argument(
+        '--low', type=_share, default=0.3, metavar='P',
+        help='probability below which it ends (default: %(default)s)')
+    group.add_argument(
+        '--smooth', type=int, default=3, metavar='N',
+        help='answers over which probabilities are averaged, an odd number (default: %(default)s)')
+    group.add_argument(
+        '--min-seconds', type=seconds, default=0.0, metavar='S', help='leave out shorter events (default: none)')
+
+
+def event_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The chosen options of `flatzoo.events`; a wrong pair is a usage error."""
+    from flatzoo.inference.events import iter_events
+
+    options = dict(high=args.high, low=args.low, smooth=args.smooth, min_seconds=args.min_seconds)
+    try:
+        iter_events((), **options)
+    except ValueError as error:
+        args.usage_error(str(error))
+    return options
+
+
+def asks_for_windows(args: argparse.Namespace) -> bool:
+    """Whether the arguments ask for answers over time."""
+    wanted = args.every, args.window, args.subtitles, args.timeline, args.annotate
+    return args.events or any(value is not None for value in wanted)
+
+
+def window_protocol(protocol: 'EvalProtocol', args: argparse.Namespace) -> 'EvalProtocol':
+    """The protocol of a window: one clip, unless `--num-clips` says otherwise."""
+    several = args.num_clips is not None and protocol.sampling == 'uniform'
+    return protocol if several else dataclasses.replace(protocol, num_clips=1)
+
+
+def check_outputs(args: argparse.Namespace, count: int) -> None:
+    """Refuses output files before any work is done."""
+    for option, suffixes in (('subtitles', ('.srt', '.vtt')), ('timeline', PICTURES), ('annotate', ('.mp4',))):
+        path = getattr(args, option)
+        if path is None:
+            continue
+        if count > 1:
+            args.usage_error(f'--{option} is of one video; {count} are given')
+        if os.path.splitext(path)[1].lower() not in suffixes:
+            args.usage_error(f'--{option} {path}: give a name that ends in {" or ".join(suffixes)}')
+        folder = os.path.dirname(path) or '.'
+        if not os.path.isdir(folder):
+            raise CommandError(f'--{option} {path}: there is no folder {folder}.')
+    if args.timeline is not None:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError as error:
+            raise CommandError("--timeline needs matplotlib: pip install 'flatzoo[show]'.") from error
+
+
+def predict_long(
+        found: list[tuple[str, str | None]],
+        model: 'VideoModel',
+        protocol: 'EvalProtocol',
+        args: argparse.Namespace,
+) -> int:
+    """Answers every window of every video, and returns the exit code.
+
+    Args:
+        found: Files, with the reason where there is nothing to answer.
+        model: The model.
+        protocol: Sampling and crops of a window.
+        args: The arguments of `flatzoo predict`.
+
+    Raises:
+        CommandError: An output cannot be written.
+    """
+    from flatzoo.inference.windows import DEFAULT_EVERY, plan_windows
+
+    options = event_options(args)
+    check_outputs(args, len(found))
+    try:
+        plan = plan_windows(model, args.every or DEFAULT_EVERY, args.window, protocol)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    write(
+        f'windows of {plan.window:g} s ({plan.source}{"; --window says another" if plan.is_default else ""}), one '
+        f'every {plan.every:g} s', sys.stderr)
+    settings = {
+        'model': args.model, 'checkpoint': args.checkpoint and os.path.abspath(args.checkpoint),
+        'protocol': protocol.to_dict(), 'every': plan.every, 'window': plan.window, 'topk': args.topk,
+        'events': options if wants_events(args) else None}
+    with contextlib.closing(open_output(args, settings)) as output:
+        try:
+            return _answer_all(found, model, plan, options, args, output)
+        except OSError as error:
+            raise CommandError(f'{error.filename or "the output"} cannot be written ({error.strerror}).') from error
+
+
+def _answer_all(
+        found: list[tuple[str, str | None]],
+        model: 'VideoModel',
+        plan: 'WindowPlan',
+        options: dict[str, Any],
+        args: argparse.Namespace,
+        output: 'Output',
+) -> int:
+    from flatzoo.console.progress import Progress
+    from flatzoo.inference.classifier import reason_of
+
+    failed = 0
+    left = sum(path not in output.done for path, _ in found)
+    with Progress(left, 'file', disable=left < MANY) as progress:
+        for path, error in found:
+            if error is None and path in output.done:
+                failed += output.done[path] is not None
+                continue
+            output.begin(path)
+            if error is None:
+                try:
+                    _answer(path, model, plan, options, args, output)
+                except (OSError, KeyboardInterrupt):
+                    raise
+                except Exception as raised:  # noqa: BLE001 - whatever a file does to a decoder, the others go on
+                    if 'memory' in str(raised) and isinstance(raised, RuntimeError):
+                        raise
+                    error = reason_of(path, raised)
+            if error is not None:
+                failed += 1
+                write_error(error)
+            output.end(error)
+            progress.update()
+    output.close()
+    return int(bool(failed))
+
+
+def _answer(
+        path: str,
+        model: 'VideoModel',
+        plan: 'WindowPlan',
+        options: dict[str, Any],
+        args: argparse.Namespace,
+        output: 'Output',
+) -> None:
+    from flatzoo.inference.events import iter_events
+    from flatzoo.inference.subtitles import subtitles
+    from flatzoo.inference.windows import predict_windows
+
+    kept: list[Record] = []
+    answers = predict_windows(
+        path, model, plan.every, plan.window, topk=args.topk, protocol=plan.protocol, batch_size=args.batch_size,
+        note=lambda line: write(f'note: {line}', sys.stderr))
+
+    def records() -> 'Iterator[Record]':
+        for record in answers:
+            if args.timeline is not None:
+                kept.append(dataclasses.replace(record, logits=None))
+            yield record
+
+    with contextlib.closing(answers):
+        if not wants_events(args):
+            for record in records():
+                output.add(record)
+            return
+        events: list[Event] = []
+        for event in iter_events(records(), **options):
+            events.append(event)
+            output.add(event)
+    if args.subtitles is not None:
+        with open(args.subtitles, 'w', encoding='utf-8') as file:
+            file.write(subtitles(events, args.subtitles))
+    if args.timeline is not None:
+        from flatzoo.visualize.timeline import timeline_figure
+
+        timeline_figure(kept, events, os.path.basename(path)).savefig(args.timeline, dpi=130)
+    if args.annotate is not None:
+        from flatzoo.inference.annotate import annotate
+
+        annotate(path, args.annotate, events)

@@ -1,0 +1,63 @@
+"""One clock for all frames of a stream: it starts at 0 and only goes forward, whatever the timestamps do."""
+from collections.abc import Callable
+
+__all__ = ['Clock']
+
+BACK = 1.0  # seconds: what goes back less is frames out of order, what goes back more is a restart
+GAP = 5.0  # seconds without a frame that are worth a note
+INTERVAL = 1 / 25  # of frames, as long as nothing is known
+
+
+class Clock:
+    """Gives the frames of a stream ascending times.
+
+    Timestamps restart where recordings were strung together or a camera was started anew, and those of MPEG-TS wrap
+    after 26.5 hours. The clock then goes on by one frame. A gap without frames stays a gap.
+
+    Args:
+        interval: Seconds between frames that the header states; None if it states nothing.
+        note: Called with a line for each restart and each long gap.
+        start: Time of the first frame.
+
+    Attributes:
+        interval: Seconds between the last frames.
+        last: Time of the last frame; None before the first one.
+    """
+
+    def __init__(
+            self,
+            interval: float | None = None,
+            note: Callable[[str], None] = lambda line: None,
+            start: float = 0.0,
+    ):
+        self.interval = interval or INTERVAL
+        self.note = note
+        self.start = start
+        self.last: float | None = None
+        self.offset = 0.0
+
+    def time(self, stamp: float | None) -> float:
+        """The time of the next frame.
+
+        Args:
+            stamp: Its timestamp in seconds; None if it has none.
+        """
+        if self.last is None:
+            self.offset = 0.0 if stamp is None else self.start - stamp
+            self.last = self.start
+            return self.last
+        expected = self.last + self.interval
+        time = expected if stamp is None else stamp + self.offset
+        step = time - self.last
+        if step <= -BACK:
+            self.note(f'timestamps restart {self.last:.2f} s after the start (by {step:.1f} s); the time goes on there')
+            self.offset += expected - time
+            time = expected
+        elif step <= 0:
+            time = expected
+        elif step > GAP:
+            self.note(f'no frames from {self.last:.2f} to {time:.2f} s')
+        else:
+            self.interval = step if self.interval == INTERVAL else 0.75 * self.interval + 0.25 * step
+        self.last = time
+        return time

@@ -1,0 +1,87 @@
+"""In which numbers a model computes: fp32, or bfloat16 where the machine gains several times by it."""
+import functools
+import os
+import time
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .optimize import optimize
+
+__all__ = ['PRECISIONS', 'Precision', 'choose_precision', 'precision_of', 'prepare']
+
+Precision = Literal['auto', 'fp32', 'bf16']
+PRECISIONS = get_args(Precision)
+
+_DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
+_GAIN = 3.0  # of bf16 products over fp32 ones: what lies between the products takes its share of it
+
+
+def prepare(model: nn.Module, precision: Precision = 'auto') -> nn.Module:
+    """Prepares a trained model to answer fast: `optimize` in the right numbers.
+
+    Args:
+        model: A model in eval or training mode, on its device. It is not changed.
+        precision: `'fp32'`, `'bf16'`, or `'auto'`, see `choose_precision`.
+
+    Returns:
+        The prepared model in eval mode. It shares its tensors with the given one if their dtype stays.
+
+    Raises:
+        ValueError: There is no such precision.
+    """
+    return optimize(model, _DTYPES[choose_precision(model, precision)])
+
+
+def choose_precision(model: nn.Module, precision: Precision = 'auto') -> Literal['fp32', 'bf16']:
+    """Chooses the numbers in which a model answers.
+
+    `auto` takes bf16 on CUDA devices that compute in it, and on CPUs whose matrix units multiply it at least three
+    times as fast as fp32 (Intel's AMX does; found out once per process, in milliseconds). All others take fp32, as do
+    models whose answer bf16 would blur: those say so by `bfloat16_blurs`. The environment variable FLATZOO_PRECISION
+    says what `auto` means on a machine.
+
+    Args:
+        model: The model, on its device.
+        precision: `'auto'`, or the answer.
+
+    Raises:
+        ValueError: There is no such precision.
+    """
+    if precision == 'auto':
+        precision = os.environ.get('FLATZOO_PRECISION') or 'auto'
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision is one of {", ".join(PRECISIONS)}, got {precision!r}')
+    if precision != 'auto':
+        return precision
+    parameter = next(model.parameters(), None)
+    if parameter is None or getattr(model, 'bfloat16_blurs', False):
+        return 'fp32'
+    if parameter.device.type == 'cuda':
+        return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
+    return 'bf16' if parameter.device.type == 'cpu' and _gain_of_bfloat16() >= _GAIN else 'fp32'
+
+
+def precision_of(model: nn.Module) -> str:
+    """The numbers in which a model computes, as results record them: `'fp32'`, `'bf16'`, or torch's name of another."""
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    return next((name for name, known in _DTYPES.items() if known == dtype), str(dtype).removeprefix('torch.'))
+
+
+@functools.cache
+def _gain_of_bfloat16() -> float:
+    """How many times as fast this CPU multiplies in bfloat16 as in fp32."""
+    if torch.backends.cpu.get_cpu_capability() in ('NO AVX', 'DEFAULT', 'AVX2'):  # has no units for it
+        return 1.0
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(128, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        best = float('inf')
+        for _ in range(4):  # the first one also loads the kernel
+            start = time.perf_counter()
+            F.linear(x, weight)
+            best = min(best, time.perf_counter() - start)
+        seconds[dtype] = best
+    return seconds[torch.float32] / seconds[torch.bfloat16]

@@ -1,0 +1,132 @@
+"""What a run has reached: the last epoch and the best one, and, on clips that chose nothing, the test.
+
+The best epoch is chosen by its accuracy on the evaluation split. Its figure there is therefore too high for other
+clips: of many epochs, the luckiest one wins. `test_split` names clips that are neither trained on nor choose anything.
+"""
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch.distributed as dist
+
+from flatzoo.data.lists import DataError, VideoList, read_videos, some
+from flatzoo.evaluation.evaluate import evaluate
+from flatzoo.models import VideoModel
+
+from . import build
+from .checkpoint import RESULTS, write_file
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+__all__ = ['best_and_last', 'conclude', 'read_test_list']
+
+
+def read_test_list(recipe: Recipe, train: VideoList, val: VideoList | None) -> VideoList | None:
+    """The clips of `test_split`, with the classes of the training; None without one.
+
+    Raises:
+        DataError: Some of these clips are trained on or choose the epoch, or they have classes that are not trained.
+    """
+    if recipe.test_split is None:
+        return None
+    test = read_videos(recipe.spec, recipe.root, recipe.test_split)
+    for videos in filter(None, (train, val)):
+        known = {_place(clip) for clip in videos.clips}
+        shared = [clip.name for clip in test.clips if _place(clip) in known]
+        if shared:
+            raise DataError(
+                f'test_split {recipe.test_split}: {len(shared)} of its {len(test)} clips are also in {videos.split} '
+                f'({some(shared, 2)}), so its figure would not be one of new clips. Give a split of other clips, or '
+                "--val-split none, with which the last epoch is tested and nothing is chosen.")
+    return test if test.classes == train.classes else test.with_classes(train.classes)
+
+
+def _place(clip: Any) -> tuple:
+    return clip.path, clip.member, clip.start, clip.end, clip.unit
+
+
+def best_and_last(history: Sequence[Mapping[str, Any]], metric: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The rows of the best epoch, the first one of equals, and of the last epoch.
+
+    Args:
+        history: A row for each epoch.
+        metric: The column that chose the best epoch; without one it is the last epoch.
+    """
+    *_, last = history
+    measured = [row for row in history if metric is not None and row.get(metric) is not None]
+    return dict(max(measured, key=lambda row: row[metric], default=last)), dict(last)
+
+
+def conclude(trainer: 'Trainer') -> dict[str, Any]:
+    """Says and writes (`results.json`) what a finished run has reached. All processes call this.
+
+    Returns:
+        `best` and `last`, each with its `epoch`, the evaluation's columns and, with a test split, `test_top1`,
+        `test_mean_class` and `test_clips`; `kept`, the epoch whose weights are saved; `chosen_on`, the split that chose
+        the best epoch (None if none did); and what was trained and measured on.
+    """
+    metric = None if trainer.val_list is None else f'eval_{trainer.val_list.metric}'
+    rows = best_and_last(trainer.history, metric)
+    best, last = ({name: row[name] for name in row if name == 'epoch' or name.startswith('eval_')} for row in rows)
+    kept = last['epoch'] if getattr(trainer.recipe, 'keep', 'best') == 'last' else best['epoch']
+    if trainer.test_list is not None:
+        last |= _tested(trainer, trainer.whole_model())
+        if best['epoch'] == last['epoch']:
+            best = dict(last)
+        elif kept == best['epoch']:
+            best |= _tested(trainer, _saved_model(trainer))
+    results = {
+        'best': best, 'last': last, 'kept': kept, 'chosen_on': None if metric is None else trainer.val_list.split,
+        'test_split': trainer.recipe.test_split, 'group_held_out': trainer.recipe.hold_out,
+        'train_clips': len(trainer.train_list), 'eval_clips': len(trainer.val_list or ())}
+    if trainer.processes.first:
+        text = json.dumps(results, indent=2) + '\n'
+        write_file(Path(trainer.folder, RESULTS), lambda file: file.write(text.encode()))
+        for line in _lines(results, metric):
+            trainer.report(line)
+    return results
+
+
+def _tested(trainer: 'Trainer', model: VideoModel) -> dict[str, Any]:
+    recipe = trainer.recipe
+    result = evaluate(
+        model, trainer.test_list, trainer.protocol, batch_size=recipe.validation_batch_size or recipe.batch_size,
+        workers=trainer.workers, amp_dtype=trainer.amp_dtype)
+    return {'test_top1': result.top1, 'test_mean_class': result.mean_class, 'test_clips': result.clips}
+
+
+def _saved_model(trainer: 'Trainer') -> VideoModel:
+    """The model that the folder of the run holds, in every process; the first one has the file."""
+    model = build.build_model(trainer.recipe, trainer.train_list, pretrained=False)
+    if trainer.processes.first:
+        model.load_state_dict(timm.create_model(f'local-dir:{trainer.folder}', pretrained=True).state_dict())
+    model.to(trainer.processes.device)
+    if trainer.processes.size > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+    return model
+
+
+def _lines(results: dict[str, Any], metric: str | None) -> list[str]:
+    best, last = results['best'], results['last']
+    lines = []
+    if metric is not None:
+        chosen = (
+            f'chosen on {results["chosen_on"]}, so this figure is too high for other clips'
+            + ('' if results['test_split'] else ' (--test-split measures on some)'))
+        if last['epoch'] == best['epoch']:
+            lines.append(f'the last epoch, {last["epoch"]}, is the best one: {metric} {best[metric]:.4g}; {chosen}')
+        else:
+            lines += [f'last epoch, {last["epoch"]}: {metric} {last[metric]:.4g}',
+                      f'best epoch, {best["epoch"]}: {metric} {best[metric]:.4g}; {chosen}']
+    for name, row in (('best', best), ('last', last)):
+        if 'test_top1' in row and (name == 'last' or row['epoch'] != last['epoch']):
+            lines.append(
+                f'test on {row["test_clips"]} clips of {results["test_split"]}, {name} epoch, {row["epoch"]}: top-1 '
+                f'{row["test_top1"]:.4g} %, mean of the classes {row["test_mean_class"]:.4g} %')
+    lines.append(f'the saved model is that of epoch {results["kept"]}')
+    return lines

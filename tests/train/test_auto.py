@@ -1,0 +1,190 @@
+"""The recipe that fits itself: what is chosen for which facts, what a user overrides, and what is kept of it."""
+import dataclasses
+
+import pytest
+import timm
+import torch
+import yaml
+from train_runs import PLAIN, train, weights, write_clips
+
+from flatzoo.cli import main
+from flatzoo.data.lists import Clip, VideoList
+from flatzoo.train import auto, build, loop
+from flatzoo.train.recipe import Recipe, RecipeError, load_recipe
+
+FACTS = auto.Facts(
+    clips=283, classes=('bend', 'jog'), per_class=(9, 15), val_clips=273, frames=(13, 39, 76), size=(112, 112),
+    flip=True, model='sifar_resnet10t', parameters=1_240_000, convolutional=True, frozen=False, start='video',
+    weights='video weights', offered='', device='cpu', processes=1)
+
+
+def chosen(given=(), few=None, **facts):
+    choices = auto.choose(dataclasses.replace(FACTS, **facts), given, few)
+    assert [choice.topic for choice in choices] == ['data', 'start', 'updates', 'clips', 'run']
+    assert all(choice.reason for choice in choices)
+    return {name: value for choice in choices for name, value in choice.options.items()}
+
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp('clips'))
+
+
+def test_few_clips_are_not_mixed_and_the_model_is_not_chosen_on_val():
+    options = chosen()
+    recipe = load_recipe(root='x', **options)
+    assert not recipe.mixes and recipe.pretrained and recipe.keep == 'last' and recipe.opt == 'muon'
+    assert recipe.epochs * (283 // recipe.batch_size) >= 200  # updates; the defaults of SIFAR make 1,050 of 8 clips
+    assert recipe.hflip == 0.5 and recipe.warmup <= 1 and recipe.min_lr < recipe.lr
+    assert not chosen(start='none', weights='')['pretrained']
+    assert chosen(device='cuda')['amp'] and not options['amp']
+
+
+@pytest.mark.parametrize('names', [
+    ('moves left', 'b'), ('turns_counterclockwise', 'b'), ('turn cw', 'b'), ('swipe up', 'swipe down'),
+    ('draw_x', 'jog'), ('A', 'B'), ('9', '10'), ('Leftward step', 'b')])
+def test_labels_with_sides_turn_the_flip_off(names):
+    assert chosen(classes=names)['hflip'] == 0
+    assert chosen(classes=names, clips=10 ** 6)['hflip'] == 0
+
+
+@pytest.mark.parametrize('names', [('bend', 'jog'), ('cleft', 'upper cut'), ('clockwork', 'A')])
+def test_other_labels_leave_it_on(names):
+    assert not auto.directed_classes(names) and chosen(classes=names)['hflip'] == 0.5
+    assert chosen(classes=names, flip=False)['hflip'] == 0  # the reader of the data set knows better
+
+
+def test_what_is_given_is_not_chosen_and_the_rest_follows_it():
+    options = chosen({'opt': 'adamw', 'epochs': 1, 'hflip': 0.5, 'keep': 'best'})
+    assert not {'opt', 'epochs', 'hflip', 'keep'} & options.keys()
+    assert options['lr'] == auto._RATES['adamw'] and options['warmup_epochs'] < 1
+    assert load_recipe(root='x', **options, epochs=1).warmup < 1
+    assert chosen({'lr': 1.0})['min_lr'] == 0.01
+    assert chosen({'batch_size': 8})['grad_accum_steps'] == 4
+
+
+def test_batches_fit_the_number_of_clips_the_model_and_the_processes():
+    assert chosen(clips=20)['batch_size'] == 4 and chosen(clips=3)['batch_size'] == 2
+    large = chosen(parameters=90_000_000, convolutional=False)
+    assert (large['batch_size'], large['grad_accum_steps'], large['opt'], large['lr']) == (8, 4, 'adamw', 1e-4)
+    assert chosen(processes=4)['batch_size'] == 8 and chosen(processes=64)['batch_size'] == 1
+    epochs = [chosen(clips=count)['epochs'] for count in (20, 300, 3_000, 19_000)]
+    assert epochs == sorted(epochs, reverse=True) and epochs[-1] >= 8
+
+
+def test_many_clips_have_the_recipe_of_sifar():
+    plain = Recipe(root='x', model='m')
+    many = chosen(clips=240_000)
+    for name, value in load_recipe(root='x', **many | {'model': 'm'}).to_dict().items():
+        if name not in ('pretrained', 'hflip', 'channels_last'):
+            assert value == plain.to_dict()[name], name
+    assert 'opt' in chosen(few=True, clips=240_000) and 'opt' not in chosen(few=False)
+
+
+def test_adapters_keep_their_backbone_frozen_only_with_weights():
+    options = chosen(frozen=True, convolutional=False, start='image')
+    assert options['freeze_backbone'] and options['opt'] == 'adamw'
+    assert not chosen(frozen=True, convolutional=False, start='none')['freeze_backbone']
+
+
+def test_a_look_at_the_clips_and_the_model(clips):
+    facts = auto.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'), start_is_given=False)
+    assert (facts.clips, facts.val_clips, facts.per_class) == (12, 4, (6, 6))
+    assert (facts.frames, facts.size) == ((8, 8, 8), (48, 48))
+    assert facts.start == 'video' and facts.device in ('cpu', 'cuda') and 1e6 < facts.parameters < 1.5e6
+    scratch = auto.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'))
+    assert scratch.start == 'none' and 'video weights' in scratch.offered
+    assert '--pretrained would start from' in str(auto.choose(scratch)[1])
+    vit = load_recipe(
+        spec='folder', root=str(clips), model='superimage', model_kwargs={'backbone': 'test_vit'}, pretrained=True)
+    assert not auto.look(vit).convolutional and auto.look(vit).start == 'image'
+    assert facts.convolutional and auto._is_convolutional(timm.create_model('test_byobnet', num_classes=2))
+    assert auto.look(load_recipe(spec='folder', root=str(clips), model='aim_clip_b', pretrained=True)).frozen
+
+
+def test_a_list_of_files_that_cannot_be_opened_has_no_sizes():
+    assert auto._sizes(VideoList('gone', (Clip('gone.mp4', 0), Clip('s3://bucket/a.tar', 0)), ('a',))) == (None, None)
+
+
+def test_the_command_says_what_it_chose_and_keeps_it(clips, tmp_path, monkeypatch, capsys):
+    given = {}
+    monkeypatch.setattr(loop, 'train', lambda recipe, report: given.update(recipe=recipe))
+    monkeypatch.chdir(tmp_path)
+    assert main(['train', 'folder', str(clips), '--epochs', '3', '--val-split', 'val']) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('recipe auto, ')]
+    recipe = given['recipe']
+    assert [line.split()[2] for line in lines] == ['data:', 'start:', 'updates:', 'clips:', 'run:']
+    assert recipe.model == 'sifar_resnet10t' and recipe.pretrained and recipe.epochs == 3 and recipe.hflip == 0.5
+    kept = tmp_path / 'args.yaml'
+    kept.write_text(recipe.to_yaml())
+    assert yaml.safe_load(kept.read_text())['reasons']['clips'] in lines[3]
+
+    assert main(['train', '--config', str(kept)]) == 0  # nothing is chosen anew
+    assert given['recipe'] == recipe and 'recipe auto' not in capsys.readouterr().err
+    main(['train', 'folder', str(clips), '--recipe', 'sifar', '--model', 'sifar_resnet10t'])
+    assert given['recipe'] == Recipe(spec='folder', root=str(clips), model='sifar_resnet10t')
+    main(['train', 'folder', str(clips), '--recipe', 'sifar_ssv2'])
+    assert given['recipe'] == load_recipe('sifar_ssv2', spec='folder', root=str(clips))
+    main(['train', '--config', str(kept), '--recipe', 'few_clips', '--no-pretrained'])
+    assert not given['recipe'].pretrained
+
+
+@pytest.mark.parametrize(('arguments', 'reason'), [
+    (['--recipe', 'quick'], "no recipe 'quick'; there are auto, few_clips, sifar, aim_k400"),
+    (['--recipe', 'sifar_ssv2', '--config', 'sifar_k400'], 'both set all options'),
+    (['--model', 'sifar_resnet11t'], 'sifar_resnet11t')])
+def test_wrong_recipes_are_refused(arguments, reason, clips, capsys):
+    assert main(['train', 'folder', str(clips), *arguments]) != 0
+    assert reason in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(RecipeError, match="no recipe 'fast'"):
+        auto.fit_recipe('fast', {})
+
+
+def test_epochs_between_evaluations_and_the_last_model(clips, tmp_path):
+    row, lines = train(clips, tmp_path / 'run', **PLAIN, epochs=3, val_interval=2, keep='last')
+    rows = (tmp_path / 'run' / 'summary.csv').read_text().splitlines()
+    assert [line.split(',')[3] == '' for line in rows[1:]] == [True, False, False] and row['eval_top1'] is not None
+    assert not any('best' in line for line in lines)
+    saved = loop.files.load_last(tmp_path / 'run' / loop.files.LAST)
+    assert saved['history'][0]['eval_top1'] is None and saved['best'] == max(
+        saved['history'][i]['eval_top1'] for i in (1, 2))
+
+
+def test_keep_last_saves_the_last_weights(clips, tmp_path, monkeypatch):
+    values = iter((50.0, 20.0))
+    monkeypatch.setattr(loop.Trainer, '_evaluate', lambda self: {
+        'eval_top1': next(values), 'eval_top5': 0.0, 'eval_broken': 0})
+    train(clips, tmp_path / 'run', **PLAIN, keep='last')
+    from safetensors.torch import load_file
+
+    kept, last = load_file(tmp_path / 'run' / 'model.safetensors'), weights(tmp_path / 'run')
+    assert all(torch.equal(kept[name], last[name]) for name in kept)
+
+
+def test_muon_computes_in_float32_on_cpus(monkeypatch):
+    seen = []
+    iterate = build.muon.zeropower_via_newtonschulz
+    monkeypatch.setattr(
+        build.muon, 'zeropower_via_newtonschulz',
+        lambda *args, **kwargs: seen.append(kwargs.get('dtype')) or iterate(*args, **kwargs))
+    spy = build.muon.zeropower_via_newtonschulz
+    layer = torch.nn.Linear(8, 4)
+    optimizer = build.build_optimizer(Recipe(opt='muon', lr=0.1), layer)
+    layer(torch.randn(3, 8)).square().mean().backward()
+    optimizer.step()
+    assert seen == [torch.float32] and build.muon.zeropower_via_newtonschulz is spy
+
+
+def test_channels_last_is_the_same_network_and_resumes(clips, tmp_path):
+    options = dict(PLAIN, model_kwargs={'backbone': 'test_byobnet'}, channels_last=True, val_split='none')
+    train(clips, tmp_path / 'whole', **options)
+    kept = weights(tmp_path / 'whole')
+    assert any(v.ndim == 4 and v.is_contiguous(memory_format=torch.channels_last) for v in kept.values())
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv3d(8, 8, 1))
+    before = model[0].weight.clone()
+    build.order_channels_last(model)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model[0].weight, before)

@@ -1,0 +1,54 @@
+"""The benchmark of the default command: its sets, its search on the people of train, and its page."""
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from flatzoo import cli
+from flatzoo.data.lists import read_videos
+from flatzoo.train.recipe import load_recipe
+
+
+@pytest.fixture(scope='module')
+def recipe():
+    path = Path(__file__).parents[2] / 'benchmarks/learning/recipe.py'
+    spec = importlib.util.spec_from_file_location('recipe_benchmark', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_search_sees_the_people_of_train_alone(recipe, tmp_path):
+    data, rows = tmp_path / 'data', ['path,group']
+    for split, person in (('train', 's01'), ('train', 's03'), ('train', 's05'), ('train', 's07'), ('val', 's02')):
+        place = data / split / 'bend' / f'{person}.mp4'
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b'')
+        rows.append(f'{place.relative_to(data)},{person}')
+    (data / 'groups.csv').write_text('\n'.join(rows))
+    folder = str(recipe.inner_split('msr_action3d', data, tmp_path))
+    people = {
+        split: [Path(clip.path).stem for clip in read_videos('folder', folder, split).clips]
+        for split in ('train', 'val')}
+    assert people == {'train': ['s01', 's05'], 'val': ['s03', 's07']}
+
+
+def test_the_arms_are_options_that_there_are(recipe):
+    for options in recipe.ARMS.values():
+        given = vars(cli._parser().parse_args(['train', 'folder', 'data', *options]))
+        load_recipe(None, **{key: value for key, value in given.items() if key not in (
+            'command', 'run', 'config', 'recipe')})
+
+
+def test_a_run_is_kept_once_and_stands_on_the_page(recipe, tmp_path, monkeypatch):
+    output = tmp_path / 'run'
+    output.mkdir()
+    (output / 'args.yaml').write_text('reasons: {clips: few}')
+    (output / 'summary.csv').write_text('epoch,train_top1,eval_top1\n1,20.0,\n2,40.0,32.5\n')
+    row = recipe.row_of('avletters', 'tag', 3, output, 90.0, 100.0)
+    assert (row['top1'], row['curve'], row['chosen']) == (32.5, [[2, 32.5]], {'clips': 'few'})
+    monkeypatch.setattr(recipe, 'DATA', tmp_path / 'data.json')
+    recipe.keep([row])
+    page = recipe.report(recipe.keep([row]))
+    assert page.count('| avletters | tag | 32.5 | 3 | 2 | 1.5 |') == 1
+    assert 'flatzoo train folder avletters --seed 3' in page

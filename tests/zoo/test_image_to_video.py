@@ -1,0 +1,108 @@
+"""The family image-to-video: what its rows count, quote and take from files of speeds, and what training keeps."""
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from flatzoo.cli import main
+from flatzoo.models.record import tag_record
+from flatzoo.runtime.cost import count_kept
+from flatzoo.zoo.image_to_video import MEMBERS, compare_members, matching_members
+
+ROOT = Path(__file__).parents[2]
+TINY = dict(backbone='vit_tiny_patch16_224', img_size=32, num_classes=5)
+
+
+def kept_on_the_cpu(model):
+    """Bytes of what autograd packs in a real forward pass."""
+    clip = torch.zeros(1, model.in_chans, model.num_frames, *model.img_size)
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers(), clip)}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(clip)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize('name, args', [
+    ('st_adapter_clip_b', TINY), ('zeroi2v_clip_b', TINY), ('amflow_clip_b_tcn_lite', TINY),
+    ('probe', dict(TINY, probe='step')), ('superimage', dict(TINY, num_frames=4)), ('sifar_resnet10t', {})])
+def test_what_training_keeps_is_what_autograd_keeps(name, args):
+    kept = []
+    for device, count in (('meta', count_kept), ('cpu', kept_on_the_cpu)):
+        model = timm.create_model(name, device=device, **args)
+        if hasattr(model, 'freeze_backbone'):
+            model.freeze_backbone()
+        kept.append(count(model))
+    assert kept[0] == kept[1] > 0
+
+
+def test_members_are_models_of_the_zoo_each_there_once():
+    assert len({(member.group, member.name) for member in MEMBERS}) == len(MEMBERS)
+    assert all(timm.is_model(member.model) for member in MEMBERS)
+    assert matching_members(['STEP*'])[0].built.startswith("timm.create_model('probe', backbone='vit_base_patch16_clip")
+
+
+def test_rows():
+    rows = {row['name']: row for row in compare_members(
+        matching_members(['linear probe', 'st_adapter_clip_b', 'zeroi2v_clip_b']))}
+    assert list(rows) == ['linear probe', 'st_adapter_clip_b', 'zeroi2v_clip_b', 'zeroi2v_clip_b, merged']
+    adapters = rows['st_adapter_clip_b']
+    assert adapters['trainable'] == 7_417_744 and adapters['file_bytes'] == 4 * adapters['trainable']
+    assert adapters['macs'] == pytest.approx(151.6e9, rel=1e-3) and adapters['licence'] == 'apache-2.0'
+    assert [(f['top1'], f['frames'], f['views'], f['of_weights']) for f in adapters['paper']] == [
+        (82.2, 8, 3, False), (82.7, 32, 3, False)]
+    assert rows['linear probe']['kept_bytes'] < 10_000  # the features of a clip
+    merged, plain = rows['zeroi2v_clip_b, merged'], rows['zeroi2v_clip_b']
+    assert merged['trainable'] == merged['kept_bytes'] == 0 and merged['file_bytes'] == 4 * merged['params']
+    assert merged['macs'] < plain['macs']
+
+
+def test_command(tmp_path, capsys):
+    speeds = tmp_path / 'speeds.csv'
+    speeds.write_text(
+        'model,pass,clips_per_s,hardware,precision,batch\n'
+        'tsm_mobilenetv2_100,forward,3,CPU,float32,1\ntsm_mobilenetv2_100,train,1,CPU,float32,1\n')
+    command = ['compare', '--family', 'image-to-video', 'tsm_mobile*', '--measured', str(speeds)]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert 'clips/s, forward' in text and 'clips/s, backward' in text
+    assert '69.5 Kinetics-400 (8 frames, 30 views' in text
+    assert main([*command, '--json']) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert [entry['clips_per_s'] for entry in row['measured']] == [3, 1] and row['licence'] == 'mit, apache-2.0'
+    assert main([*command, '--csv']) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row['clips_per_s: CPU, float32'] == '3.0' and row['clips_per_s of training: CPU, float32'] == '1.0'
+    assert main(['compare', '--family', 'image-to-video', 'no_such']) == 1
+    assert "no row of the family matches 'no_such'" in capsys.readouterr().err
+
+
+def test_printed_accuracies_are_those_of_the_notes():
+    printed = {(name, f.data, f.frames): (f.top1, f.views) for name in (
+        'aim_clip_b.openai', 'aim_clip_l.openai', 'zeroi2v_clip_b.openai', 'zeroi2v_clip_l_ssv2.openai',
+        'dualpath_clip_l.openai', 'st_adapter_clip_b_ssv2.openai') for f in tag_record(name).figures}
+    k400, ssv2 = 'Kinetics-400', 'Something-Something v2'
+    assert [printed['aim_clip_b.openai', k400, frames] for frames in (8, 16, 32)] == [(83.9, 3), (84.5, 3), (84.7, 3)]
+    assert printed['aim_clip_l.openai', 'Diving48', 32] == (90.6, 1)
+    assert printed['zeroi2v_clip_b.openai', k400, 8] == (83.0, 3)
+    assert printed['zeroi2v_clip_l_ssv2.openai', ssv2, 32] == (72.2, 3)
+    assert printed['dualpath_clip_l.openai', k400, None] == (87.7, None)
+    assert printed['st_adapter_clip_b_ssv2.openai', ssv2, 8] == (66.9, 3)
+
+
+def test_the_page_of_the_documentation_has_every_row():
+    text = (ROOT / 'docs/image_to_video.md').read_text()
+    page = (ROOT / 'docs/image_to_video/comparison.html').read_text()
+    for member in MEMBERS:
+        assert f'| `{member.name}` |' in text and f'>{member.name}</td>' in page
