@@ -67,12 +67,12 @@ def conclude(trainer: 'Trainer') -> dict[str, Any]:
     Returns:
         `best` and `last`, each with its `epoch`, the evaluation's columns and, with a test split, `test_top1`,
         `test_mean_class` and `test_clips`; `kept`, the epoch whose weights are saved; `chosen_on`, the split that chose
-        the best epoch (None if none did); and what was trained and measured on.
+        it (None if none did); and what was trained and measured on.
     """
     metric = None if trainer.val_list is None else f'eval_{trainer.val_list.metric}'
     rows = best_and_last(trainer.history, metric)
     best, last = ({name: row[name] for name in row if name == 'epoch' or name.startswith('eval_')} for row in rows)
-    kept = last['epoch'] if getattr(trainer.recipe, 'keep', 'best') == 'last' else best['epoch']
+    kept = last['epoch'] if trainer.recipe.keep == 'last' else best['epoch']
     if trainer.test_list is not None:
         last |= _tested(trainer, trainer.whole_model())
         if best['epoch'] == last['epoch']:
@@ -80,7 +80,8 @@ def conclude(trainer: 'Trainer') -> dict[str, Any]:
         elif kept == best['epoch']:
             best |= _tested(trainer, _saved_model(trainer))
     results = {
-        'best': best, 'last': last, 'kept': kept, 'chosen_on': None if metric is None else trainer.val_list.split,
+        'best': best, 'last': last, 'kept': kept,
+        'chosen_on': None if metric is None or trainer.recipe.keep == 'last' else trainer.val_list.split,
         'test_split': trainer.recipe.test_split, 'group_held_out': trainer.recipe.hold_out,
         'train_clips': len(trainer.train_list), 'eval_clips': len(trainer.val_list or ())}
     if trainer.processes.first:
@@ -114,6 +115,11 @@ def _saved_model(trainer: 'Trainer') -> VideoModel:
 def _lines(results: dict[str, Any], metric: str | None) -> list[str]:
     best, last = results['best'], results['last']
     lines = []
+    if metric is not None:
+        if results['chosen_on'] is None:
+            chosen = 'the last epoch is kept (--keep last), so nothing was chosen by this figure'
+            lines.append(f'last epoch, {last["epoch"]}: {metric} {last[metric]:.4g}; {chosen}')
+            metric = None
     if metric is not None:
         chosen = (
             f'chosen on {results["chosen_on"]}, so this figure is too high for other clips'
