@@ -19,6 +19,7 @@ from torch import Tensor
 
 import flatzoo
 import flatzoo.data.decode
+from benchmarks.common.files import shrink_picture
 from flatzoo.cli import main as flatzoo_command
 
 matplotlib.use('agg')
@@ -110,6 +111,7 @@ def main() -> None:
             raise SystemExit(code)
         for name in SHOWN:
             shutil.copy(Path(folder, f'{clip.stem}.{name}'), args.out / name)
+            shrink_picture(args.out / name, 48 if name.endswith('gif') else 256)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 import os
 from pathlib import Path
 
-__all__ = ['beside_data', 'write_file']
+__all__ = ['beside_data', 'shrink_picture', 'write_file']
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -11,6 +11,17 @@ def write_file(path: Path, content: bytes) -> None:
     partial = path.with_name(f'{path.name}.partial')
     partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def shrink_picture(path: Path, colors: int = 256) -> None:
+    """Saves a PNG or a GIF again with a palette, which suffices for charts and small pictures; times of frames stay."""
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as picture:
+        frames = [frame.convert('RGB').quantize(colors) for frame in ImageSequence.Iterator(picture)]
+        several = dict(save_all=True, append_images=frames[1:], loop=0, duration=[
+            frame.info.get('duration', 0) for frame in ImageSequence.Iterator(picture)]) if len(frames) > 1 else {}
+    frames[0].save(path, optimize=True, **several)
 
 
 def beside_data(path: Path, suffix: str) -> Path:

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 import flatzoo  # noqa: F401 - registers the models
+from benchmarks.common.files import shrink_picture
 from benchmarks.common.peers import build_peer
 from benchmarks.common.timing import (
     clock_name,
@@ -210,7 +211,8 @@ def plot(path: Path, rows: list[dict]) -> None:
         panel.grid(alpha=0.25)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc='outside lower center', ncols=4, frameon=False)
-    figure.savefig(path, dpi=58, pil_kwargs={'optimize': True})
+    figure.savefig(path, dpi=58)
+    shrink_picture(path)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -135,7 +135,7 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
     notes = []
     try:
         maps = class_activation_maps(model, clip, target=target)
-        maps_figure = super_image_figure(overlay(images, maps[0], model.grid_size), index, seconds)
+        maps_figure = super_image_figure(overlay(images, maps[0], model.grid_size, index=index), index, seconds)
         animation = _gif(frames, frame_maps(model, maps)[0], seconds)
     except ValueError as error:
         notes.append(f'No maps: {error}')

@@ -6,10 +6,14 @@
   head runs forward and backward once.
 - `rollout`: where attention comes from, independent of the class (Abnar & Zuidema, ACL 2020). Plain transformers only.
 
-Maps come from the last features before the classifier, so features are computed only once. This does not work where the
-classifier reads a class token: at that point the patches no longer change the answer. For such models, and for all
-methods with adapters, the maps are the input of the last attention (`norm1` of the last block). Each channel then costs
-a forward of the whole model, so `gradcam` is the default.
+Maps come from the last features before the classifier, so features are computed only once. There are two exceptions,
+in which each channel costs a forward of the whole model:
+
+- Where the classifier reads a class token, the patches no longer change the answer at that point. For such models, and
+  for all methods with adapters, the maps are the input of the last attention (`norm1` of the last block), and `gradcam`
+  is the default.
+- Where the last map has a single point per frame, it cannot say where in a frame the evidence lies. The maps are then
+  those of the last level of the backbone that has at least `POINTS` points along the sides of a cell, if one has.
 """
 import contextlib
 import math
@@ -31,6 +35,7 @@ __all__ = ['METHODS', 'class_activation_maps', 'default_method', 'frame_maps']
 Method = Literal['ablation', 'gradcam', 'rollout']
 METHODS: tuple[Method, ...] = get_args(Method)
 MAX_CHANNELS = 64  # where each one costs a forward of the model
+POINTS = 2  # along the shorter side of a cell, at least, where the backbone has such a level
 BATCH_VALUES = 2 ** 24  # of the maps that are ablated at a time: 64 MiB
 
 
@@ -48,8 +53,7 @@ def class_activation_maps(
 ) -> Tensor:
     """Maps of the evidence for a class, over the images that the backbone gets.
 
-    An ablated channel is set to its smallest value in the clip. After a ReLU this is 0, as in the paper. The features
-        of transformers have both signs.
+    An ablated channel is set to 0, as in the paper.
 
     Args:
         model: A video model with a classifier.
@@ -103,6 +107,21 @@ def frame_maps(model: VideoModel, maps: Tensor) -> Tensor:
     return model.super_image.inverse(maps.flatten(0, 1).unsqueeze(1)).squeeze(2)
 
 
+def _finer_level(model: VideoModel) -> nn.Module | None:
+    """The module of the last level that shows places within cells; None where the last one does, or none can."""
+    if isinstance(model, VideoMAE) or _reads_tokens(model):
+        return None
+    cell = min(side / cells for side, cells in zip(model.image_size, model.grid_size, strict=True))
+    levels = getattr(model.backbone, 'feature_info', None) or []
+    fine = [info for info in levels if cell / info['reduction'] >= POINTS]
+    if not fine or fine[-1] is levels[-1] or fine[-1]['reduction'] == levels[-1]['reduction']:
+        return None
+    try:
+        return model.backbone.get_submodule(fine[-1]['module'])
+    except AttributeError:  # a name that is none of a module
+        return None
+
+
 def _reads_tokens(model: VideoModel) -> bool:
     """Whether the input of the classifier no longer depends on the last patches."""
     return isinstance(model, AdapterModel) or model.global_pool == 'token'
@@ -148,7 +167,8 @@ def _maps(model: VideoModel, clip: Tensor, target: int, method: Method, max_chan
 
         end = _End(logits_of, stack)
         if method == 'ablation':
-            max_channels = max_channels or (MAX_CHANNELS if _reads_tokens(model) else stack.shape[1])
+            is_slow = _reads_tokens(model) or _finer_level(model) is not None
+            max_channels = max_channels or (MAX_CHANNELS if is_slow else stack.shape[1])
             cam = AblationCAM(end, [end.tap], uses_gradients=False)
         else:
             cam = GradCAM(end, [end.tap])
@@ -183,7 +203,7 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
     Raises:
         ValueError: The features of the backbone are not maps.
     """
-    handle, passes, calls = None, 1, []
+    handle, passes, calls, tap = None, 1, [], _finer_level(model)
     if model.num_images not in (1, model.super_image.num_images):
         raise ValueError(
             f'{_name(model)} sees grids and frames of a clip on two paths, so there is no single map of its images. '
@@ -195,6 +215,8 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
             raise ValueError(
                 f'the classifier of {_name(model)} reads a class token, and it has no blocks[-1].norm1 to look at. '
                 "Build it with global_pool='avg' if it takes that, or look at the importance of frames.")
+        tap = norm
+    if tap is not None:
         seen: list[Tensor] = []
         kept: list[Tensor] = []
 
@@ -205,7 +227,7 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
             calls.append(1)  # AIM runs the norm twice, once for time; its last output is looked at, and changed
             return seen.pop() if len(calls) == passes else None
 
-        handle = norm.register_forward_hook(look_or_change)
+        handle = tap.register_forward_hook(look_or_change)
     try:
         with torch.no_grad():
             if handle is None:

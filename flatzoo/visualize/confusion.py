@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from .fonts import families
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -41,6 +43,7 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = '')
     counts = confusion[used][:, used].double()
     shares = (100 * counts / counts.sum(1, keepdim=True).clamp(min=1)).cpu()
     names = [classes[index] for index in used.tolist()]
+    fonts = families(title + ''.join(names))
 
     named = len(names) <= NAMED
     side = min(max(3.0, 0.32 * len(names)), 14.0)  # inches
@@ -52,8 +55,9 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = '')
     ax.set(xlabel='answer', ylabel='class')
     if named:
         places = range(len(names))
-        ax.set_xticks(places, names, rotation=90, fontsize=7, parse_math=False)  # a dollar in a name is one
-        ax.set_yticks(places, names, fontsize=7, parse_math=False)
+        style = dict(fontsize=7, family=fonts, parse_math=False)  # a dollar in a name is one
+        ax.set_xticks(places, names, rotation=90, **style)
+        ax.set_yticks(places, names, **style)
     if len(names) <= NUMBERED:
         for row, column in (shares >= 0.5).nonzero().tolist():
             share = shares[row, column].item()
@@ -61,5 +65,5 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str = '')
                 column, row, f'{share:.0f}', ha='center', va='center', fontsize=6,
                 color='white' if share > 60 else 'black')
     if title:
-        figure.suptitle(title, fontsize=9, parse_math=False)
+        figure.suptitle(title, fontsize=9, family=fonts, parse_math=False)
     return figure

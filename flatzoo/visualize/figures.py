@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .fonts import families
 from .model import whole_cells
 
 if TYPE_CHECKING:
@@ -23,11 +24,18 @@ COLUMNS = 8  # frames in a row, at most
 WIDTH = 10.0  # inches of a figure
 GAP = 0.06  # inches between pictures
 LINE = 0.24  # inches for a line of text
+HEAT = 'plasma'  # equal steps of evidence are equal steps to the eye
 FOR, AGAINST = '#1f77b4', '#d95f02'  # told apart by colour-blind eyes, too
 Times = Sequence[float] | None
 
 
-def overlay(pictures: Tensor, maps: Tensor, grid_size: tuple[int, int] = (1, 1), alpha: float = 0.55) -> Tensor:
+def overlay(
+        pictures: Tensor,
+        maps: Tensor,
+        grid_size: tuple[int, int] = (1, 1),
+        alpha: float = 0.6,
+        index: Sequence[Sequence[Sequence[int]]] | None = None,
+) -> Tensor:
     """Lays maps over pictures as a heat map. Where a map is 0 the picture is unchanged.
 
     Args:
@@ -36,6 +44,7 @@ def overlay(pictures: Tensor, maps: Tensor, grid_size: tuple[int, int] = (1, 1),
         grid_size: Rows and columns of cells of the pictures; maps are enlarged within cells, never across their
             borders.
         alpha: Opacity of the heat, 0...1, where a map is at least 1/2.
+        index: Frame of every cell, as for `super_image_figure`; cells without a frame stay as they are.
 
     Returns:
         uint8 `[N, 3, H, W]`.
@@ -55,10 +64,12 @@ def overlay(pictures: Tensor, maps: Tensor, grid_size: tuple[int, int] = (1, 1),
     size = [math.ceil(side / cells) for side, cells in zip(pictures.shape[-2:], grid_size)]
     cells = rearrange(whole_cells(maps.float().cpu(), grid_size), 'n (r h) (c w) -> (n r c) 1 h w', r=rows, c=cols)
     cells = F.interpolate(cells, size, mode='bilinear').clamp(0, 1)
+    if index is not None:
+        cells = cells * torch.tensor(index).ge(0).view(-1, 1, 1, 1)
     heat = rearrange(cells, '(n r c) 1 h w -> n 1 (r h) (c w)', r=rows, c=cols)
     if heat.shape[-2:] != pictures.shape[-2:]:  # scale=composite: cells of no whole pixels
         heat = F.interpolate(heat, pictures.shape[-2:], mode='bilinear')
-    colors = torch.from_numpy(colormaps['turbo'](0.1 + 0.8 * heat[:, 0].numpy())[..., :3]).float().movedim(-1, 1) * 255
+    colors = torch.from_numpy(colormaps[HEAT](heat[:, 0].numpy())[..., :3]).float().movedim(-1, 1) * 255
     weight = alpha * (2 * heat).clamp(max=1)
     return (pictures.cpu() * (1 - weight) + colors * weight).round().to(torch.uint8)
 
@@ -112,10 +123,11 @@ def cam_figure(
     sheet = _Sheet(title)
     grid_size = len(index[0]), len(index[0][0])
     if len(images) == 1:
-        sheet.images(torch.cat([images, overlay(images, maps, grid_size)]), [*index, *index], times)
+        sheet.images(torch.cat([images, overlay(images, maps, grid_size, index=index)]), [*index, *index], times)
     elif grid_size != (1, 1):  # else the images are the frames
-        sheet.images(overlay(images, maps, grid_size), index, times)
+        sheet.images(overlay(images, maps, grid_size, index=index), index, times)
     sheet.rows([frames, overlay(frames, frame_maps)], _labels(len(frames), times))
+    sheet.heat_bar()
     return sheet.draw()
 
 
@@ -225,6 +237,17 @@ class _Sheet:
                     corner[0] + 0.03 * across, corner[1] + 0.03 * height, name, fontsize=font, color='white', va='top',
                     bbox=dict(boxstyle='round,pad=0.2', facecolor='black', edgecolor='none', alpha=0.55))
 
+    def heat_bar(self) -> None:
+        """Draws which colour stands for how much evidence."""
+        self.height += 0.12
+        ax = self.axes(WIDTH / 2 - 2, self.height, 4, 0.12)
+        ax.imshow(torch.linspace(0, 1, 256)[None].numpy(), cmap=HEAT, aspect='auto', extent=(0, 1, 0, 1))
+        ax.set(yticks=[], xticks=[0, 0.5, 1])
+        ax.set_xticklabels(['0: none', 'evidence for the class', '1: most'], fontsize=8)
+        ax.tick_params(length=0, pad=3)
+        ax.spines[:].set_visible(False)
+        self.height += 0.12 + LINE
+
     def bars(self, frames: Tensor, values: Tensor, step: int, labels: Sequence[str]) -> None:
         left, width = 0.75, WIDTH - 1.1
         slot = width / len(values)  # inches per frame
@@ -260,7 +283,7 @@ class _Sheet:
         for number, line in enumerate(self.lines):
             self.figure.text(
                 0.12 / WIDTH, 1 - top / total, line, va='top', fontsize=10 if number else 12,
-                fontweight='normal' if number else 'bold', color='0.25' if number else 'black',
+                fontweight='normal' if number else 'bold', color='0.25' if number else 'black', family=families(line),
                 parse_math=False)  # a dollar in a name of a file or class is one
             top += LINE + 0.06 * (number == 0)
         return self.figure
