@@ -261,7 +261,7 @@ def test_other_sizes():
 
 
 @pytest.mark.parametrize('args, message', [
-    (dict(num_frames=1), 'between frames'),
+    (dict(num_frames=1), 'AM flow compares frames'),
     (dict(layout='grid'), "layout='time:1' is the only one"),
     (dict(img_size=30), 'Frame sizes that fit: 28, 56'),
     (dict(flow='optical'), "'aligned', 'vanilla', 'none'"),
@@ -293,7 +293,7 @@ def test_refuses(args, message):
 def test_refuses_sizes_later():
     model = build(dict(VIT, model_name='amflow_dinov2_b_transformer', max_frames=8))
     for kwargs, message in (
-            (dict(num_frames=1), 'between frames'), (dict(num_frames=9), 'max_frames=9'),
+            (dict(num_frames=1), 'AM flow compares frames'), (dict(num_frames=9), 'max_frames=9'),
             (dict(layout='grid'), 'time:1'), (dict(img_size=30), 'Frame sizes that fit')):
         with pytest.raises(ValueError, match=message):
             model.set_input_size(**kwargs)
