@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from .decode import Backend
+from .fit import FITS, Fit
 from .official_sampling import RULES, Rule, official_indices
 from .sampling import Sampling, dense_indices, uniform_indices
-from .transforms import FITS, Fit, Size
+from .transforms import Size
 
 __all__ = ['EvalProtocol']
 

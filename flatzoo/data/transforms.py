@@ -7,16 +7,15 @@ place any callable on uint8 `[T, C, H, W]` will do, such as a torchvision v2 tra
 Resizing is `F.interpolate(..., mode='bilinear', antialias=True)` on uint8, the fastest path on a CPU and within one
 grey level of Pillow, with which the published models were trained.
 """
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fit import FITS, Fit
+
 __all__ = [
     'EvalTransform',
-    'FITS',
-    'Fit',
     'TrainTransform',
     'WholeFrame',
     'center_crop',
@@ -29,9 +28,6 @@ __all__ = [
 ]
 
 Size = int | tuple[int, int]
-Fit = Literal['crop', 'letterbox', 'stretch']
-FITS: tuple[Fit, ...] = get_args(Fit)
-"""How frames of another aspect ratio become those of a model: cut off, with black bars, or distorted."""
 MAX_ASPECT = 32  # long side : short side; beyond it, covering the crop would take memory without bound
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from flatzoo.data.transforms import EvalTransform, Fit, Size, TrainTransform, WholeFrame
+from flatzoo.data.fit import Fit
+from flatzoo.data.transforms import EvalTransform, Size, TrainTransform, WholeFrame
 
 __all__ = ['AutoAugment', 'ClipErasing', 'train_crop']
 

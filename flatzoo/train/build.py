@@ -17,12 +17,12 @@ from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 
 from flatzoo.data.clips import ClipDataset
+from flatzoo.data.fit import Fit
 from flatzoo.data.groups import GROUPS_FILE
 from flatzoo.data.lists import DataError, VideoList, mirrored_labels, read_videos, same_name, sided_classes, some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.survey import ClipFacts, centre_crop_loss, median
 from flatzoo.data.temporal import TemporalContract, learn_contract
-from flatzoo.data.transforms import Fit
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.models.base import channel_stats

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from flatzoo.data.clip_cache import ClipCache
+from flatzoo.data.fit import Fit
 from flatzoo.data.lists import VideoList
 from flatzoo.data.survey import ClipFacts
-from flatzoo.data.transforms import Fit, TrainTransform, resize
+from flatzoo.data.transforms import TrainTransform, resize
 from flatzoo.data.workers import local_processes
 from flatzoo.models import VideoModel
 

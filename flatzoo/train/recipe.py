@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from flatzoo.console.text import printable, shortened
-from flatzoo.data.transforms import FITS
+from flatzoo.data.fit import FITS
 
 __all__ = ['RECIPES', 'Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
 
