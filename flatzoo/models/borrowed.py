@@ -99,7 +99,7 @@ def complete_weights(model: Any, weights: dict[str, Tensor], borrowed: Borrowed)
     names = borrowed_names(model, borrowed.pooler)
     if names <= set(weights):  # it was trained further, and saved as a whole
         return weights
-    args = model._model_args
+    args = model.lender_args
     try:
         if args.get('backbone') == borrowed.model:
             name = model.pretrained_cfg['architecture']

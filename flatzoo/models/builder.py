@@ -161,7 +161,7 @@ def build_video_model(
         if use_ema is not None:
             model.use_ema = use_ema
         if source.borrowed is not None:
-            model.borrowed = source.borrowed
+            model.borrowed, model.lender_args = source.borrowed, model_args
         if mmap:
             hooks.append(model.register_load_state_dict_pre_hook(map_weights))
         return model
