@@ -147,7 +147,7 @@ def test_epochs_between_evaluations_and_the_last_model(clips, tmp_path):
     row, lines = train(clips, tmp_path / 'run', **PLAIN, epochs=3, val_interval=2, keep='last')
     rows = (tmp_path / 'run' / 'summary.csv').read_text().splitlines()
     assert [line.split(',')[3] == '' for line in rows[1:]] == [True, False, False] and row['eval_top1'] is not None
-    assert not any('best' in line for line in lines)
+    assert not any('the best so far' in line for line in lines) and 'that of epoch 3' in lines[-1]
     saved = loop.files.load_last(tmp_path / 'run' / loop.files.LAST)
     assert saved['history'][0]['eval_top1'] is None and saved['best'] == max(
         saved['history'][i]['eval_top1'] for i in (1, 2))
