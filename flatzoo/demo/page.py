@@ -38,7 +38,7 @@ INTRODUCTION = """
 """
 PICTURES = {
     'The super image': 'What the backbone gets, cell by cell. Hatched cells are empty.',
-    'Where the evidence lies': 'Red places speak most for the first answer.',
+    'Where the evidence lies': 'Yellow places speak most for the first answer.',
     'The same in time': 'The frames that the model saw, and the evidence in each of them.',
     'Which frames matter': 'How far the probability of the first answer falls when a frame gives way to its neighbour.',
 }
@@ -55,6 +55,14 @@ CSS = """
 .flatzoo-picture .empty { border: 1px dashed var(--border-color-primary); border-radius: 6px; padding: 24px 16px;
     text-align: center; color: var(--body-text-color-subdued); font-size: .85rem; }
 .flatzoo-small, .flatzoo-small p { color: var(--body-text-color-subdued); font-size: .8rem !important; }
+.flatzoo-top { display: grid !important; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr);
+    grid-template-areas: 'video answer' 'controls answer'; grid-template-rows: auto 1fr; }
+.flatzoo-top > .flatzoo-given { grid-area: video; }
+.flatzoo-top > .flatzoo-answer { grid-area: answer; }
+.flatzoo-top > .flatzoo-controls { grid-area: controls; }
+@media (max-width: 720px) {
+    .flatzoo-top { grid-template-columns: minmax(0, 1fr); grid-template-areas: 'video' 'answer' 'controls'; }
+}
 button[aria-label='Trim video to selection'] { display: none; }
 """
 
@@ -128,14 +136,18 @@ def build_page(load: Callable[..., VideoModel], models: Sequence[str], limits: L
     empty = _pictures(None)
     with gr.Blocks(title='flatzoo', analytics_enabled=False, delete_cache=(60, 60 * KEPT_MINUTES)) as page:
         gr.Markdown(INTRODUCTION)
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
+        with gr.Row(elem_classes='flatzoo-top'):  # on a phone the answer comes between the video and the controls
+            with gr.Column(min_width=0, elem_classes='flatzoo-given'):
                 video = gr.Video(
                     label='Video', sources=['upload', 'webcam'], elem_classes='flatzoo-video',
                     include_audio=True)  # else gradio would run FFmpeg's program, which need not be there
                 gr.Examples(
                     [[str(ASSETS / name)] for name in EXAMPLES.values()], [video], label='Or look at',
                     example_labels=list(EXAMPLES), api_visibility='private')
+            with gr.Column(min_width=0, elem_classes='flatzoo-answer'):
+                label = gr.Label(label='Top 5', num_top_classes=5)
+                animation = gr.HTML(empty[2])
+            with gr.Column(min_width=0, elem_classes='flatzoo-controls'):
                 with gr.Group():
                     model_name = gr.Dropdown(
                         list(models), value=models[0], label='Model',
@@ -147,9 +159,6 @@ def build_page(load: Callable[..., VideoModel], models: Sequence[str], limits: L
                 gr.Markdown(
                     f'Up to {limits.megabytes} MB and {limits.seconds} seconds. Your video is deleted when you remove '
                     f'it or leave this page, after {KEPT_MINUTES} minutes at the latest.', elem_classes='flatzoo-small')
-            with gr.Column(scale=3, min_width=320):
-                label = gr.Label(label='Top 5', num_top_classes=5)
-                animation = gr.HTML(empty[2])
         with gr.Row():
             with gr.Column(min_width=320):
                 super_image = gr.HTML(empty[0])

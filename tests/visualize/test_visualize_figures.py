@@ -3,8 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
+from flatzoo.visualize import fonts
 from flatzoo.visualize.animation import save_cam_gif
 from flatzoo.visualize.figures import cam_figure, frames_figure, importance_figure, overlay, super_image_figure
+from flatzoo.visualize.fonts import families
 
 pytest.importorskip('matplotlib', reason="needs pip install 'flatzoo[show]'")
 
@@ -41,8 +43,24 @@ def test_overlay_heats_where_the_map_is_high():
     assert torch.equal(cells[1, :, 8:], pictures[1, :, 8:]) and torch.equal(cells[1, :, :8, 8:], pictures[1, :, :8, 8:])
     assert (cells[1, :, :8, :8] == cells[1, :, :1, :1]).all()  # nothing leaves its cell
     assert overlay(random_pictures(1, 17, 19), torch.rand(1, 3, 3), (2, 2)).shape == (1, 3, 17, 19)
+    empty = overlay(pictures[1:], torch.ones(1, 4, 4), (2, 2), index=[[[0, 1], [2, -1]]])
+    assert (empty[0, :, 8:, 8:] == 100).all() and not (empty[0, :, 8:, :8] == 100).all()  # empty cells stay empty
     with pytest.raises(ValueError, match=r'as many maps \[N, h, w\], got torch.uint8 \[2, 3, 16, 16\] and \[1, 4, 4\]'):
         overlay(pictures, maps[:1])
+
+
+def test_names_of_any_script_find_a_font_or_a_word():
+    own = families('running')
+    assert families('Läufer, бег') == own  # in matplotlib's own font
+    with pytest.warns(UserWarning, match=r'no installed font has \U0001f6f8 \(flying\): boxes are drawn'):
+        assert families('\U0001f6f8' + 'a')[:len(own)] == own
+    fonts._characters_of.cache_clear()
+
+
+def test_a_font_of_the_system_steps_in(monkeypatch):
+    monkeypatch.setattr(fonts, '_installed', lambda: ('Latin', 'Han'))
+    monkeypatch.setattr(fonts, '_characters_of', lambda name, wanted: wanted if name == 'Han' else frozenset())
+    assert families('打篮球') == [*families('running'), 'Han']
 
 
 @pytest.mark.parametrize('count, rows', [(1, 1), (8, 1), (10, 2), (32, 4)])
@@ -82,7 +100,8 @@ def test_maps_lie_over_images_and_frames(num_images, grid, pictures, tmp_path):
     figure = cam_figure(
         random_pictures(num_images, 24 * rows, 32 * cols), torch.rand(num_images, 4, 4), random_pictures(4),
         torch.rand(4, 2, 2), index, TIMES[:4], 'title')
-    assert len(figure.axes) == pictures
+    assert len(figure.axes) == pictures + 1  # and the bar of colours
+    assert figure.axes[-1].get_xticklabels()[-1].get_text() == '1: most'
     assert_apart(figure)
     figure.savefig(tmp_path / 'cam.png')
     assert (tmp_path / 'cam.png').stat().st_size > 10_000

@@ -237,7 +237,7 @@ class _View:
         index, answer = (None, 'Where attention comes from') if method == 'rollout' else self._class()
         maps = class_activation_maps(self.model, self.clip, method, index, self.args.max_channels)
         of_frames = frame_maps(self.model, maps)[0]
-        legend = 'red: most of it' if maps.any() else 'no place speaks for it'
+        legend = 'yellow: most of it' if maps.any() else 'no place speaks for it'
         figure = cam_figure(
             self._images(), maps[0], self.pictures, of_frames, self.model.super_image.index, self.times,
             f'{answer}\n{METHODS[method]} ({legend}), {self.source}')
