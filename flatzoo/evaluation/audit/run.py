@@ -211,8 +211,10 @@ def rank_models(audits: Sequence[Audit]) -> list[dict[str, Any]]:
     def gain(found: Audit, control: str) -> Tensor:
         return found.correct['in_order'].double() - found.correct[control].double()
 
-    def place(found: Audit) -> tuple[int, float]:
-        return LEVELS.index(found.verdict.level), float(gain(found, found.verdict.best_order_free).mean())
+    def place(found: Audit) -> tuple[float, ...]:
+        level = 'frame' if found.verdict.level == 'undecided' else found.verdict.level  # what it gains then decides
+        gains = (gain(found, name).mean() for name in (found.verdict.best_order_free, found.verdict.best_single))
+        return LEVELS.index(level), *map(float, gains)
 
     rows: list[dict[str, Any]] = []
     ordered = sorted(audits, key=place, reverse=True)

@@ -102,7 +102,7 @@ def judge(
         reasons.append(f'The best single frame: {versus(single)}, p = {p["above every single frame"]:.2g}.')
         level, title = 'frame', 'one frame suffices'
         if not is_small(single):
-            level, title = 'undecided', 'whether it uses more than one frame, cannot be told'
+            level, title = 'undecided', 'may use more than one frame; that cannot be told'
             reasons.append(few)
     return Verdict(level, title, tuple(reasons), p, single, free)
 
