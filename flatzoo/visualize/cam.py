@@ -107,9 +107,10 @@ def frame_maps(model: VideoModel, maps: Tensor) -> Tensor:
     return model.super_image.inverse(maps.flatten(0, 1).unsqueeze(1)).squeeze(2)
 
 
-def _finer_level(model: VideoModel) -> nn.Module | None:
-    """The module of the last level that shows places within cells; None where the last one does, or none can."""
-    if isinstance(model, VideoMAE) or _reads_tokens(model):
+def _finer_level(model: VideoModel, maps: Tensor) -> nn.Module | None:
+    """The module of the last level that shows places within cells; None where the last maps do, or none can."""
+    points = min(side / cells for side, cells in zip(maps.shape[-2:], model.grid_size, strict=True))
+    if isinstance(model, VideoMAE) or points >= POINTS:
         return None
     cell = min(side / cells for side, cells in zip(model.image_size, model.grid_size, strict=True))
     levels = getattr(model.backbone, 'feature_info', None) or []
@@ -159,7 +160,7 @@ def _maps(model: VideoModel, clip: Tensor, target: int, method: Method, max_chan
         def get_cam_weights(self, input_tensor, target_layers, targets, activations, grads):
             return _ablation_weights(self.model, input_tensor, target, max_channels).cpu().numpy()
 
-    with _last_maps(model, clip) as (maps, tail), torch.enable_grad():  # [K, D, h, w]
+    with _last_maps(model, clip) as (maps, tail, is_slow), torch.enable_grad():  # [K, D, h, w]
         stack = maps.float().transpose(0, 1).flatten(1, 2)[None]  # [1, D, K * h, w]
 
         def logits_of(x: Tensor) -> Tensor:
@@ -167,7 +168,6 @@ def _maps(model: VideoModel, clip: Tensor, target: int, method: Method, max_chan
 
         end = _End(logits_of, stack)
         if method == 'ablation':
-            is_slow = _reads_tokens(model) or _finer_level(model) is not None
             max_channels = max_channels or (MAX_CHANNELS if is_slow else stack.shape[1])
             cam = AblationCAM(end, [end.tap], uses_gradients=False)
         else:
@@ -193,17 +193,28 @@ def _ablation_weights(end: nn.Module, maps: Tensor, target: int, max_channels: i
 
 
 @contextlib.contextmanager
-def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor], bool]]:
     """The last maps of a clip that the classifier depends on, and a function from maps to logits.
 
     Yields:
-        Maps `[K, D, h, w]`, and a function from changed ones of n clips, `[n, K, D, h, w]`, to logits
-        `[n, num_classes]`.
+        Maps `[K, D, h, w]`, a function from changed ones of n clips, `[n, K, D, h, w]`, to logits
+        `[n, num_classes]`, and whether that runs the whole model.
 
     Raises:
         ValueError: The features of the backbone are not maps.
     """
-    handle, passes, calls, tap = None, 1, [], _finer_level(model)
+    handle, tap, passes = None, None, 1
+    seen: list[Tensor] = []
+    kept: list[Tensor] = []
+    calls: list[int] = []
+
+    def look_or_change(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
+        if not seen:
+            kept.append(out)
+            return None
+        calls.append(1)  # AIM runs the norm twice, once for time; its last output is looked at, and changed
+        return seen.pop() if len(calls) == passes else None
+
     if model.num_images not in (1, model.super_image.num_images):
         raise ValueError(
             f'{_name(model)} sees grids and frames of a clip on two paths, so there is no single map of its images. '
@@ -216,27 +227,16 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
                 f'the classifier of {_name(model)} reads a class token, and it has no blocks[-1].norm1 to look at. '
                 "Build it with global_pool='avg' if it takes that, or look at the importance of frames.")
         tap = norm
-    if tap is not None:
-        seen: list[Tensor] = []
-        kept: list[Tensor] = []
-
-        def look_or_change(module: nn.Module, args: tuple, out: Tensor) -> Tensor | None:
-            if not seen:
-                kept.append(out)
-                return None
-            calls.append(1)  # AIM runs the norm twice, once for time; its last output is looked at, and changed
-            return seen.pop() if len(calls) == passes else None
-
-        handle = tap.register_forward_hook(look_or_change)
     try:
         with torch.no_grad():
-            if handle is None:
-                features = model.forward_features(clip)
-            else:
+            if tap is None:
+                form = _MapForm(model, model.forward_features(clip))
+                tap = _finer_level(model, form.maps)
+            if tap is not None:
+                handle = tap.register_forward_hook(look_or_change)
                 model(clip)
-                passes, features = len(kept), kept[-1]
+                passes, form = len(kept), _MapForm(model, kept[-1])
                 kept.clear()
-        form = _MapForm(model, features)
 
         def tail(maps: Tensor) -> Tensor:
             changed = form.to_features(maps)
@@ -246,7 +246,7 @@ def _last_maps(model: VideoModel, clip: Tensor) -> Iterator[tuple[Tensor, Callab
             calls.clear()
             return model(clip.expand(len(maps), -1, -1, -1, -1))
 
-        yield form.maps, tail
+        yield form.maps, tail, handle is not None
     finally:
         if handle is not None:
             handle.remove()
