@@ -138,7 +138,7 @@ def test_released_files_are_joined_with_the_image_weights(published):
 
 def test_released_files_without_their_image_weights_are_refused():
     _, weights, twin = golden('st_adapter_pre_mlp_3x1x1')
-    with pytest.raises(RuntimeError, match='only what ST-Adapter trains.*quickgelu_224.openai, which cannot be had'):
+    with pytest.raises(RuntimeError, match='only what ST-Adapter trains.*quickgelu_224.openai, which cannot be loaded'):
         convert_state_dict(released(weights), 'st_adapter_clip_b', bottleneck=24, **twin)
 
 
