@@ -101,6 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     draw_idea(args.out / 'idea.png')
+    shrink_picture(args.out / 'idea.png')
     for name, (num_frames, layouts) in PICTURES.items():
         draw_layouts(args.out / f'{name}.png', num_frames, layouts)
     if args.layouts_only:
