@@ -48,7 +48,7 @@ class TestSifar(ModelTester):
         'swin_time': dict(SWIN, layout='time:2', img_size=64, window_size=(4, 4, 4, None)),
         'resnet_c7': RESNET,
     }
-    compiled = ('swin_tiny', 'swin_time', 'resnet_c7')
+    compiled = ('swin_time', 'resnet_c7')
 
 
 class TestSuperImage(ModelTester):
@@ -62,4 +62,4 @@ class TestSuperImage(ModelTester):
         'test_vit3-time': dict(model_name='superimage', backbone='test_vit3', img_size=64, layout='time:2:temporal'),
         'test_byobnet-random': dict(model_name='superimage', backbone='test_byobnet', img_size=32, layout='random:2x4'),
     }
-    compiled = ('test_vit', 'test_resnet-time', 'test_byobnet-random')
+    compiled = ('test_resnet-time', 'test_byobnet-random')
