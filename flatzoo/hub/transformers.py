@@ -89,7 +89,7 @@ class FlatzooForVideoClassification(TimmWrapperForImageClassification):
                 'save_pretrained(..., with_backbone=True).')
         super().__init__(config)
         self.timm_model.saved_protocol = protocol_of_config(block, where)
-        self.timm_model.temporal = temporal_of_config(block, where)
+        self.timm_model.temporal_contract = temporal_of_config(block, where)
         # mean and standard deviation, by which uint8 clips are normalised, are those of the checkpoint
         cfg = getattr(config, 'pretrained_cfg', None) or {}
         self.timm_model.pretrained_cfg = {**self.timm_model.pretrained_cfg, **cfg, **stats_of_config(block)}

@@ -121,7 +121,7 @@ def plan_windows(
 ) -> WindowPlan:
     """Says how long the windows of a model are, and what it sees of them.
 
-    The length is `window`; or else that of the clips of the model's training (`model.temporal`, which `flatzoo train`
+    The length is `window`; or else that of the clips of the model's training (`model.temporal_contract`, which `flatzoo train`
     keeps in config.json); or that of a clip of a dense protocol at 30 frames per second; or 2 seconds.
 
     Args:
@@ -141,7 +141,7 @@ def plan_windows(
         protocol = dataclasses.replace(eval_protocol(model), num_clips=1)
     elif protocol.sampling == 'dense' and protocol.num_clips > 1:
         raise ValueError('a window holds one clip of a dense protocol; give num_clips=1')
-    contract = model.temporal
+    contract = model.temporal_contract
     is_default = False
     if window is not None:
         source = 'as asked'

@@ -261,7 +261,7 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
     if source.saved is None or not isinstance(model, model_cls):
         return
     model.saved_protocol = protocol_of_config(*source.saved)
-    model.temporal = temporal_of_config(*source.saved)
+    model.temporal_contract = temporal_of_config(*source.saved)
     if source.weights is not None and source.cfg.num_classes == model.num_classes > 0 and not model.head_trained:
         raise ValueError(
             f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '

@@ -25,9 +25,9 @@ The paper puts one adapter in front of attention. The released code for Kinetics
 
 AM Flow's tables print 7 M and 11 M trained parameters for it. No width of the released code gives 11 M.
 
-The released files can only be downloaded by hand. They have only the trained part, without the frozen CLIP. `flatzoo
-convert` joins them with CLIP's image weights. `pretrained=True` loads these image weights; adapters and head are
-untrained.
+The released files can only be downloaded by hand. They have only the trained part, without the frozen CLIP. The
+command `flatzoo convert` joins them with CLIP's image weights. `pretrained=True` loads these image weights; adapters
+and head are untrained.
 
     model = timm.create_model('st_adapter_clip_b', pretrained=True, num_classes=51)
     model.freeze_backbone()

@@ -393,12 +393,12 @@ class Trainer:
 
     @functools.cached_property
     def temporal(self) -> TemporalContract | None:
-        return build.temporal_of(self.recipe, self.model, self.train_list) or self.model.temporal
+        return build.temporal_of(self.recipe, self.model, self.train_list) or self.model.temporal_contract
 
     def _save_best(self) -> None:
         model = self.whole_model()
         if self.processes.first:
-            model.temporal = self.temporal
+            model.temporal_contract = self.temporal
             files.save_model(model, self.folder, self.train_list.classes, self.protocol)
 
     def _save_last(self) -> None:

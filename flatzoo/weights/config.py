@@ -59,7 +59,7 @@ def video_block(model: Any, protocol: EvalProtocol, mean: tuple[float, ...], std
         'protocol': protocol.to_dict(),
         'mean': list(mean),
         'std': list(std),
-        **({} if model.temporal is None else {'temporal': model.temporal.to_dict()}),
+        **({} if model.temporal_contract is None else {'temporal': model.temporal_contract.to_dict()}),
     }
 
 

@@ -56,7 +56,7 @@ def test_a_file_of_groups_is_no_list_of_clips(root):
 @pytest.mark.parametrize('head, lines, message', [
     ('a,b', ['1,2'], r'groups.csv: needs a column path and a column group, it has a, b'),
     ('path,group', ['x.mp4,1', 'x.mp4,2'], r'groups.csv, line 3: x.mp4 is of the group 1 in a former line and of 2'),
-    ('path,group', ['x.mp4'], 'line 2: wanted 2 columns'),
+    ('path,group', ['x.mp4'], 'line 2: should have 2 columns'),
 ])
 def test_files_that_are_none(root, head, lines, message):
     write_groups(root, *lines, head=head)

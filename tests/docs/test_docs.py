@@ -111,6 +111,7 @@ def _sphinx(builder, folder):
         capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow  # a minute and more
 def test_sphinx_has_nothing_to_say(tmp_path):
     process = _sphinx('html', tmp_path)
     assert process.returncode == 0, process.stderr[-6000:]

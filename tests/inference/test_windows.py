@@ -155,7 +155,7 @@ def test_the_length_of_a_window(model):
     model = build()
     assert plan_windows(model).window == 2 and plan_windows(model).is_default
     assert plan_windows(model, protocol=EvalProtocol('dense', stride=15)).window == 2
-    model.temporal = TemporalContract(1.5, 4, .375)
+    model.temporal_contract = TemporalContract(1.5, 4, .375)
     assert plan_windows(model).window == 1.5 and not plan_windows(model).is_default
     assert plan_windows(model, window=3).window == 3
     for wrong in (0, -1, float('nan'), 'x', True):
@@ -167,11 +167,11 @@ def test_the_length_of_a_window(model):
 
 def test_the_contract_travels_with_the_weights(tmp_path):
     model = build()
-    model.temporal = TemporalContract(1.5, 4, .375)
+    model.temporal_contract = TemporalContract(1.5, 4, .375)
     flatzoo.save_pretrained(model, tmp_path, label_names=list('abcde'))
     config = json.loads((tmp_path / 'config.json').read_text())
     assert config['video']['temporal'] == {'seconds': 1.5, 'frames': 4, 'stride': .375}
-    assert timm.create_model(f'local-dir:{tmp_path}', pretrained=True).temporal == model.temporal
+    assert timm.create_model(f'local-dir:{tmp_path}', pretrained=True).temporal_contract == model.temporal_contract
     config['video']['temporal']['seconds'] = -1
     (tmp_path / 'config.json').write_text(json.dumps(config))
     with pytest.raises(ValueError, match='temporal.*seconds'):

@@ -143,8 +143,7 @@ def test_labels_follow_the_head(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize('change', [
-    dict(img_size=64), dict(num_frames=16), dict(layout='2x4'), dict(layout='time:2'), dict(img_size=(32, 64),
-    num_frames=4),
+    dict(num_frames=16), dict(layout='time:2'), dict(img_size=(32, 64), num_frames=4, layout='2x4'),
 ], ids=str)
 @pytest.mark.parametrize('args', [
     dict(backbone=name) for name in ('test_resnet', 'test_vit', 'test_vit3', 'test_maxvit', 'test_coatnet')

@@ -1,9 +1,9 @@
 """Procedural labelled actions: a small video data set that is rendered from a seed, without a download.
 
-There are sixteen actions in eight pairs. One action of a pair is the other one played backwards: a clip of class `2p +
-1` is the clip of class `2p` for the same seed, with its frames in reverse order. The two classes thus have exactly the
-same frames, and a model that ignores the order of frames cannot tell them apart better than chance. Only motion can be
-learned.
+There are sixteen actions in eight pairs. One action of a pair is the other one played backwards: a clip of class
+`2p + 1` is the clip of class `2p` for the same seed, with its frames in reverse order. The two classes thus have
+exactly the same frames, and a model that ignores the order of frames cannot tell them apart better than chance. Only
+motion can be learned.
 
 A single frame also shows things: the shape and the texture of the object, and the texture of the place. They have
 labels too, from which an image model can be trained first. Rendering needs torch. PyAV decodes, once, the real clip
