@@ -121,8 +121,8 @@ def plan_windows(
 ) -> WindowPlan:
     """Says how long the windows of a model are, and what it sees of them.
 
-    The length is `window`; or else that of the clips of the model's training (`model.temporal_contract`, which `flatzoo train`
-    keeps in config.json); or that of a clip of a dense protocol at 30 frames per second; or 2 seconds.
+    The length is `window`; or else that of the clips of the model's training (`model.temporal_contract`, which
+    `flatzoo train` keeps in config.json); or that of a clip of a dense protocol at 30 frames per second; or 2 seconds.
 
     Args:
         model: The model.

@@ -122,7 +122,7 @@ class VideoModel(nn.Module):
         self.head_trained = False  # until weights with a classifier of this size are loaded
         self.saved_protocol: EvalProtocol | None = None  # of a saved model; registered weights have it in their record
         self.borrowed: Borrowed | None = None  # whose backbone a saved model borrows, which its file then lacks
-        self.temporal_contract: TemporalContract | None = None  # length of the clips of its training, where that is known
+        self.temporal_contract: TemporalContract | None = None  # length of the clips of its training, if known
         self.lender_args: dict[str, Any] = {}  # by which the model that lends it is built
         self._pretrained_cfg: dict[str, Any] = {}
         self._args = dict(num_frames=num_frames, layout=str(self.layout))

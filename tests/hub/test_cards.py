@@ -220,7 +220,9 @@ def ran(tmp_path_factory, cards) -> tuple[HubServer, dict[str, dict]]:
     snippets_ = {name: dict(code=snippets(cards[f'{name}.md'])[0], args=tiny(BACKBONES, name) | tiny(AROUND, name))
                  for name in NAMES}
     with HubServer(folder / 'root', orgs=tuple({name.split('/')[0] for name in repositories})) as hub:
-        env = {**os.environ, **hub.env(folder / 'home'), 'TORCH_HOME': str(folder / 'torch'), 'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')])}
+        env = {
+            **os.environ, **hub.env(folder / 'home'), 'TORCH_HOME': str(folder / 'torch'),
+            'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'tests')])}
         result = subprocess.run(
             [sys.executable, __file__], input=json.dumps(dict(repositories=repositories, snippets=snippets_)),
             capture_output=True, text=True, env=env)

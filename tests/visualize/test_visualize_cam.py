@@ -1,6 +1,6 @@
 """Class activation maps, attention rollout and frame importance: that they point at what decides, in every family."""
+import amflow_cases
 import pytest
-import test_amflow
 import torch
 import torch.nn.functional as F
 from adapter_cases import BACKBONES
@@ -26,9 +26,9 @@ FAMILIES = {  # arguments, points of a frame's map, whether it is a plain transf
     'videomae': (dict(model_name='videomae_vit_b', img_size=(32, 48), **VIT), (2, 3), True, False),
     'time_videomae': (dict(model_name='time_videomae_b', img_size=(32, 64), **VIT), (1, 2), True, False),
     'time_vit': (dict(model_name='time_vit_b', img_size=32, num_new_frames=4, **VIT), (1, 1), True, True),
-    'amflow': (test_amflow.VIT, (4, 4), True, True),
-    'amflow_eva': (test_amflow.EVA, (4, 4), True, True),
-    'amflow_hiera': (test_amflow.HIERA, (2, 2), False, True),
+    'amflow': (amflow_cases.VIT, (4, 4), True, True),
+    'amflow_eva': (amflow_cases.EVA, (4, 4), True, True),
+    'amflow_hiera': (amflow_cases.HIERA, (2, 2), False, True),
     'aim': (dict(BACKBONES['clip'], model_name='aim_clip_b'), (4, 4), False, True),
     'zeroi2v_mean': (dict(BACKBONES['siglip2'], model_name='zeroi2v_clip_b'), (4, 4), False, True),
 }
