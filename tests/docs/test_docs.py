@@ -25,7 +25,13 @@ WITH_CODE = [
     if any(block.language in ('python', 'sh') and block.marker != 'skip' for block in blocks(page.read_text()))]
 
 
-@pytest.mark.parametrize('page', WITH_CODE, ids=_name)
+FIRST = ('README.md', 'quick_start.md', 'fine_tune.md', 'index.md', 'long_videos.md', 'families.md', 'layouts.md',
+         'command_line.md', 'service.md', 'speed.md')
+"""Pages that the plain command runs. The others take a quarter to three quarters of a minute each: `-m slow`."""
+
+
+@pytest.mark.parametrize('page', [
+    page if page.name in FIRST else pytest.param(page, marks=pytest.mark.slow) for page in WITH_CODE], ids=_name)
 def test_the_code_runs(page, tmp_path):
     code = ''.join(block.code for block in blocks(page.read_text()) if not block.marker)
     needs = {
