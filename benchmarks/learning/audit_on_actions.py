@@ -6,9 +6,12 @@ The shipped SIFAR, which has learned the order of the frames; and two linear hea
 held still, so that they cannot know the order: on the mean over all frames, and on the middle frame alone.
 """
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository: benchmarks.common, flatzoo
 
 import timm
 import torch
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> dict[str, Audit]:
     if args.out is not None:
         write_pages(list(audits.values()), args.out, (
             f'python benchmarks/learning/audit_on_actions.py (flatzoo; {seconds:.0f} s of CPU time with training, '
-            f'torch {torch.__version__}, {torch.get_num_threads()} thread)'))
+            f'{cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} thread)'))
         args.out.with_suffix('.html').unlink()  # the page of results is Markdown
     return audits
 

@@ -38,6 +38,7 @@ import flatzoo
 from benchmarks.common.files import write_file
 from benchmarks.common.frames_vit import WEIGHTS
 from benchmarks.common.learning_report import write_report
+from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import ACTIONS, write_action
 
 RESULTS = Path(__file__).parents[1] / 'results'
@@ -240,7 +241,7 @@ def run(name: str, experiment: Experiment, args: argparse.Namespace) -> dict:
             'python': platform.python_version(), 'flatzoo': flatzoo.__version__, 'torch': torch.__version__,
             'timm': timm.__version__},
         'hardware': torch.cuda.get_device_name() if torch.cuda.is_available() and args.device != 'cpu' else
-        f'{platform.machine()} CPU, threads of the training process: {torch.get_num_threads()}',
+        f'{cpu_name()}, threads of the training process: {torch.get_num_threads()}',
     }
 
 

@@ -21,7 +21,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import resource
 import shlex
 import subprocess
@@ -37,6 +36,7 @@ import torch
 
 import flatzoo
 from benchmarks.common.files import write_file
+from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import ACTIONS, write_action
 
 RESULTS = Path(__file__).parents[1] / 'results'
@@ -127,7 +127,7 @@ def row_of(
         'train_top1': round(float(rows[-1]['train_top1']), 2), 'epochs': len(rows),
         'curve': [[int(row['epoch']), round(float(row['eval_top1']), 2)] for row in rows if row['eval_top1']],
         'cpu_seconds': round(cpu), 'seconds': round(seconds), 'threads': torch.get_num_threads(),
-        'chosen': recipe.get('reasons'), 'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+        'chosen': recipe.get('reasons'), 'machine': f'{cpu_name()}, {os.cpu_count()} cores',
         'versions': {'flatzoo': flatzoo.__version__, 'torch': torch.__version__, 'timm': timm.__version__}}
 
 

@@ -28,6 +28,7 @@ from torch import nn
 import flatzoo
 from benchmarks.common.actions import measure_orders, predict, share, train
 from benchmarks.common.files import write_file
+from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import ACTIONS, write_action
 from flatzoo.data.protocol import EvalProtocol
 
@@ -114,7 +115,7 @@ def main() -> None:
             'python': platform.python_version(), 'flatzoo': flatzoo.__version__,
             'torch': torch.__version__, 'timm': timm.__version__,
         },
-        'hardware': f'{platform.machine()} CPU, {os.cpu_count()} cores; {args.threads} threads, one process renders',
+        'hardware': f'{cpu_name()}, {os.cpu_count()} cores; {args.threads} threads, one process renders',
     }
     print(json.dumps(results['eval'], indent=2))
     if args.results:

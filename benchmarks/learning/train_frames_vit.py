@@ -33,6 +33,7 @@ import flatzoo
 from benchmarks.common.actions import share
 from benchmarks.common.files import write_file
 from benchmarks.common.frames_vit import ARCHITECTURE, WEIGHTS
+from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import ActionFrames
 
 GROUPS = {name: len(names) for name, names in ActionFrames.classes.items()}
@@ -167,7 +168,7 @@ def main() -> None:
             'python': platform.python_version(), 'flatzoo': flatzoo.__version__,
             'torch': torch.__version__, 'timm': timm.__version__,
         },
-        'hardware': f'{platform.machine()} CPU, {args.threads} threads',
+        'hardware': f'{cpu_name()}, {args.threads} threads',
     }
     if args.results:
         write_file(args.results, (json.dumps(results, indent=2) + '\n').encode())

@@ -8,15 +8,18 @@ weights are random, which changes no time: an accuracy on them would mean nothin
 import argparse
 import dataclasses
 import os
-import platform
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository: benchmarks.common, flatzoo
+
 import torch
 
 import flatzoo
+from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import ACTIONS, write_action
 from flatzoo.inference.embed import every_split
 
@@ -91,19 +94,11 @@ def page(steps: list[tuple[str, float, float]], args: argparse.Namespace) -> str
         '# A classifier from 120 clips\n\n'
         '`python benchmarks/speed/few_clips.py --out benchmarks/results/few_clips.md`\n\n'
         f'{args.clips} rendered clips of {FRAMES / FPS:.0f} s at {SIZE}x240, `{args.model}` with random weights at '
-        f'{args.img_size} pixels, 4 frames, fp32. {_processor()}, {os.cpu_count()} cores shared with other work, '
+        f'{args.img_size} pixels, 4 frames, fp32. {cpu_name()}, {os.cpu_count()} cores shared with other work, '
         f'{torch.get_num_threads()} thread of torch, torch {torch.__version__}.\n\n'
         f'| step | CPU seconds | seconds |\n|---|---|---|\n{rows}\n\n'
         f'Embed, logistic probe and save take {total:.0f} s of CPU time. The seconds of the clock were measured beside '
         'other work and are upper bounds.\n')
-
-
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == '__main__':

@@ -36,8 +36,9 @@ def test_the_search_sees_the_people_of_train_alone(recipe, tmp_path):
 def test_the_arms_are_options_that_there_are(recipe):
     for options in recipe.ARMS.values():
         given = vars(cli._parser().parse_args(['train', 'folder', 'data', *options]))
-        load_recipe(None, **{key: value for key, value in given.items() if key not in (
+        chosen = load_recipe(None, **{key: value for key, value in given.items() if key not in (
             'command', 'run', 'config', 'recipe')})
+        assert chosen.spec == 'folder' and chosen.root == 'data'
 
 
 def test_a_run_is_kept_once_and_stands_on_the_page(recipe, tmp_path, monkeypatch):
