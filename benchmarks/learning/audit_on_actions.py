@@ -17,6 +17,7 @@ import timm
 import torch
 from torch import Tensor
 
+from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import ACTIONS, ActionClips, write_action_folder
 from flatzoo.data.lists import read_videos
 from flatzoo.evaluation.audit.page import write_pages
