@@ -2,6 +2,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor
 
@@ -130,6 +131,8 @@ class TubeletEmbed(PatchEmbed):
                 f'got {list(x.shape)}.'
             )
         x = x.reshape(-1, self.tubelet_size * chans, height, width)  # [B * T / t, t * C, H, W]
-        x = self.proj(x).flatten(2).transpose(1, 2)  # [B * T / t, h * w, D]
+        x = x.unflatten(3, (-1, self.patch_size[1])).unflatten(2, (-1, self.patch_size[0]))  # [.., t * C, h, p, w, p]
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B * T / t, h * w, t * C * p * p]
+        x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)  # [B * T / t, h * w, D]
         x = x.reshape(-1, self.num_patches, x.shape[-1])  # [B, T / t * h * w, D]
         return self.norm(x) + self.pos_embed
