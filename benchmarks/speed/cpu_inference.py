@@ -2,8 +2,9 @@
 
 Variants take turns in every round, each round in another order, in one process, and ratios are taken round by round;
 medians are given, and beside the one that counts the lower end of its 95 % interval. With one thread time is CPU time
-of the process, which other programs disturb less than the clock's; with several it is the clock's. Backends: `stock` is timm's default (attention of Swin Transformers by separate products, linear layers by the
-BLAS that torch was built with), `sdpa` the same with scaled_dot_product_attention, `compile` torch.compile of stock,
+of the process, which other programs disturb less than the clock's; with several it is the clock's. Backends: `stock`
+is timm's default (attention of Swin Transformers by separate products, linear layers by the BLAS that torch was built
+with), `sdpa` the same with scaled_dot_product_attention, `compile` torch.compile of stock,
 `optimized` flatzoo.optimize (linear layers by oneDNN, attention by scaled_dot_product_attention).
 
 The floor is the time in which this machine does the model's multiply-adds at the rate of packed oneDNN products of the
