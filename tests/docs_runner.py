@@ -43,6 +43,7 @@ _BACKBONE = 'convnext_tiny'
 
 SHORTER = {  # what begins a command -> the options that make it short
     ('flatzoo', 'train'): ['--epochs', '1', '--warmup-epochs', '0', '--workers', '0'],
+    ('flatzoo', 'crossval'): ['--epochs', '1', '--warmup-epochs', '0', '--workers', '0'],
     ('flatzoo', 'validate'): ['--workers', '0'],
     ('flatzoo', 'data', 'render'): ['--clips', '4', '--classes', '4', '--size', '64', '--frames', '8'],
     ('python', '-m', 'pytest'): ['-p', 'no:cacheprovider', '-k', 'not compile and not export'],
