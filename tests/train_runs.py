@@ -119,7 +119,7 @@ def start(recipe, folder, rank=0, world=1, port=0, curve=None, kill=None):
     return process
 
 
-def finish(processes, folder, timeout=120):
+def finish(processes, folder, timeout=600):
     """Waits for processes and fails with what they said."""
     for process in processes:
         process.join(timeout)

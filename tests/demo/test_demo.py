@@ -385,7 +385,7 @@ def test_refusals(name, data, reason, page, server, tmp_path):
 def test_the_server_refuses_large_files(server):
     """And not the page alone."""
     answers = [
-        httpx.post(f'{server[0]}gradio_api/upload', files={'files': ('clip.mp4', bytes(size), 'video/mp4')}, timeout=60)
+        httpx.post(f'{server[0]}gradio_api/upload', files={'files': ('clip.mp4', bytes(size), 'video/mp4')}, timeout=99)
         for size in (2 ** 20 - 4096, 2 ** 20 + 4096)]
     assert [answer.status_code for answer in answers] == [200, 413]
     [kept] = uploads(server)

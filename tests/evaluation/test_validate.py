@@ -219,7 +219,7 @@ def on_processes(world, model, videos, tmp_path):
         for rank in range(world)]
     for worker in workers:
         worker.start()
-    results = {rank: pickle.loads(result) for rank, result in (box.get(timeout=120) for _ in workers)}
+    results = {rank: pickle.loads(result) for rank, result in (box.get(timeout=600) for _ in workers)}
     for worker in workers:
         worker.join()
     return [results[rank] for rank in range(world)]

@@ -64,6 +64,15 @@ def silent(monkeypatch, tmp_path):
         huggingface_hub.close_session()
 
 
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses that the client of the Hub makes before it asks again, in seconds. They are not waited for."""
+    waited = []
+    clock = SimpleNamespace(**{**vars(time), 'sleep': waited.append})
+    monkeypatch.setattr('huggingface_hub.utils._http.time', clock)
+    return waited
+
+
 def cache_file(name=WEIGHTS, repo='models--alice--net'):
     [path] = Path(constants.HF_HUB_CACHE, repo).glob(f'snapshots/*/{name}')
     return path
@@ -97,7 +106,7 @@ def publish(folder, repo='alice/net'):
 # the network
 
 @pytest.mark.parametrize('kind', ['nowhere', 'silent'])
-def test_no_network(kind, request, tmp_path, capsys):
+def test_no_network(kind, request, tmp_path, capsys, pauses):
     url = request.getfixturevalue(kind)
     save_pretrained(small_model(), tmp_path / 'run')
     for ask in (
@@ -110,9 +119,7 @@ def test_no_network(kind, request, tmp_path, capsys):
         lambda: refusal(lambda: timm.create_model(
             'superimage', backbone='test_resnet.r160_in1k', img_size=32, num_frames=4, pretrained=True)),
     ):
-        start = time.monotonic()
-        assert f'{url} cannot be reached' in ask()
-        assert time.monotonic() - start < 6
+        assert f'{url} cannot be reached' in ask() and pauses == []
 
 
 def refusal(call):
@@ -124,30 +131,25 @@ def refusal(call):
 def test_no_network_for_an_address(nowhere, monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     overlay = dict(url=f'{nowhere}/weights.pth')
-    start = time.monotonic()
     says = refusal(lambda: timm.create_model('sifar_swin_tiny', pretrained=True, pretrained_cfg_overlay=overlay))
     assert f'{nowhere}/weights.pth cannot be downloaded' in says and 'overlay' in says
-    assert time.monotonic() - start < 3 and not list(tmp_path.rglob('*.pth'))
+    assert not list(tmp_path.rglob('*.pth'))
 
 
-def test_no_network_on_timms_own_way(nowhere, monkeypatch):
+def test_no_network_on_timms_own_way(nowhere, pauses):
     """timm asks for config.json before our code runs, with the retries of the client; in the end it says why."""
-    waited = []
-    clock = SimpleNamespace(**{**vars(time), 'sleep': waited.append})
-    monkeypatch.setattr('huggingface_hub.utils._http.time', clock)
     with pytest.raises(huggingface_hub.errors.LocalEntryNotFoundError, match='[Cc]heck your connection'):
         timm.create_model('hf-hub:alice/net', pretrained=True)
-    assert sum(waited) > 10  # which is why pull() does not go this way
+    assert sum(pauses) > 10  # which is why pull() does not go this way
 
 
-def test_no_network_and_a_cached_copy(net, hub, monkeypatch, caplog):
+def test_no_network_and_a_cached_copy(net, hub, monkeypatch, caplog, pauses):
     flatzoo.pull('alice/net')
     monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
     monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', 'http://127.0.0.1:9/{repo_id}/{revision}/{filename}')
-    start = time.monotonic()
     assert flatzoo.pull('alice/net', verify=True).head_trained
     assert timm.create_model('hf-hub:alice/net', pretrained=True).head_trained
-    assert time.monotonic() - start < 4 and 'does not answer' in caplog.text
+    assert pauses == [] and 'does not answer' in caplog.text
 
 
 def test_offline(net, hub, monkeypatch, capsys, tmp_path):
@@ -170,13 +172,12 @@ def test_offline(net, hub, monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize('status, says', [(503, 'answers with error 503'), (429, 'answers with error 429')])
-def test_a_hub_that_is_not_well(status, says, net, hub, capsys, tmp_path):
+def test_a_hub_that_is_not_well(status, says, net, hub, capsys, tmp_path, pauses):
     save_pretrained(net, tmp_path / 'run')
     hub.faults.append(Fault(status=status))
-    start = time.monotonic()
     assert says in command(capsys, 'pull', 'alice/net')
     assert says in command(capsys, 'push', tmp_path / 'run', 'alice/net')
-    assert time.monotonic() - start < 4
+    assert pauses == []
 
 
 def test_what_is_no_hub(hub, capsys, tmp_path):
@@ -426,9 +427,7 @@ def test_a_push_that_is_killed(net, hub, tmp_path):
     (Fault('POST .*/commit/', drop='before'), 'cannot be reached'),
     (Fault('POST .*/commit/', status=500), 'error 500'),
 ])
-def test_a_commit_that_fails(fault, says, net, hub, monkeypatch):
-    clock = SimpleNamespace(**{**vars(time), 'sleep': lambda seconds: None})
-    monkeypatch.setattr('huggingface_hub.utils._http.time', clock)
+def test_a_commit_that_fails(fault, says, net, hub, pauses):
     before = HfApi().model_info('alice/net').sha
     hub.faults.append(fault)
     assert says in refusal(lambda: push_to_hub(small_model(1), 'alice/net', tag='v2'))

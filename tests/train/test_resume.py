@@ -57,7 +57,7 @@ def go_on(root, folder, errors):
 def test_killed_while_a_file_is_written(root, straight, tmp_path, name, call, names):
     folder = tmp_path / 'run'
     process = start(small_recipe(root, folder, **OPTIONS), tmp_path, kill=(name, call, names))
-    process.join(120)
+    process.join(600)
     assert process.exitcode == -9
     go_on(root, folder, tmp_path / 'second')
     check_same_end(folder, straight)
