@@ -1,13 +1,13 @@
 """Small training runs for tests, in this process or in others that can be killed or train together."""
 import contextlib
 import json
-import multiprocessing
 import os
 import socket
 from pathlib import Path
 
 import numpy as np
 import torch
+from processes import FORKSERVER
 
 from flatzoo.data.actions import ACTIONS, write_action
 from flatzoo.train import checkpoint, loop
@@ -111,10 +111,8 @@ def _die_at(name, call, names=1):
 
 def start(recipe, folder, rank=0, world=1, port=0, curve=None, kill=None):
     """Starts a process that trains; the server that it comes from has imported everything."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['flatzoo.train.loop'])  # modules that are installed; not all take sys.path
     arguments = (recipe.to_dict(), rank, world, port, curve, str(Path(folder, 'error')), kill)
-    process = context.Process(target=_child, args=arguments, daemon=False)
+    process = FORKSERVER.Process(target=_child, args=arguments, daemon=False)
     process.start()
     return process
 

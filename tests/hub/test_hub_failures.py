@@ -3,8 +3,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +14,7 @@ import torch
 from fake_hub.client import connect, served_hub, small_model
 from fake_hub.server import Fault, HubServer
 from huggingface_hub import HfApi, constants
+from processes import Process, on_hub
 from timm.models import save_for_hf
 
 import flatzoo
@@ -363,26 +362,18 @@ def test_incomplete_file_of_an_address(tmp_path, monkeypatch):
 
 # two at once, and killed ones
 
-def process(code, server, home, *args):
-    env = {**os.environ, **server.env(home), 'OMP_NUM_THREADS': '1'}
-    env['PYTHONPATH'] = str(Path(flatzoo.__file__).parents[1])
-    command = [sys.executable, '-c', code, *map(str, args)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-PULL = '''
-import sys, flatzoo.hub.pull
-print('ready', flush=True)
-print(flatzoo.hub.pull.download('alice/net', sys.argv[1], verify=True))
-'''
+def pull_net(folder):
+    download('alice/net', folder, verify=True)
 
 
 def test_two_processes_pull_at_once(net, hub, tmp_path):
     hub.faults.append(Fault('GET .*(safetensors|json)', delay=0.3))
-    processes = [process(PULL, hub, tmp_path / 'both', tmp_path / 'mine') for _ in range(2)]
+    home = tmp_path / 'both'
+    processes = [
+        Process(tmp_path / name, on_hub, hub.url, hub.token, home, pull_net, tmp_path / 'mine') for name in ('a', 'b')]
     for one in processes:
-        out, err = one.communicate(timeout=600)
-        assert one.returncode == 0, err
+        done = one.wait()
+        assert done.returncode == 0, done.stderr
     assert {file.name for file in (tmp_path / 'mine').iterdir()} == {
         'README.md', 'config.json', 'video_preprocessor_config.json', WEIGHTS}
     other = timm.create_model(f'local-dir:{tmp_path / "mine"}', pretrained=True).eval()
@@ -390,12 +381,8 @@ def test_two_processes_pull_at_once(net, hub, tmp_path):
     assert torch.equal(other(clip), net(clip))
 
 
-PUSH = '''
-import sys, timm, flatzoo
-model = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)
-print('ready', flush=True)
-flatzoo.push_to_hub(model, 'alice/net')
-'''
+def push_net(folder):
+    push_to_hub(timm.create_model(f'local-dir:{folder}', pretrained=True), 'alice/net')
 
 
 def test_a_push_that_is_killed(net, hub, tmp_path):
@@ -404,17 +391,16 @@ def test_a_push_that_is_killed(net, hub, tmp_path):
     other = small_model(1)
     save_pretrained(other, tmp_path / 'run')
     hub.faults.append(Fault('PUT /lfs/', delay=60, drop='before'))
-    one = process(PUSH, hub, tmp_path / 'other', tmp_path / 'run')
+    batches = sum(path.endswith('/lfs/objects/batch') for _, path, _ in hub.requests)
+    one = Process(tmp_path / 'log', on_hub, hub.url, hub.token, tmp_path / 'other', push_net, tmp_path / 'run')
     try:
-        assert one.stdout.readline() == 'ready\n'
-        deadline = time.monotonic() + 300
-        while sum(path.endswith('/lfs/objects/batch') for _, path, _ in hub.requests) < 2:  # then come the weights
-            assert time.monotonic() < deadline and one.poll() is None
+        deadline = time.monotonic() + 600
+        while sum(path.endswith('/lfs/objects/batch') for _, path, _ in hub.requests) == batches:  # now the weights
+            assert time.monotonic() < deadline and one.is_alive()
             time.sleep(0.05)
         time.sleep(0.3)
     finally:
         one.kill()
-        one.communicate()
     hub.faults.clear()
     assert HfApi().model_info('alice/net').sha == before
     clip = torch.randn(1, 3, 4, 32, 32)
