@@ -149,11 +149,11 @@ def build_video_model(
     deferred, hooks = DeferredInit(), []
 
     def construct(**model_args: Any) -> Any:
-        draws_no_weights = pretrained or model_args.get('backbone_pretrained')
+        on_meta = model_args.get('device') == 'meta'
+        draws_no_weights = pretrained or model_args.get('backbone_pretrained') or on_meta
         if model_args.get('backbone_pretrained'):
             _fetch_backbone(model_args.get('backbone'), cache_dir)
         with _refusing(source):
-            on_meta = model_args.get('device') == 'meta'
             if source.saved is not None and not on_meta and not _is_plain(source.saved[0], model_args):
                 _check_memory(model_cls, model_args, None if source.borrowed else source.weights)
             with deferred if draws_no_weights else contextlib.nullcontext():
