@@ -1,6 +1,8 @@
 """Processes of tests that need no fresh interpreter: forked from a server that has imported everything."""
+import contextlib
 import multiprocessing
 import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +56,13 @@ def _run(folder, function, args, env):
     os.environ.update(env)
     torch.set_num_threads(1)
     function(*args)
+
+
+def free_port() -> int:
+    """A port at which nobody listens now."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def run_code(code):

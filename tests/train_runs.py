@@ -1,13 +1,11 @@
 """Small training runs for tests, in this process or in others that can be killed or train together."""
-import contextlib
 import json
 import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import torch
-from processes import FORKSERVER
+from processes import FORKSERVER, free_port
 
 from flatzoo.data.actions import ACTIONS, write_action
 from flatzoo.train import checkpoint, loop
@@ -127,12 +125,6 @@ def finish(processes, folder, timeout=600):
             raise AssertionError('the processes wait for each other')
     said = [path.read_text() for path in sorted(Path(folder).glob('error.*'))]
     assert all(process.exitcode == 0 for process in processes), said
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
 
 
 def together(recipe, folder, world):
