@@ -3,6 +3,7 @@ import contextlib
 import multiprocessing
 import os
 import socket
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +44,10 @@ class Process:
         self._process.kill()
         self._process.join()
 
+    def terminate(self) -> None:
+        """Asks the process to end."""
+        self._process.terminate()
+
     def is_alive(self) -> bool:
         """Whether it still runs."""
         return self._process.is_alive()
@@ -54,6 +59,7 @@ def _run(folder, function, args, env):
         os.dup2(file, number)
         os.close(file)
     os.environ.update(env)
+    tempfile.tempdir = None  # TMPDIR may be another one now
     torch.set_num_threads(1)
     function(*args)
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from processes import Process
 
 import flatzoo
 from flatzoo.cli import main
@@ -236,22 +236,23 @@ def test_a_port_that_there_is_not(capsys, keep_signals):
 
 # The page in a browser
 
-# The server, which says on standard error whenever it reaches for another host.
-SERVER = '''
-import socket, sys
-def watch(call, host_of):
-    def watched(*args, **kwargs):
-        host = host_of(args)
-        if str(host) not in ('127.0.0.1', 'localhost', '::1'):
-            print('OUTSIDE', host, file=sys.stderr, flush=True)
-        return call(*args, **kwargs)
-    return watched
-socket.getaddrinfo = watch(socket.getaddrinfo, lambda args: args[0])
-connect = socket.socket.connect
-socket.socket.connect = watch(connect, lambda args: args[1][0] if isinstance(args[1], tuple) else 'localhost')
-from flatzoo.cli import main
-sys.exit(main(sys.argv[1:]))
-'''
+
+def run_server(arguments):
+    """The command, which says on standard error whenever it reaches for another host."""
+    def watch(call, host_of):
+        def watched(*args, **kwargs):
+            host = host_of(args)
+            if str(host) not in ('127.0.0.1', 'localhost', '::1'):
+                print('OUTSIDE', host, file=sys.stderr, flush=True)
+            return call(*args, **kwargs)
+        return watched
+
+    connect = socket.socket.connect
+    socket.getaddrinfo = watch(socket.getaddrinfo, lambda args: args[0])
+    socket.socket.connect = watch(connect, lambda args: args[1][0] if isinstance(args[1], tuple) else 'localhost')
+    sys.exit(main(arguments))
+
+
 PATIENCE = 300_000  # milliseconds; only a test that fails waits for so long
 
 
@@ -264,7 +265,7 @@ def chromium():
     path = shutil.which('chromium')
     if path is None:
         pytest.skip('needs the browser chromium (apt-get install chromium)')
-    fake_camera = ['--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream']
+    fake_camera = ['--use-fake-device-for-media-stream=fps=5', '--use-fake-ui-for-media-stream']
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=['--no-sandbox', *fake_camera])
         yield browser.new_context()  # one for all pages, which keeps scripts in its cache
@@ -277,21 +278,19 @@ def server(chromium, tmp_path_factory):
     folder = tmp_path_factory.mktemp('demo')
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
-    errors = folder / 'errors.txt'
-    env = dict(os.environ, TMPDIR=str(folder), OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
     command = ['demo', '--port', str(port), '--max-megabytes', '1', '--max-seconds', '60', '--device', 'cpu']
-    with errors.open('w') as log:
-        process = subprocess.Popen(
-            [sys.executable, '-c', SERVER, *command], env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+    process = Process(tmp_path_factory.mktemp('logs') / 'demo', run_server, command, env={'TMPDIR': str(folder)})
     try:
-        line = process.stdout.readline()
-        assert f'http://127.0.0.1:{port}/' in line, errors.read_text()
+        wait_until(lambda: (process.folder / 'stdout').exists() and '\n' in (process.folder / 'stdout').read_text()
+                   or not process.is_alive())
+        line = (process.folder / 'stdout').read_text()
+        assert f'http://127.0.0.1:{port}/' in line, (process.folder / 'stderr').read_text()
         yield line.split()[0], folder
     finally:
         process.terminate()
-        code = process.wait(60)
-    assert code == 0 and [path.name for path in folder.iterdir()] == ['errors.txt']  # and no folder of uploads
-    assert 'OUTSIDE' not in errors.read_text() and 'Traceback' not in errors.read_text()
+        done = process.wait()
+    assert done.returncode == 0 and not list(folder.iterdir())  # no folder of uploads
+    assert 'OUTSIDE' not in done.stderr and 'Traceback' not in done.stderr
 
 
 @pytest.fixture
@@ -409,7 +408,7 @@ def test_camera(page, server):
     page.get_by_role('button', name='start recording').click()
     seen = "document.querySelector('video').getVideoPlaybackQuality().totalVideoFrames"
     start = page.evaluate(seen)
-    page.wait_for_function(f'{seen} >= {start + 20}')  # a second of it, or longer where the machine is busy
+    page.wait_for_function(f'{seen} >= {start + 8}')  # longer where the machine is busy
     page.get_by_role('button', name='start recording').filter(has_text='Stop').click()
     wait_for_answer(page)
     assert len(answers(page)) == 5
