@@ -28,7 +28,7 @@ from flatzoo.weights.checkpoint import (
     unwrap_checkpoint,
 )
 
-from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
+from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of, trial_once
 from .borrowed import Borrowed, complete_weights
 from .recompute import recompute_activations
 from .timm_private import global_pool_of, update_model_input_size
@@ -336,7 +336,7 @@ class VideoModel(nn.Module):
         Raises:
             ValueError: The backbone does not take it. The message names frame sizes that work.
         """
-        self._check_image(self.backbone, self.super_image)
+        trial_once(lambda: self._check_image(self.backbone, self.super_image))
 
     def _check_image(self, backbone: nn.Module, super_image: SuperImage) -> None:
         error = check_image(backbone, self.in_chans, super_image.image_size)

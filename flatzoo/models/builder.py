@@ -30,6 +30,7 @@ from flatzoo.weights.config import (
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
 
+from .backbone import building
 from .borrowed import Borrowed
 from .record import TagRecord, tag_record
 from .timm_private import FeatureGetterNet
@@ -149,11 +150,11 @@ def build_video_model(
     deferred, hooks = DeferredInit(), []
 
     def construct(**model_args: Any) -> Any:
-        draws_no_weights = pretrained or model_args.get('backbone_pretrained')
+        on_meta = model_args.get('device') == 'meta'
+        draws_no_weights = pretrained or model_args.get('backbone_pretrained') or on_meta
         if model_args.get('backbone_pretrained'):
             _fetch_backbone(model_args.get('backbone'), cache_dir)
-        with _refusing(source):
-            on_meta = model_args.get('device') == 'meta'
+        with _refusing(source), building(model_cls, model_args):
             if source.saved is not None and not on_meta and not _is_plain(source.saved[0], model_args):
                 _check_memory(model_cls, model_args, None if source.borrowed else source.weights)
             with deferred if draws_no_weights else contextlib.nullcontext():
