@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     add_precision_argument(parser)
     parser.add_argument(
-        '--max-megabytes', type=count, default=50, metavar='N', help='largest video that is accepted (default: 50)')
+        '--max-megabytes', type=count, default=500, metavar='N', help='largest video that is accepted (default: 500)')
     parser.add_argument(
-        '--max-seconds', type=count, default=60, metavar='N', help='longest video that is accepted (default: 60)')
+        '--max-seconds', type=count, default=3600, metavar='N', help='longest video that is accepted (default: 3600)')
     parser.add_argument('--port', type=count, default=7860, metavar='N', help='port of the page (default: 7860)')
     parser.add_argument(
         '--host', default='127.0.0.1', metavar='ADDRESS',
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     import threading
 
     from flatzoo.demo.answer import Limits
-    from flatzoo.demo.page import is_loopback, serve
+    from flatzoo.demo.server import is_loopback, serve
 
     names = [model_name(name) for name in args.models] if args.models else _trained_models()
     for name in names:
