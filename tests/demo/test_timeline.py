@@ -271,6 +271,6 @@ def test_page(model, long):
 
         page.get_by_role('tab', name='Live').click()
         page.get_by_text('Click to Access Webcam').click()
-        page.get_by_role('button', name='start recording').click()
+        page.locator('.flatzoo-live').get_by_title('start recording').click()
         page.wait_for_selector('.flatzoo-timeline polyline')
         assert 'The last 60 seconds' in page.inner_text('.flatzoo-timeline')

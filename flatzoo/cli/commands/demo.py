@@ -1,8 +1,9 @@
 """Serve a page on this machine that shows what a model sees of a video.
 
 Drop a video or use the camera, choose model, layout and order of frames, and see the top 5, the image
-that the backbone gets, the places that speak for the answer, and which frames matter. The page works
-without a network; weights that are not on this machine are downloaded when their model is chosen.
+that the backbone gets, the places that speak for the answer, and which frames matter. A timeline says
+what happens when, in videos up to --max-seconds and in the camera as it films. The page works without a
+network; weights that are not on this machine are downloaded when their model is chosen.
 Needs pip install 'flatzoo[demo]'.
 
     flatzoo demo
