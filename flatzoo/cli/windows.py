@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flatzoo.inference.windows import Record, WindowPlan
 
 __all__ = [
-    'add_event_arguments', 'add_window_arguments', 'asks_for_windows', 'event_options', 'predict_long', 'seconds',
-    'window_protocol',
+    'add_event_arguments', 'add_window_arguments', 'asks_for_windows', 'event_options', 'predict_long',
+    'said_precision', 'seconds', 'window_protocol',
 ]
 
 MANY = 8  # files, from which on a progress bar is shown
@@ -107,6 +107,13 @@ def window_protocol(protocol: 'EvalProtocol', args: argparse.Namespace) -> 'Eval
     return protocol if several else dataclasses.replace(protocol, num_clips=1)
 
 
+def said_precision(model: 'VideoModel') -> dict[str, str]:
+    """What the settings of answers say of the numbers in which the model computes: nothing where it is fp32."""
+    from flatzoo.runtime import precision_of
+
+    return {} if (precision := precision_of(model)) == 'fp32' else {'precision': precision}
+
+
 def check_outputs(args: argparse.Namespace, count: int) -> None:
     """Refuses output files before any work is done."""
     for option, suffixes in (('subtitles', ('.srt', '.vtt')), ('timeline', PICTURES), ('annotate', ('.mp4',))):
@@ -158,7 +165,7 @@ def predict_long(
     settings = {
         'model': args.model, 'checkpoint': args.checkpoint and os.path.abspath(args.checkpoint),
         'protocol': protocol.to_dict(), 'every': plan.every, 'window': plan.window, 'topk': args.topk,
-        'events': options if wants_events(args) else None}
+        'events': options if wants_events(args) else None, **said_precision(model)}
     with contextlib.closing(open_output(args, settings)) as output:
         try:
             return _answer_all(found, model, plan, options, args, output)
