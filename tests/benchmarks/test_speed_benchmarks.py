@@ -167,3 +167,12 @@ def test_throughput(script, monkeypatch, tmp_path):
     [feed] = rows_of(tmp_path, 'data/throughput_loader.csv')
     assert float(feed['times_16']) == pytest.approx(16 * float(feed['clips_per_s_and_core']), rel=0.02)
     assert '16 times a core, and was not measured' in next(tmp_path.glob('*.md')).read_text()
+
+
+def test_windows_that_share_frames(script, tmp_path):
+    windows = script('benchmarks.speed.windows')
+    windows.MODELS = {'mean': ('superimage', dict(backbone='test_resnet', layout='time:1'))}
+    [row] = windows.main(['--img-size', '32', '--windows', '4', '--rounds', '1', '--out', str(tmp_path)])
+    assert (row['frames_alone'], row['frames_shared']) == ('32', '8') and float(row['logits_apart']) < 1e-4
+    assert rows_of(tmp_path / 'data', 'windows.csv') == [row] and 'Windows that share' in (
+        tmp_path / 'windows.md').read_text()

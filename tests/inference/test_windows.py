@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from amflow_cases import VIT
 
 import flatzoo
 from flatzoo.cli import main
@@ -82,11 +83,17 @@ def test_all_views_of_a_protocol_count(model, video):
     ('superimage', dict(backbone='test_resnet', layout='time:1')),
     ('probe', dict(backbone='test_vit', probe='attentive', probe_heads=2, probe_depth=1)),
     ('probe', dict(backbone='test_vit', probe='linear')),
+    ('amflow', dict(VIT, flow='none')),
+    ('amflow', dict(VIT, flow='none', temporal='lstm', adapter='serial', fusion='linear', am_blocks=(0, -1))),
+    ('amflow', dict(VIT, flow='none', temporal='transformer')),
 ])
 def test_shared_frames_are_encoded_once(video, name, options):
     torch.manual_seed(0)
-    size = 160 if name == 'probe' else 32
-    model = timm.create_model(name, **SMALL | dict(img_size=size) | options).eval()
+    size = 160 if name == 'probe' else 28 if name == 'amflow' else 32
+    arguments = SMALL | dict(img_size=size) | options
+    model = timm.create_model(arguments.pop('model_name', name), **arguments).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # adapters begin with zeros
     assert model.encodes_frames and 'encodes_frames' not in vars(model)
     plan = plan_windows(model, .5, 2.)
     windows = list(cut_windows(read_stream(video), plan, model, 'long'))
@@ -101,6 +108,9 @@ def test_shared_frames_are_encoded_once(video, name, options):
 
 def test_models_that_mix_frames_do_not_say_so(model):
     assert not model.encodes_frames
+    for options in (dict(flow='vanilla'), dict(squeeze='after'), dict(backbone_logits='plain'), dict(num_classes=0)):
+        arguments = {**VIT, 'num_classes': 5, 'flow': 'none', **options}
+        assert not timm.create_model(arguments.pop('model_name'), **arguments).encodes_frames
     assert not timm.create_model('tsm', backbone='resnet10t', **SMALL).encodes_frames
 
 
