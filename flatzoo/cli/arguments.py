@@ -1,8 +1,10 @@
 """Arguments that several commands share."""
 import argparse
 import dataclasses
+import functools
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'KeyValues', 'add_answering_arguments', 'add_ema_arguments', 'add_model_arguments', 'add_precision_argument',
-    'add_view_arguments', 'answering_model', 'chosen_protocol', 'count',
+    'add_view_arguments', 'answering_model', 'chosen_protocol', 'count', 'model_loader',
 ]
 
 
@@ -80,12 +82,18 @@ def answering_model(args: argparse.Namespace) -> 'VideoModel':
     from flatzoo.runtime import precision_of
 
     args.model = model_name(args.model)
-    model = load_model(
-        args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema,
-        precision=args.precision)
+    model = model_loader(args)()
     if (precision := precision_of(model)) != 'fp32':
         write(f'computing in {precision}; --precision fp32 computes in the numbers of the weights', sys.stderr)
     return model
+
+
+def model_loader(args: argparse.Namespace, **others: Any) -> 'Callable[[], VideoModel]':
+    """What loads that model again in another process, with other values of arguments of `load_model`."""
+    chosen = dict(
+        name=args.model, checkpoint=args.checkpoint, num_classes=args.num_classes,
+        allow_untrained=args.allow_untrained, device=args.device, use_ema=args.use_ema, precision=args.precision)
+    return functools.partial(load_model, **{**chosen, **others})
 
 
 def add_ema_arguments(parser: argparse.ArgumentParser) -> None:

@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='files that are decoded at the same time, in each process (default: %(default)s)')
     work.add_argument(
         '--processes', type=count, metavar='N',
-        help='processes for --parquet, each with its own model (default: one, or one per GPU)')
+        help='processes for --parquet and for --every, each with its own model (default: one, or one per GPU; for many '
+        'files with --every on a CPU one on every two cores)')
 
     output = parser.add_argument_group('output')
     output.add_argument('--topk', type=count, default=5, metavar='K', help='classes per video (default: %(default)s)')
