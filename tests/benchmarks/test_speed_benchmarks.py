@@ -1,7 +1,6 @@
 """The benchmark scripts of models, curves and throughput, on sizes that take seconds."""
 import csv
 import importlib
-import os
 from pathlib import Path
 
 import pytest
@@ -179,14 +178,12 @@ def test_windows_that_share_frames(script, tmp_path):
         tmp_path / 'windows.md').read_text()
 
 
+@pytest.mark.skipif(not Path('/proc/thread-self/schedstat').exists(), reason='Linux counts what threads wait')
 def test_many_files(script, tmp_path):
     many = script('benchmarks.speed.many_files')
-    if not hasattr(os, 'sched_setaffinity'):
-        pytest.skip('cores are chosen on Linux')
     many.CASES = many.CASES[:1]
-    before = os.sched_getaffinity(0)
     [row] = many.main(['--files', '8', '--rounds', '1', '--out', str(tmp_path)])
-    assert os.sched_getaffinity(0) == before and rows_of(tmp_path / 'data', 'many_files.csv') == [row]
+    assert rows_of(tmp_path / 'data', 'many_files.csv') == [row]
     rates = {part: float(row[f'{part}_files_per_s']) for part in ('decode', 'model', 'together')}
     alone = min(rates['decode'], rates['model'])
-    assert float(row['of_slower_best']) == pytest.approx(rates['together'] / alone, abs=0.2) and alone > 0
+    assert float(row['of_slower']) == pytest.approx(rates['together'] / alone, abs=0.2) and alone > 0
