@@ -173,6 +173,8 @@ def predict_long(
     with contextlib.closing(open_output(args, settings)) as output:
         try:
             return _answer_all(found, model, plan, options, args, output)
+        except BrokenPipeError:  # the next program wants no more
+            raise
         except OSError as error:
             raise CommandError(f'{error.filename or "the output"} cannot be written ({error.strerror}).') from error
 

@@ -187,3 +187,10 @@ def test_many_files(script, tmp_path):
     rates = {part: float(row[f'{part}_files_per_s']) for part in ('decode', 'model', 'together')}
     alone = min(rates['decode'], rates['model'])
     assert float(row['of_slower']) == pytest.approx(rates['together'] / alone, abs=0.2) and alone > 0
+
+
+def test_long_memory(script, tmp_path):
+    long = script('benchmarks.speed.long_memory')
+    first, second = long.main(['--minutes', '1', '2', '--suffixes', '.ts', '--every', '10', '--out', str(tmp_path)])
+    assert int(second['windows']) == pytest.approx(2 * int(first['windows']), abs=2)
+    assert rows_of(tmp_path / 'data', 'long_memory.csv') == [first, second]

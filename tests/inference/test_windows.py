@@ -2,6 +2,7 @@
 import argparse
 import csv
 import functools
+import io
 import json
 import os
 import threading
@@ -372,3 +373,16 @@ def test_a_process_that_ends_is_told(video):
 def test_how_many_processes(model, monkeypatch, cores, files, asked, expected):
     monkeypatch.setattr(windows_command, 'available_cores', lambda: cores)
     assert windows_command._processes(files, model, argparse.Namespace(processes=asked)) == expected
+
+
+def test_the_next_program_may_take_less(trained, video, monkeypatch):
+    """`flatzoo predict ... | head` is no error."""
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+        def fileno(self):
+            raise OSError
+
+    monkeypatch.setattr('sys.stdout', Closed())
+    assert main(['predict', str(video), *trained, '--every', '1']) == 141

@@ -1,4 +1,4 @@
-"""Name the action in video files.
+"""Name the action in video files, or say what happens when (events, subtitles).
 
 Each CLIP is a file, a folder (searched for videos at any depth) or a pattern such as
 'clips/**/*.mp4'. For each video the most probable classes are printed, the first one first.
