@@ -1,17 +1,22 @@
 """Arguments that several commands share."""
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from . import CommandError
+from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
+
+from . import CommandError, write
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.protocol import EvalProtocol
 
 __all__ = [
-    'KeyValues', 'add_ema_arguments', 'add_model_arguments', 'add_precision_argument', 'add_view_arguments',
-    'chosen_protocol', 'count',
+    'KeyValues', 'add_answering_arguments', 'add_ema_arguments', 'add_model_arguments', 'add_precision_argument',
+    'add_view_arguments', 'answering_model', 'chosen_protocol', 'count', 'model_loader',
 ]
 
 
@@ -49,6 +54,46 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--model-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='further arguments of the model, such as num_frames=16')
+
+
+def add_answering_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model that answers, and how it computes. `answering_model` reads them."""
+    model = parser.add_argument_group('model')
+    model.add_argument(
+        '--model', default=DEFAULT_MODEL, metavar='NAME',
+        help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or the FOLDER of a run (default: %(default)s)")
+    model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
+    add_ema_arguments(model)
+    model.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
+    model.add_argument(
+        '--allow-untrained', action='store_true', help='give random answers if the classifier was never trained')
+    model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    add_precision_argument(model)
+
+
+def answering_model(args: argparse.Namespace) -> 'VideoModel':
+    """Loads the model that the arguments of `add_answering_arguments` name, prepared to answer fast.
+
+    `args.model` becomes its full name. A precision other than that of the weights is said on standard error.
+
+    Raises:
+        ModelError: There is no such model, file or device, or the head of the model was never trained.
+    """
+    from flatzoo.runtime import precision_of
+
+    args.model = model_name(args.model)
+    model = model_loader(args)()
+    if (precision := precision_of(model)) != 'fp32':
+        write(f'computing in {precision}; --precision fp32 computes in the numbers of the weights', sys.stderr)
+    return model
+
+
+def model_loader(args: argparse.Namespace, **others: Any) -> 'Callable[[], VideoModel]':
+    """What loads that model again in another process, with other values of arguments of `load_model`."""
+    chosen = dict(
+        name=args.model, checkpoint=args.checkpoint, num_classes=args.num_classes,
+        allow_untrained=args.allow_untrained, device=args.device, use_ema=args.use_ema, precision=args.precision)
+    return functools.partial(load_model, **{**chosen, **others})
 
 
 def add_ema_arguments(parser: argparse.ArgumentParser) -> None:

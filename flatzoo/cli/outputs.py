@@ -38,8 +38,9 @@ class Output:
         done: Videos that were answered before, with the error or None.
     """
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, settings: dict[str, Any]):
         self.args = args
+        self.computed = {'precision': settings['precision']} if 'precision' in settings else {}  # in objects of JSON
         self.kind = 'events' if wants_events(args) else 'records'
         self.done: dict[str, str | None] = {}
         self.path = ''
@@ -80,12 +81,12 @@ def _clock(value: float) -> str:
 
 
 class _JsonOutput(Output):
-    def __init__(self, args: argparse.Namespace):
-        super().__init__(args)
+    def __init__(self, args: argparse.Namespace, settings: dict[str, Any]):
+        super().__init__(args, settings)
         self.entries: list[dict[str, Any]] | None = []
 
     def begin(self, path: str) -> None:
-        self.entries.append({'path': path, self.kind: []})
+        self.entries.append({'path': path, **self.computed, self.kind: []})
 
     def add(self, answer: 'Record | Event') -> None:
         self.entries[-1][self.kind].append(answer.to_dict())
@@ -104,7 +105,7 @@ class _RowOutput(Output):
     """Rows of CSV or JSON lines, to standard output or a file, which an interrupted run goes on with."""
 
     def __init__(self, args: argparse.Namespace, is_csv: bool, file: str, settings: dict[str, Any]):
-        super().__init__(args)
+        super().__init__(args, settings)
         self.is_csv, self.columns = is_csv, COLUMNS[self.kind]
         self.file = None
         if file == '-':
@@ -119,7 +120,7 @@ class _RowOutput(Output):
         self.rows = 0
 
     def add(self, answer: 'Record | Event') -> None:
-        self._write({'path': self.path, **answer.to_dict()})
+        self._write({'path': self.path, **answer.to_dict(), **self.computed})
 
     def end(self, error: str | None) -> None:
         if error is not None or (self.rows == 0 and self.file is not None):
@@ -147,7 +148,7 @@ class _ParquetOutput(Output):
     """A Parquet file for each video, in a folder; those that are there are done."""
 
     def __init__(self, args: argparse.Namespace, settings: dict[str, Any]):
-        super().__init__(args)
+        super().__init__(args, settings)
         from flatzoo.inference.parquet import open_folder
 
         try:
@@ -207,13 +208,13 @@ class _Done(dict):
 
 def open_output(args: argparse.Namespace, settings: dict[str, Any]) -> Output:
     if args.json:
-        return _JsonOutput(args)
+        return _JsonOutput(args, settings)
     if args.parquet is not None:
         return _ParquetOutput(args, settings)
     for form in ('csv', 'json_lines'):
         if getattr(args, form) is not None:
             return _RowOutput(args, form == 'csv', getattr(args, form), settings)
-    return Output(args)
+    return Output(args, settings)
 
 
 def open_answers(file: str, settings: dict[str, Any], columns: tuple[str, ...]) -> 'AnswerFile':

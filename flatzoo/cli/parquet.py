@@ -6,10 +6,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from flatzoo.inference.load import load_model
 from flatzoo.runtime import precision_of
 
 from . import CommandError, write, write_error
+from .arguments import model_loader
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -44,7 +44,6 @@ def predict_to_parquet(
     from flatzoo.inference.classifier import classify_files
     from flatzoo.inference.parquet import answered_files, file_key, open_folder, run_batches
 
-
     checkpoint = None if args.checkpoint is None else os.path.abspath(args.checkpoint)
     name = args.model
     if name.startswith('local-dir:'):
@@ -61,9 +60,8 @@ def predict_to_parquet(
     share = 0.0
     if on_gpu:  # several processes can share a GPU of this machine
         share = 1.0 if os.environ.get('RAY_ADDRESS') else min(1.0, gpus / processes)
-    load = functools.partial(
-        load_model, name, checkpoint, args.num_classes, args.allow_untrained, 'cuda' if on_gpu else args.device,
-        use_ema=args.use_ema, precision=precision)
+    load = model_loader(
+        args, name=name, checkpoint=checkpoint, device='cuda' if on_gpu else args.device, precision=precision)
     answer = functools.partial(
         classify_files, protocol=protocol, topk=args.topk, batch_size=args.batch_size, workers=args.workers)
 

@@ -7,18 +7,22 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from flatzoo.data.workers import available_cores
+
 from . import CommandError, write, write_error
+from .arguments import model_loader
 from .outputs import Output, open_output, wants_events
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.protocol import EvalProtocol
     from flatzoo.inference.events import Event
+    from flatzoo.inference.spread import FileRecords
     from flatzoo.inference.windows import Record, WindowPlan
 
 __all__ = [
-    'add_event_arguments', 'add_window_arguments', 'asks_for_windows', 'event_options', 'predict_long', 'seconds',
-    'window_protocol',
+    'add_event_arguments', 'add_window_arguments', 'asks_for_windows', 'event_options', 'predict_long',
+    'said_precision', 'seconds', 'window_protocol',
 ]
 
 MANY = 8  # files, from which on a progress bar is shown
@@ -107,6 +111,13 @@ def window_protocol(protocol: 'EvalProtocol', args: argparse.Namespace) -> 'Eval
     return protocol if several else dataclasses.replace(protocol, num_clips=1)
 
 
+def said_precision(model: 'VideoModel') -> dict[str, str]:
+    """What the settings of answers say of the numbers in which the model computes: nothing where it is fp32."""
+    from flatzoo.runtime import precision_of
+
+    return {} if (precision := precision_of(model)) == 'fp32' else {'precision': precision}
+
+
 def check_outputs(args: argparse.Namespace, count: int) -> None:
     """Refuses output files before any work is done."""
     for option, suffixes in (('subtitles', ('.srt', '.vtt')), ('timeline', PICTURES), ('annotate', ('.mp4',))):
@@ -158,10 +169,12 @@ def predict_long(
     settings = {
         'model': args.model, 'checkpoint': args.checkpoint and os.path.abspath(args.checkpoint),
         'protocol': protocol.to_dict(), 'every': plan.every, 'window': plan.window, 'topk': args.topk,
-        'events': options if wants_events(args) else None}
+        'events': options if wants_events(args) else None, **said_precision(model)}
     with contextlib.closing(open_output(args, settings)) as output:
         try:
             return _answer_all(found, model, plan, options, args, output)
+        except BrokenPipeError:  # the next program wants no more
+            raise
         except OSError as error:
             raise CommandError(f'{error.filename or "the output"} cannot be written ({error.strerror}).') from error
 
@@ -178,8 +191,12 @@ def _answer_all(
     from flatzoo.inference.classifier import reason_of
 
     failed = 0
+    waiting = [path for path, error in found if error is None and path not in output.done]
     left = sum(path not in output.done for path, _ in found)
-    with Progress(left, 'file', disable=left < MANY) as progress:
+    with (
+        contextlib.closing(_records_of(waiting, model, plan, args)) as answers,
+        Progress(left, 'file', disable=left < MANY) as progress,
+    ):
         for path, error in found:
             if error is None and path in output.done:
                 failed += output.done[path] is not None
@@ -187,8 +204,9 @@ def _answer_all(
             output.begin(path)
             if error is None:
                 try:
-                    _answer(path, model, plan, options, args, output)
-                except (OSError, KeyboardInterrupt):
+                    with contextlib.closing(next(answers)) as records:
+                        _answer(path, records, options, args, output)
+                except (CommandError, OSError, KeyboardInterrupt):
                     raise
                 except Exception as raised:  # noqa: BLE001 - whatever a file does to a decoder, the others go on
                     if 'memory' in str(raised) and isinstance(raised, RuntimeError):
@@ -203,22 +221,66 @@ def _answer_all(
     return int(bool(failed))
 
 
-def _answer(
-        path: str,
+def _records_of(
+        files: list[str],
         model: 'VideoModel',
         plan: 'WindowPlan',
+        args: argparse.Namespace,
+) -> 'Iterator[Iterator[Record]]':
+    """The records of each file: of many files by several processes, else one after the other by this one."""
+    from flatzoo.inference.windows import predict_windows
+
+    def say(line: str) -> None:
+        write(f'note: {line}', sys.stderr)
+
+    options = dict(
+        every=plan.every, window=plan.window, topk=args.topk, protocol=plan.protocol, batch_size=args.batch_size)
+    processes = _processes(len(files), model, args)
+    if processes == 1:
+        for path in files:
+            yield predict_windows(path, model, note=say, **options)
+        return
+    from flatzoo.inference.spread import SpreadError, spread_windows
+    from flatzoo.runtime import precision_of
+
+    load = model_loader(args, precision=precision_of(model))
+    threads = max(1, available_cores() // processes)
+    try:
+        with contextlib.closing(spread_windows(files, load, processes, threads, **options)) as answers:
+            for answer in answers:
+                for line in answer.notes:
+                    say(line)
+                yield _replay(answer)
+    except SpreadError as error:
+        raise CommandError(str(error)) from error
+
+
+def _replay(answer: 'FileRecords') -> 'Iterator[Record]':
+    yield from answer.records
+    if answer.error is not None:
+        raise answer.error
+
+
+def _processes(count: int, model: 'VideoModel', args: argparse.Namespace) -> int:
+    """How many processes answer so many files: as asked; else, on a CPU, one on every two cores if there are many."""
+    if args.processes is not None:
+        return min(args.processes, max(count, 1))
+    if count < MANY or next(model.parameters()).device.type != 'cpu':
+        return 1
+    return max(1, min(available_cores() // 2, count))  # each decodes in a thread beside that of the model
+
+
+def _answer(
+        path: str,
+        answers: 'Iterator[Record]',
         options: dict[str, Any],
         args: argparse.Namespace,
         output: 'Output',
 ) -> None:
     from flatzoo.inference.events import iter_events
     from flatzoo.inference.subtitles import subtitles
-    from flatzoo.inference.windows import predict_windows
 
     kept: list[Record] = []
-    answers = predict_windows(
-        path, model, plan.every, plan.window, topk=args.topk, protocol=plan.protocol, batch_size=args.batch_size,
-        note=lambda line: write(f'note: {line}', sys.stderr))
 
     def records() -> 'Iterator[Record]':
         for record in answers:
@@ -226,15 +288,14 @@ def _answer(
                 kept.append(dataclasses.replace(record, logits=None))
             yield record
 
-    with contextlib.closing(answers):
-        if not wants_events(args):
-            for record in records():
-                output.add(record)
-            return
-        events: list[Event] = []
-        for event in iter_events(records(), **options):
-            events.append(event)
-            output.add(event)
+    if not wants_events(args):
+        for record in records():
+            output.add(record)
+        return
+    events: list[Event] = []
+    for event in iter_events(records(), **options):
+        events.append(event)
+        output.add(event)
     if args.subtitles is not None:
         with open(args.subtitles, 'w', encoding='utf-8') as file:
             file.write(subtitles(events, args.subtitles))

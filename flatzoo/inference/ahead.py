@@ -12,20 +12,27 @@ T = TypeVar('T')
 _END = object()
 
 
-def load_ahead(load: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[tuple[Any, Any]]:
+def load_ahead(
+        load: Callable[[Any], Any],
+        items: Iterable[Any],
+        workers: int,
+        ahead: int = 1,
+) -> Iterator[tuple[Any, Any]]:
     """Yields (item, load(item)) in order. Threads load a few items ahead.
 
     Args:
         load: Called in the threads, with an item.
         items: What is to be loaded.
         workers: Number of threads.
+        ahead: Items that may be loaded and wait, beside those that the threads are loading: as many as are used in
+            the time in which nobody takes any.
     """
     pool = ThreadPoolExecutor(workers)
     waiting: collections.deque = collections.deque()
     try:
         for item in items:
             waiting.append((item, pool.submit(load, item)))
-            if len(waiting) > workers:
+            if len(waiting) >= workers + ahead:
                 item, future = waiting.popleft()
                 yield item, future.result()
         while waiting:

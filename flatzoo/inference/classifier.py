@@ -2,6 +2,7 @@
 
 The command line and the demo page call the same functions.
 """
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -214,7 +215,8 @@ def classify_files(
 
     batch: list[tuple[str | os.PathLike, Tensor | Exception]] = []
     gathered = 0
-    for path, views in load_ahead(load, paths, workers):
+    ahead = math.ceil(2 * batch_size / protocol.num_clips)  # files of two batches: one is answered meanwhile
+    for path, views in load_ahead(load, paths, workers, ahead):
         batch.append((path, views))
         gathered += 1 if isinstance(views, Exception) else len(views)
         if gathered >= batch_size:

@@ -1,4 +1,5 @@
 """Features of clips: files become tensors, in memory or in a folder that the next run goes on with."""
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -248,7 +249,8 @@ def _compute(
 
     batch: list[tuple[FeatureRow, Any]] = []
     with Progress(len(waiting), 'clip', disable=not progress or not waiting) as bar:
-        for (row, _, _), loaded in load_ahead(load, waiting, max(1, workers)):
+        ahead = math.ceil(2 * batch_size / protocol.num_clips)  # clips of two batches: one is embedded meanwhile
+        for (row, _, _), loaded in load_ahead(load, waiting, max(1, workers), ahead):
             batch.append((row, loaded))
             views = sum(len(part[0]) for _, part in batch if not isinstance(part, Exception))
             if views >= batch_size:

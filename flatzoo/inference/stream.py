@@ -4,6 +4,7 @@ import time as clock
 from collections import deque
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,9 +138,9 @@ def _pixels(frame: Any) -> Tensor:
             raise VideoError(f'A frame is uint8 [H, W, 3] or [3, H, W], got shape {list(frame.shape)}.')
         if isinstance(frame, Tensor) and frame.is_cuda:
             frame = frame.cpu()
-        if frame.shape[-1] == 3:  # the usual one, also for pictures of three rows
-            frame = torch.as_tensor(frame)
-            if frame.dtype == torch.uint8:
-                return frame.permute(2, 0, 1)
+        if frame.shape[-1] == 3 and str(frame.dtype) in ('uint8', 'torch.uint8'):  # the usual one
+            if not isinstance(frame, Tensor):
+                frame = torch.from_numpy(np.require(frame, requirements='CW'))  # may be mirrored, or not writable
+            return frame.permute(2, 0, 1)
         return ArrayClip(frame[None]).get_frames([0])[0]
     return ArrayClip([frame]).get_frames([0])[0]

@@ -167,3 +167,30 @@ def test_throughput(script, monkeypatch, tmp_path):
     [feed] = rows_of(tmp_path, 'data/throughput_loader.csv')
     assert float(feed['times_16']) == pytest.approx(16 * float(feed['clips_per_s_and_core']), rel=0.02)
     assert '16 times a core, and was not measured' in next(tmp_path.glob('*.md')).read_text()
+
+
+def test_windows_that_share_frames(script, tmp_path):
+    windows = script('benchmarks.speed.windows')
+    windows.MODELS = {'mean': ('superimage', dict(backbone='test_resnet', layout='time:1'))}
+    [row] = windows.main(['--img-size', '32', '--windows', '4', '--rounds', '1', '--out', str(tmp_path)])
+    assert (row['frames_alone'], row['frames_shared']) == ('32', '8') and float(row['logits_apart']) < 1e-4
+    assert rows_of(tmp_path / 'data', 'windows.csv') == [row] and 'Windows that share' in (
+        tmp_path / 'windows.md').read_text()
+
+
+@pytest.mark.skipif(not Path('/proc/thread-self/schedstat').exists(), reason='Linux counts what threads wait')
+def test_many_files(script, tmp_path):
+    many = script('benchmarks.speed.many_files')
+    many.CASES = many.CASES[:1]
+    [row] = many.main(['--files', '8', '--rounds', '1', '--out', str(tmp_path)])
+    assert rows_of(tmp_path / 'data', 'many_files.csv') == [row]
+    rates = {part: float(row[f'{part}_files_per_s']) for part in ('decode', 'model', 'together')}
+    alone = min(rates['decode'], rates['model'])
+    assert float(row['of_slower']) == pytest.approx(rates['together'] / alone, abs=0.2) and alone > 0
+
+
+def test_long_memory(script, tmp_path):
+    long = script('benchmarks.speed.long_memory')
+    first, second = long.main(['--minutes', '1', '2', '--suffixes', '.ts', '--every', '10', '--out', str(tmp_path)])
+    assert int(second['windows']) == pytest.approx(2 * int(first['windows']), abs=2)
+    assert rows_of(tmp_path / 'data', 'long_memory.csv') == [first, second]

@@ -310,7 +310,7 @@ def test_patterns(tmp_path):
 
 
 def test_nothing_to_answer_builds_no_model(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predict, 'load_model', None)
+    monkeypatch.setattr(predict, 'answering_model', None)
     assert main(['predict', str(tmp_path / '*.mp4'), str(tmp_path), '--json']) == 1
     assert len(json.loads(capsys.readouterr().out)) == 2
 

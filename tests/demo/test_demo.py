@@ -22,7 +22,9 @@ from flatzoo.cli.commands.demo import _Models
 from flatzoo.data.actions import write_action
 from flatzoo.data.decode import VideoError, VideoReader
 from flatzoo.demo.answer import LAYOUTS, ORDERS, Limits, answer_video, check_video
-from flatzoo.demo.page import KEPT_MINUTES, Uploads, _OwnAddress, build_page
+from flatzoo.demo.page import build_page
+from flatzoo.demo.server import _OwnAddress
+from flatzoo.demo.uploads import KEPT_MINUTES, Uploads
 from flatzoo.inference.classifier import classify_file
 
 ASSETS = Path(flatzoo.__file__).parent / 'data' / 'assets'

@@ -1,5 +1,6 @@
 """`flatzoo.predict` and `flatzoo.Classifier`: files, folders, lists and frames in memory."""
 import shutil
+import threading
 from types import GeneratorType
 
 import numpy as np
@@ -11,6 +12,7 @@ import flatzoo
 from flatzoo.data.actions import render_action, write_action
 from flatzoo.data.array_clip import ArrayClip
 from flatzoo.data.decode import VideoError
+from flatzoo.inference.ahead import load_ahead
 
 
 @pytest.fixture(scope='module')
@@ -82,3 +84,22 @@ def test_model_of_ones_own(classify, folder):
 def test_models_that_cannot_answer(name, said, folder):
     with pytest.raises(ValueError, match=said):
         flatzoo.predict(folder / 'left.mp4', model=name)
+
+
+def test_a_whole_batch_is_loaded_while_another_is_answered():
+    loaded, enough = [], threading.Event()
+
+    def load(item):
+        loaded.append(item)
+        if len(loaded) == 10:
+            enough.set()
+        return -item
+
+    pairs = load_ahead(load, range(100), workers=2, ahead=8)
+    assert next(pairs) == (0, 0)
+    assert enough.wait(60)  # and nobody took another one
+    assert list(pairs) == [(item, -item) for item in range(1, 100)]
+    taken = []
+    for _ in load_ahead(lambda item: item, (taken.append(item) or item for item in range(100)), workers=2, ahead=8):
+        assert len(taken) <= 10  # no more than that are asked for
+        break

@@ -251,3 +251,34 @@ def test_an_event_that_lasts_is_told_at_the_end(model, video, tmp_path, capsys):
     assert events and events[-1]['end'] > 3
     assert main(['watch', str(tmp_path / 'none.ts'), *command[2:]]) == 1
     assert 'cannot be opened' in capsys.readouterr().err
+
+
+def test_how_answers_are_computed_is_recorded(model, video, tmp_path, capsys):
+    flatzoo.save_pretrained(model, tmp_path / 'model', label_names=list('abcde'))
+    for precision, recorded in (('bf16', 'bf16'), ('fp32', None)):
+        chosen = ['--model', str(tmp_path / 'model'), '--precision', precision, '--every', '1']
+        assert main(['watch', str(video), *chosen, '--stall', '.1', '--json-lines']) == 0
+        watched, said = capsys.readouterr()
+        assert ('computing in bf16' in said) == (recorded is not None)
+        assert main(['predict', str(video), *chosen, '--json']) == 0
+        [answer] = json.loads(capsys.readouterr().out)
+        file = tmp_path / f'{precision}.jsonl'
+        assert main(['predict', str(video), *chosen, '--json-lines', str(file)]) == 0
+        capsys.readouterr()
+        lines = [json.loads(line) for line in [*watched.splitlines(), *file.read_text().splitlines()]]
+        assert len(lines) == 2 * len(answer['records']) > 0
+        assert {line.get('precision') for line in lines} == {answer.get('precision')} == {recorded}
+        settings = json.loads((tmp_path / f'{file.name}.run.json').read_text())['settings']
+        assert settings.get('precision') == recorded
+
+
+def test_frames_as_other_programs_give_them(model, video):
+    """OpenCV's colours are turned by a negative stride; memory may not be writable."""
+    with VideoReader(video) as reader:
+        frames = reader.get_frames(range(9)).permute(0, 2, 3, 1).numpy()
+    answers = []
+    for form in (lambda x: x, lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1], lambda x: x):
+        stream = flatzoo.Stream(model, fps=8, every=1, window=1)
+        answers.append([stream.push(form(frame)) for frame in frames][-1])
+        frames.flags.writeable = False
+    assert torch.equal(answers[0].logits, answers[1].logits) and torch.equal(answers[0].logits, answers[2].logits)

@@ -1,6 +1,10 @@
 """`flatzoo.predict_windows`: windows of long videos, each the same as its frames alone."""
+import argparse
 import csv
+import functools
+import io
 import json
+import os
 import threading
 import types
 
@@ -9,9 +13,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from amflow_cases import VIT
 
 import flatzoo
-from flatzoo.cli import main
+from flatzoo.cli import main, windows as windows_command
 from flatzoo.data.actions import spliced_frames, write_spliced
 from flatzoo.data.array_clip import ArrayClip
 from flatzoo.data.decode import VideoError, VideoReader
@@ -19,6 +24,8 @@ from flatzoo.data.decode.stream import read_stream
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.temporal import TemporalContract
 from flatzoo.data.views import read_views
+from flatzoo.inference.load import load_model, model_name
+from flatzoo.inference.spread import SpreadError, spread_windows
 from flatzoo.inference.window_frames import Frame, WindowBuffer, window_rows
 from flatzoo.inference.window_model import WindowModel
 from flatzoo.inference.windows import cut_windows, plan_windows
@@ -82,11 +89,17 @@ def test_all_views_of_a_protocol_count(model, video):
     ('superimage', dict(backbone='test_resnet', layout='time:1')),
     ('probe', dict(backbone='test_vit', probe='attentive', probe_heads=2, probe_depth=1)),
     ('probe', dict(backbone='test_vit', probe='linear')),
+    ('amflow', dict(VIT, flow='none')),
+    ('amflow', dict(VIT, flow='none', temporal='lstm', adapter='serial', fusion='linear', am_blocks=(0, -1))),
+    ('amflow', dict(VIT, flow='none', temporal='transformer')),
 ])
 def test_shared_frames_are_encoded_once(video, name, options):
     torch.manual_seed(0)
-    size = 160 if name == 'probe' else 32
-    model = timm.create_model(name, **SMALL | dict(img_size=size) | options).eval()
+    size = 160 if name == 'probe' else 28 if name == 'amflow' else 32
+    arguments = SMALL | dict(img_size=size) | options
+    model = timm.create_model(arguments.pop('model_name', name), **arguments).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # adapters begin with zeros
     assert model.encodes_frames and 'encodes_frames' not in vars(model)
     plan = plan_windows(model, .5, 2.)
     windows = list(cut_windows(read_stream(video), plan, model, 'long'))
@@ -101,6 +114,9 @@ def test_shared_frames_are_encoded_once(video, name, options):
 
 def test_models_that_mix_frames_do_not_say_so(model):
     assert not model.encodes_frames
+    for options in (dict(flow='vanilla'), dict(squeeze='after'), dict(backbone_logits='plain'), dict(num_classes=0)):
+        arguments = {**VIT, 'num_classes': 5, 'flow': 'none', **options}
+        assert not timm.create_model(arguments.pop('model_name'), **arguments).encodes_frames
     assert not timm.create_model('tsm', backbone='resnet10t', **SMALL).encodes_frames
 
 
@@ -312,3 +328,61 @@ def test_parquet_of_windows(trained, video, capsys, tmp_path):
 def test_arrays_of_numpy(model):
     frames = np.zeros((40, 32, 40, 3), np.uint8)
     assert len(list(flatzoo.predict_windows(frames, model, 1., 1., fps=10))) == 4
+
+
+def test_another_process_answers_alike(trained, model, video, tmp_path):
+    broken = tmp_path / 'broken.mp4'
+    broken.write_bytes(b'no video')
+    load = functools.partial(load_model, model_name(trained[1]))
+    whole, none = spread_windows([str(video), str(broken)], load, 1, every=1.0, topk=2)
+    expected = list(flatzoo.predict_windows(video, model, 1.0, topk=2, note=lambda _: None))
+    assert [record.start for record in whole.records] == [record.start for record in expected]
+    for record, other in zip(whole.records, expected):
+        assert record.probability == pytest.approx(other.probability, abs=1e-4) and record.logits is None
+    assert 'the default' in whole.notes[0] and whole.error is None
+    assert isinstance(none.error, VideoError) and none.path == str(broken) and none.records == []
+
+
+@pytest.mark.slow
+def test_whole_files_are_spread_over_processes(trained, video, capsys, tmp_path):
+    names = [tmp_path / f'{name}.mp4' for name in 'abc']
+    for name in names:
+        name.write_bytes(video.read_bytes())
+    names[1].write_bytes(b'no video')
+    command = [*names, *trained, '--every', 1, '--json']
+    code, one, said = run(capsys, *command)
+    assert code == 1
+    code, several, also = run(capsys, *command, '--processes', 2)
+    assert code == 1 and also == said
+    for a, b in zip(json.loads(one), json.loads(several), strict=True):
+        assert (a['path'], a.get('error')) == (b['path'], b.get('error'))
+        for x, y in zip(a['records'], b['records'], strict=True):
+            assert (x['start'], x['end']) == (y['start'], y['end'])
+            assert x['probability'] == pytest.approx(y['probability'], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_is_told(video):
+    load = functools.partial(os._exit, 3)  # as the kernel does for lack of memory
+    with pytest.raises(SpreadError, match='fewer --processes'):
+        list(spread_windows([str(video)], load, 1))
+
+
+@pytest.mark.parametrize('cores, files, asked, expected', [
+    (8, 20, None, 4), (8, 3, None, 1), (2, 20, None, 1), (64, 20, None, 20), (2, 20, 3, 3), (2, 1, 3, 1)])
+def test_how_many_processes(model, monkeypatch, cores, files, asked, expected):
+    monkeypatch.setattr(windows_command, 'available_cores', lambda: cores)
+    assert windows_command._processes(files, model, argparse.Namespace(processes=asked)) == expected
+
+
+def test_the_next_program_may_take_less(trained, video, monkeypatch):
+    """`flatzoo predict ... | head` is no error."""
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+        def fileno(self):
+            raise OSError
+
+    monkeypatch.setattr('sys.stdout', Closed())
+    assert main(['predict', str(video), *trained, '--every', '1']) == 141

@@ -207,7 +207,7 @@ def test_flow_grad():
         model = perturb(build(dict(VIT, flow='vanilla', flow_grad=flow_grad, am_blocks=(-1,))))
         with torch.no_grad():
             model.adapters[-1]['attn'].down.weight[:, :32] = 0  # this adapter sees nothing but the flow
-        units, _ = model._run_blocks(model.super_image(random_clip(model)), with_units=True)[2][-1]
+        units, _ = model._run_blocks(model.super_image(random_clip(model)), over_time=model._over_time)[2][-1]
         units[:, 0].sum().backward()  # of the adapter beside attention
         grad = model.backbone.blocks[0].mlp.fc1.weight.grad
         assert (grad is not None and bool(grad.any())) == flow_grad

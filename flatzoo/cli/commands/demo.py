@@ -1,8 +1,9 @@
 """Serve a page on this machine that shows what a model sees of a video.
 
 Drop a video or use the camera, choose model, layout and order of frames, and see the top 5, the image
-that the backbone gets, the places that speak for the answer, and which frames matter. The page works
-without a network; weights that are not on this machine are downloaded when their model is chosen.
+that the backbone gets, the places that speak for the answer, and which frames matter. A timeline says
+what happens when, in videos up to --max-seconds and in the camera as it films. The page works without a
+network; weights that are not on this machine are downloaded when their model is chosen.
 Needs pip install 'flatzoo[demo]'.
 
     flatzoo demo
@@ -35,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     add_precision_argument(parser)
     parser.add_argument(
-        '--max-megabytes', type=count, default=50, metavar='N', help='largest video that is accepted (default: 50)')
+        '--max-megabytes', type=count, default=500, metavar='N', help='largest video that is accepted (default: 500)')
     parser.add_argument(
-        '--max-seconds', type=count, default=60, metavar='N', help='longest video that is accepted (default: 60)')
+        '--max-seconds', type=count, default=3600, metavar='N', help='longest video that is accepted (default: 3600)')
     parser.add_argument('--port', type=count, default=7860, metavar='N', help='port of the page (default: 7860)')
     parser.add_argument(
         '--host', default='127.0.0.1', metavar='ADDRESS',
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     import threading
 
     from flatzoo.demo.answer import Limits
-    from flatzoo.demo.page import is_loopback, serve
+    from flatzoo.demo.server import is_loopback, serve
 
     names = [model_name(name) for name in args.models] if args.models else _trained_models()
     for name in names:

@@ -1,4 +1,4 @@
-"""Name the action in video files.
+"""Name the action in video files, or say what happens when (events, subtitles).
 
 Each CLIP is a file, a folder (searched for videos at any depth) or a pattern such as
 'clips/**/*.mp4'. For each video the most probable classes are printed, the first one first.
@@ -35,12 +35,11 @@ from typing import TYPE_CHECKING, Any
 
 from flatzoo.console.text import printable
 from flatzoo.data.workers import available_cores
-from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write, write_error
-from ..arguments import add_ema_arguments, add_precision_argument, add_view_arguments, chosen_protocol, count
+from ..arguments import add_answering_arguments, add_view_arguments, answering_model, chosen_protocol, count
 from ..outputs import csv_line, open_answers
-from ..windows import add_window_arguments, asks_for_windows, predict_long, window_protocol
+from ..windows import add_window_arguments, asks_for_windows, predict_long, said_precision, window_protocol
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -61,17 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--files-from', metavar='FILE', help="text file with the path of a video in each line; '-' is standard input")
     parser.set_defaults(usage_error=parser.error)
 
-    model = parser.add_argument_group('model')
-    model.add_argument(
-        '--model', default=DEFAULT_MODEL, metavar='NAME',
-        help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or the FOLDER of a run (default: %(default)s)")
-    model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
-    add_ema_arguments(model)
-    model.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
-    model.add_argument(
-        '--allow-untrained', action='store_true', help='give random answers if the classifier was never trained')
-    model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    add_precision_argument(model)
+    add_answering_arguments(parser)
 
     add_view_arguments(parser)
 
@@ -85,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='files that are decoded at the same time, in each process (default: %(default)s)')
     work.add_argument(
         '--processes', type=count, metavar='N',
-        help='processes for --parquet, each with its own model (default: one, or one per GPU)')
+        help='processes for --parquet and for --every, each with its own model (default: one, or one per GPU; for many '
+        'files with --every on a CPU one on every two cores)')
 
     output = parser.add_argument_group('output')
     output.add_argument('--topk', type=count, default=5, metavar='K', help='classes per video (default: %(default)s)')
@@ -110,25 +100,19 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error('give a CLIP, or a list of them with --files-from')
     from flatzoo.inference.classifier import classify_files
     from flatzoo.inference.find import find_videos
-    from flatzoo.runtime import precision_of
 
     found = find_videos(args.clips)
     if args.files_from is not None:
         found += [(path, None) for path in _listed(args.files_from)]
     files = [path for path, error in found if error is None]
     answers: Iterator[tuple[str, list[Prediction] | Exception]] = iter(())
-    frames = 0
+    frames, computed = 0, {}
     if files:
-        args.model = model_name(args.model)
-        model = load_model(
-            args.model, args.checkpoint, args.num_classes, args.allow_untrained, args.device, use_ema=args.use_ema,
-            precision=args.precision)
+        model = answering_model(args)
         protocol = chosen_protocol(model, args)
-        if (precision := precision_of(model)) != 'fp32':
-            write(f'computing in {precision}; --precision fp32 computes in the numbers of the weights', sys.stderr)
         if asks_for_windows(args):
             return _long_videos(found, model, protocol, args)
-        frames = protocol.num_clips * model.num_frames
+        frames, computed = protocol.num_clips * model.num_frames, said_precision(model)
         if args.parquet is not None:
             from ..parquet import predict_to_parquet
 
@@ -139,15 +123,16 @@ def run(args: argparse.Namespace) -> int:
         if file in (None, '-'):
             if files:
                 answers = classify_files(model, files, protocol, args.topk, args.batch_size, args.workers)
-            return _report(found, answers, form, frames)
+            return _report(found, answers, form, frames, computed)
         settings = {
             'model': args.model, 'checkpoint': args.checkpoint and os.path.abspath(args.checkpoint),
-            'protocol': protocol.to_dict() if files else None, 'topk': args.topk}
+            'protocol': protocol.to_dict() if files else None, 'topk': args.topk,
+            **computed}
         with open_answers(file, settings, COLUMNS) as kept:
             if files:
                 waiting = [path for path in files if path not in kept.done]
                 answers = classify_files(model, waiting, protocol, args.topk, args.batch_size, args.workers)
-            return _report(found, answers, form, frames, kept)
+            return _report(found, answers, form, frames, computed, kept)
     except RuntimeError as error:
         if 'memory' not in str(error):  # of the device, or of the machine
             raise
@@ -190,6 +175,7 @@ def _report(
         answers: Iterator[tuple[str, list['Prediction'] | Exception]],
         form: str,
         frames: int = 0,
+        computed: dict[str, str] | None = None,
         kept: 'AnswerFile | None' = None,
 ) -> int:
     """Prints answers and errors in the order in which the files were given, and returns the exit code.
@@ -199,6 +185,7 @@ def _report(
         answers: One for each of the others.
         form: `'text'`, `'json'`, `'json-lines'` or `'csv'`.
         frames: Frames of a file that an answer comes from.
+        computed: What objects of JSON say of how they were computed.
         kept: Where rows of CSV or JSON lines go, with those of an earlier run; None to print them.
     """
     from flatzoo.console.progress import Progress
@@ -226,7 +213,7 @@ def _report(
                 write_error(answer)
             else:
                 top = [dict(item._asdict(), probability=round(item.probability, 6)) for item in answer]
-                entry = {'path': path, 'predictions': top}
+                entry = {'path': path, 'predictions': top, **(computed or {})}
                 rows = [(path, rank, *item[:2], f'{item[2]:.6f}', '') for rank, item in enumerate(answer, 1)]
             if kept is not None:
                 kept.write(rows if form == 'csv' else [entry])

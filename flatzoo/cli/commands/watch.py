@@ -20,12 +20,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
-
 from .. import CommandError, write
-from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
+from ..arguments import add_answering_arguments, add_view_arguments, answering_model, chosen_protocol, count
 from ..outputs import line_of
-from ..windows import add_event_arguments, event_options, seconds, window_protocol
+from ..windows import add_event_arguments, event_options, said_precision, seconds, window_protocol
 
 if TYPE_CHECKING:
     from flatzoo.inference.watch import Sighting
@@ -37,15 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('source', metavar='SOURCE', help="camera:0, an address, '-' or a growing file")
     parser.set_defaults(usage_error=parser.error)
 
-    model = parser.add_argument_group('model')
-    model.add_argument(
-        '--model', default=DEFAULT_MODEL, metavar='NAME',
-        help="a name that 'flatzoo list' shows, hf-hub:ORG/NAME or the FOLDER of a run (default: %(default)s)")
-    model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
-    add_ema_arguments(model)
-    model.add_argument('--num-classes', type=count, metavar='N', help='number of classes (default: that of the name)')
-    model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-
+    add_answering_arguments(parser)
     add_view_arguments(parser)
 
     windows = parser.add_argument_group('time')
@@ -85,9 +75,7 @@ def run(args: argparse.Namespace) -> int:
     options = event_options(args)
     try:
         kind_of(args.source)
-        args.model = model_name(args.model)
-        model = load_model(
-            args.model, args.checkpoint, args.num_classes, device=args.device, use_ema=args.use_ema)
+        model = answering_model(args)
         plan = plan_windows(model, args.every, args.window, window_protocol(chosen_protocol(model, args), args))
         write(
             f'windows of {plan.window:g} s ({plan.source}{"; --window says another" if plan.is_default else ""}), one '
@@ -96,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             args.source, model, plan, args.topk, args.stall, args.retries, args.drop,
             note=lambda line: write(f'note: {line}', sys.stderr))
         with contextlib.closing(sightings):
-            _print(sightings, args, options)
+            _print(sightings, args, options, said_precision(model))
     except VideoError as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
@@ -104,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(sightings: Iterator['Sighting'], args: argparse.Namespace, options: dict) -> None:
+def _print(sightings: Iterator['Sighting'], args: argparse.Namespace, options: dict, computed: dict) -> None:
     from flatzoo.inference.events import iter_events
 
     total = 0
@@ -123,7 +111,7 @@ def _print(sightings: Iterator['Sighting'], args: argparse.Namespace, options: d
             if not args.events and args.json_lines:
                 write(json.dumps({
                     **sighting.record.to_dict(), 'latency': round(sighting.latency, 3), 'dropped': sighting.dropped,
-                }), is_data=True)
+                    **computed}), is_data=True)
             elif not args.events:
                 write(f'{line_of(sighting.record)}  ({sighting.latency * 1000:.0f} ms)')
             yield sighting.record
@@ -133,4 +121,5 @@ def _print(sightings: Iterator['Sighting'], args: argparse.Namespace, options: d
             pass
         return
     for event in iter_events(records(), **options):
-        write(json.dumps(event.to_dict()) if args.json_lines else line_of(event), is_data=args.json_lines)
+        line = json.dumps({**event.to_dict(), **computed}) if args.json_lines else line_of(event)
+        write(line, is_data=args.json_lines)

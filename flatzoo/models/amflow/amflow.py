@@ -392,7 +392,7 @@ class AMFlow(AdapterModel):
         """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`, all classifiers fused."""
         images = self._images(x)
         fuse = self._num_classes > 0 and len(self.temporal) > 0
-        x, _, beside = self._run_blocks(images, with_units=fuse)
+        x, _, beside = self._run_blocks(images, over_time=self._over_time if fuse else None)
         if not fuse:
             return self.forward_head(self._final(x))
         if self.backbone_logits == 'plain':
@@ -400,8 +400,32 @@ class AMFlow(AdapterModel):
             logits = self.forward_head(self.backbone.forward_features(last).unsqueeze(1))
         else:
             logits = self.forward_head(self._final(x))
-        side = self.side_head(torch.cat([unit for unit, _ in beside if unit is not None], dim=1))  # [B, S, num_classes]
-        return self.fusion(torch.cat([side, logits.unsqueeze(1)], dim=1))
+        return self._fuse(torch.cat([unit for unit, _ in beside if unit is not None], dim=1), logits)
+
+    def _fuse(self, units: Tensor, logits: Tensor) -> Tensor:
+        """Outputs of the temporal units `[B, S, U]` and the last frame's logits -> logits `[B, num_classes]`."""
+        return self.fusion(torch.cat([self.side_head(units), logits.unsqueeze(1)], dim=1))
+
+    @property
+    def encodes_frames(self) -> bool:
+        """So it is without flow: the temporal units then look at vectors of the frames, and nothing goes back."""
+        late = self.flow == 'none' and self.squeeze == 'before' and self.backbone_logits == 'adapted'
+        return late and self._num_classes > 0 and len(self.temporal) > 0
+
+    def forward_frames(self, x: Tensor) -> Tensor:
+        """Frames `[N, C, H, W]` -> what the temporal units see, and logits, `[N, S * D + num_classes]`."""
+        x, _, beside = self._run_blocks(self.frame_images(x), over_time=lambda unit, hidden: hidden.mean(1))
+        seen = torch.cat([vectors for vectors, _ in beside if vectors is not None], dim=1)  # [N, S, D]
+        logits = self.forward_head(self.runner.norm(self.backbone, x).unsqueeze(1))
+        return torch.cat([seen.flatten(1), logits], dim=1)
+
+    def forward_clips(self, x: Tensor) -> Tensor:
+        """What `forward_frames` gave of the frames of clips, `[B * T, ...]` -> logits `[B, num_classes]`."""
+        x = x.unflatten(0, (-1, self.num_frames))
+        seen, logits = x.split([x.shape[2] - self._num_classes, self._num_classes], dim=2)
+        units = [unit for places in self.temporal.values() for unit in places.values()]
+        outputs = [unit(vectors) for unit, vectors in zip(units, seen.chunk(len(units), dim=2), strict=True)]
+        return self._fuse(torch.stack(outputs, dim=1), logits[:, -1])
 
     def attention_flows(self, x: Tensor) -> list[Tensor]:
         """The flow that the adapters get, for pictures.
@@ -431,9 +455,16 @@ class AMFlow(AdapterModel):
             index: int,
             x: Tensor,
             position: Tensor | None,
-            with_units: bool = False,
+            over_time: Callable[[nn.Module, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """One block with its adapters (equations 1 and 6): tokens, outputs of its temporal units, AM flow."""
+        """One block with its adapters (equations 1 and 6): tokens, outputs of its temporal units, AM flow.
+
+        Args:
+            index: The block.
+            x: Tokens of frames.
+            position: Rotary positions of the tokens.
+            over_time: What to do with a temporal unit and the activations that it is for; None does nothing.
+        """
         block, runner, adapters = self.backbone.blocks[index], self.runner, self.adapters[index]
         hidden = []
         normed = block.norm1(x)
@@ -455,9 +486,9 @@ class AMFlow(AdapterModel):
         x = x + (change + delta)
 
         unit = None
-        if with_units and index in self.am_blocks:
+        if over_time is not None and index in self.am_blocks:
             temporal = self.temporal[str(index)].values()
-            unit = torch.stack([self._over_time(unit, seen) for unit, seen in zip(temporal, hidden)], dim=1)
+            unit = torch.stack([over_time(unit, seen) for unit, seen in zip(temporal, hidden)], dim=1)
         return x, unit, flow
 
     def _attention_flow(self, index: int, block: nn.Module, q: Tensor, k: Tensor) -> Tensor | None:
