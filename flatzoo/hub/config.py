@@ -12,7 +12,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.base import channel_stats
 from flatzoo.models.timm_private import save_config_for_hf
-from flatzoo.weights.config import FORMAT, check_config, video_block
+from flatzoo.weights.config import check_config, video_block
 
 __all__ = ['model_config']
 
@@ -54,7 +54,7 @@ def model_config(
     mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
     config['video'] = video_block(model, protocol or eval_protocol(model), *mean_std)
     if borrows:
-        config['video'] |= {'format': FORMAT, 'backbone': model.borrowed.to_dict()}
+        config['video'] |= {'format': max(2, config['video']['format']), 'backbone': model.borrowed.to_dict()}
     check_config(config, 'config.json')
     return config
 

@@ -422,6 +422,10 @@ def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str
     summary = (inspect.getdoc(timm.model_entrypoint(cfg['architecture'])) or '').partition('\n')[0]
     protocol = protocol or eval_protocol(model)
     (height, width), layout = model.img_size, model.layout
+    scores = several = ''
+    if model.multi_label:
+        scores = 'scores = logits.sigmoid()  # each class by itself: a clip may have several\n'
+        several = ', of which a clip may have several (sigmoid scores, no softmax)'
     ids = cfg.get('paper_ids') or ()
     papers = ', '.join(_one_line(text) for text in (ids if isinstance(ids, (list, tuple)) else [ids])[:8])
     paper = f'\nPaper: {_one_line(cfg["paper_name"])}, {papers}.\n' if cfg.get('paper_name') else ''
@@ -429,9 +433,9 @@ def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str
         f'---\n{data.to_yaml()}\n---\n\n# {repo_id}\n\n`{cfg["architecture"]}` of flatzoo: {summary}\n{paper}\n'
         f"```python\nimport timm, flatzoo\n\nmodel = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()\n"
         f'logits = model(clip)  # clip: (B, {model.in_chans}, {model.num_frames}, {height}, {width}), float normalised '
-        f'or uint8\n```\n\nOr, on video files: `flatzoo predict clip.mp4 --model hf-hub:{repo_id}`.\n\n'
-        f'## Evaluation\n\n{model.num_classes} classes; {model.num_frames} frames of {height}x{width} pixels, layout '
-        f'`{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s), fit '
-        f'{protocol.fit}, '
-        'logits averaged.\n\n## Training data, accuracy and limits\n\nNot stated by whoever pushed this model.\n'
+        f'or uint8\n{scores}```\n\nOr, on video files: `flatzoo predict clip.mp4 --model hf-hub:{repo_id}`.\n\n'
+        f'## Evaluation\n\n{model.num_classes} classes{several}; {model.num_frames} frames of {height}x{width} pixels, '
+        f'layout `{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} '
+        f'crop(s), fit {protocol.fit}, logits averaged.\n\n'
+        '## Training data, accuracy and limits\n\nNot stated by whoever pushed this model.\n'
     )
