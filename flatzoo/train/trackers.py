@@ -7,6 +7,7 @@ a resumed run goes on with the same curves.
 import contextlib
 import importlib.util
 import json
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -66,7 +67,8 @@ def open_trackers(
     try:
         for name in names:
             try:
-                open_ones[name] = _KINDS[name](recipe, folder, update, ids)
+                with _to_stderr():
+                    open_ones[name] = _KINDS[name](recipe, folder, update, ids)
             except Exception as error:  # noqa: BLE001 - these libraries raise anything
                 why = ' '.join(str(error).split())[:300] or type(error).__name__
                 raise RecipeError(f'tracker {name} cannot be opened: {why}') from error
@@ -82,10 +84,16 @@ def open_trackers(
 @contextlib.contextmanager
 def _or_without(name: str, open_ones: dict[str, Any], report: Callable[[str], None]) -> Iterator[None]:
     try:
-        yield
+        with _to_stderr():
+            yield
     except Exception as error:  # noqa: BLE001 - a server that is away is no reason to end a run
         open_ones.pop(name, None)
         report(f'warning: {name} does not take the curves any more: {" ".join(str(error).split())[:300]}')
+
+
+def _to_stderr() -> contextlib.AbstractContextManager:
+    """Sends what these libraries print to standard error: standard output is for results."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def _read_ids(folder: Path) -> dict[str, str]:

@@ -39,7 +39,7 @@ from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write, write_error
 from ..arguments import add_ema_arguments, add_precision_argument, add_view_arguments, chosen_protocol, count
-from ..outputs import csv_line, open_answers
+from ..outputs import csv_line, note_scores, open_answers
 from ..windows import add_window_arguments, asks_for_windows, predict_long, window_protocol
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         protocol = chosen_protocol(model, args)
         if (precision := precision_of(model)) != 'fp32':
             write(f'computing in {precision}; --precision fp32 computes in the numbers of the weights', sys.stderr)
+        note_scores(model, asks_for_windows(args))
         if asks_for_windows(args):
             return _long_videos(found, model, protocol, args)
         frames = protocol.num_clips * model.num_frames

@@ -24,7 +24,7 @@ from flatzoo.inference.load import DEFAULT_MODEL, load_model, model_name
 
 from .. import CommandError, write
 from ..arguments import add_ema_arguments, add_view_arguments, chosen_protocol, count
-from ..outputs import line_of
+from ..outputs import line_of, note_scores
 from ..windows import add_event_arguments, event_options, seconds, window_protocol
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         write(
             f'windows of {plan.window:g} s ({plan.source}{"; --window says another" if plan.is_default else ""}), one '
             f'every {plan.every:g} s; Ctrl-C ends', sys.stderr)
+        note_scores(model, in_windows=True)
         sightings = watch(
             args.source, model, plan, args.topk, args.stall, args.retries, args.drop,
             note=lambda line: write(f'note: {line}', sys.stderr))

@@ -10,6 +10,7 @@ from torch import Tensor
 from flatzoo.console.progress import Progress
 from flatzoo.data.clips import clip_span, open_clip
 from flatzoo.data.lists import Clip, VideoList
+from flatzoo.data.multi_label import one_class_only
 from flatzoo.data.views import read_views
 from flatzoo.inference.ahead import load_ahead
 
@@ -125,9 +126,10 @@ def audit(
 
     Raises:
         ModelError: There is no such model.
-        DataError: The model has other classes.
+        DataError: The model has other classes, or clips have several classes.
         ValueError: No clip can be read, or the model gives logits of another shape or that are not finite.
     """
+    one_class_only(videos, 'an audit counts right answers')
     start = time.monotonic()
     subject = subject_of(model, **kwargs)
     if subject.classes is not None:
