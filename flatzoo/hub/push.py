@@ -29,7 +29,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.borrowed import borrowed_digest, borrowed_names
 from flatzoo.version import __version__
-from flatzoo.weights.config import CONFIG_FILE
+from flatzoo.weights.config import CONFIG_FILE, NEIGHBOURS_FILE
 from flatzoo.weights.download import explain, is_offline
 from flatzoo.weights.hub_session import PORTAL, HubError, HubUnwell, Watch, deadline
 
@@ -214,6 +214,10 @@ def open_checkpoint(
         return built, readme.read_text(encoding='utf-8') if readme.is_file() else None
     if not path.exists():
         raise FileNotFoundError(f'{path}: there is no such file or folder.')
+    if (path / NEIGHBOURS_FILE).is_file():
+        raise ValueError(
+            f'{path}: holds nearest neighbours, which are features and cannot be pushed as a model. A probe of kind '
+            'ridge or logistic can.')
     if path.is_dir():
         raise ValueError(
             f'{path}: has no {CONFIG_FILE}, so flatzoo did not save it. Give a folder that save_pretrained or a '

@@ -18,7 +18,7 @@ from flatzoo.data.views import read_views
 from .ahead import load_ahead
 from .cut import cut_windows
 from .embedder import Embedder
-from .features import FeatureRow, Features, FeatureStore, load_features
+from .features import MARK, FeatureRow, Features, FeatureStore, load_features
 from .find import find_videos
 
 if TYPE_CHECKING:
@@ -76,11 +76,14 @@ def embed(
         lists = [cut_windows(videos, embedder.window, workers) for videos in lists]
     wanted = _rows(lists)
     classes = tuple(dict.fromkeys(name for videos in lists for name in videos.classes if _has_classes(videos)))
+    several = any(videos.multi_label for videos in lists)
+    if several and (marked := [name for name in classes if MARK in name]):
+        raise ValueError(f'where clips may have several classes, no class may have {MARK} in its name: {marked[0]}')
     if not wanted:
         raise ValueError('there is no clip to embed. Check the files and folders.')
     if store is None:
         features = _in_memory(wanted, classes, embedder, batch_size, workers, progress)
-        return replace(features, errors=features.errors + lost)
+        return replace(features, errors=features.errors + lost, multi_label=several)
 
     store.open(embedder.settings)
     with _locked(store):
@@ -90,7 +93,7 @@ def embed(
             if row.shard is not None and (row.size, row.mtime) == (wanted[key][0].size, wanted[key][0].mtime)}
         store.update(
             (row._replace(**{name: getattr(wanted[key][0], name) for name in ('id', 'label', 'split', 'group')})
-             for key, row in same.items()), classes)
+             for key, row in same.items()), classes, several)
         store.remove_orphans()
         waiting = [item for key, item in wanted.items() if key not in same]
         _compute_into(store, waiting, embedder, batch_size, workers, progress)
@@ -165,8 +168,8 @@ def _rows(lists: Sequence[VideoList]) -> dict[tuple, tuple[FeatureRow, Clip, int
             row = FeatureRow(
                 os.fsencode(path).decode('utf-8', 'backslashreplace'), clip.member[0] if clip.member else '',
                 float(clip.start), None if clip.end is None else float(clip.end), clip.unit, clip.id,
-                videos.classes[clip.label] if labelled else None, videos.split, clip.group or None, size=size,
-                mtime=mtime)
+                MARK.join(videos.classes[label] for label in clip.all_labels) if labelled else None, videos.split,
+                clip.group or None, size=size, mtime=mtime)
             rows.setdefault(row.key, (row, clip, videos.depth))
     return rows
 

@@ -28,11 +28,12 @@ from flatzoo.version import __version__
 from .download import check_file, fetch, split_name
 
 __all__ = [
-    'CONFIG_FILE', 'FORMAT', 'check_arguments', 'check_config', 'protocol_of_config', 'read_config', 'saved_config',
-    'multi_label_of_config', 'stats_of_config', 'temporal_of_config', 'video_block',
+    'CONFIG_FILE', 'FORMAT', 'NEIGHBOURS_FILE', 'check_arguments', 'check_config', 'multi_label_of_config',
+    'protocol_of_config', 'read_config', 'saved_config', 'stats_of_config', 'temporal_of_config', 'video_block',
 ]
 
 CONFIG_FILE = 'config.json'
+NEIGHBOURS_FILE = 'neighbours.json'  # in its place beside features that answer as nearest neighbours
 FORMAT = 3
 """Newest format. It is 1 but for models that an older flatzoo would misunderstand: 2 if they borrow their backbone, so
 that their files look incomplete, and 3 if their clips may have several classes."""
