@@ -168,7 +168,8 @@ def probe(
     if not isinstance(source, Features):
         if model is None:
             raise ValueError('a list of clips needs a model that looks at them: give its name.')
-        options = {name: kwargs.pop(name) for name in ('batch_size', 'workers', 'progress') if name in kwargs}
+        names = 'batch_size', 'workers', 'progress', 'processes'
+        options = {name: kwargs.pop(name) for name in names if name in kwargs}
         embedder = model if isinstance(model, Embedder) else Embedder(
             model, **{'tokens': kind in TOKEN_KINDS, **kwargs})
         source = embed(source, embedder, features, **options)

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             result.save(args.out, args.with_backbone)
         if args.report is not None:
             _write_report(Path(args.report), result)
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(one_line(error)) from error
     write(json.dumps(_entry(result), indent=2) if args.json else _text(result, args.per_class))
     for note in result.notes:
