@@ -21,6 +21,7 @@ from flatzoo.layers import SuperImage
 from flatzoo.weights.checkpoint import map_weights
 from flatzoo.weights.config import (
     CONFIG_FILE,
+    multi_label_of_config,
     protocol_of_config,
     read_config,
     saved_config,
@@ -263,6 +264,7 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
         return
     model.saved_protocol = protocol_of_config(*source.saved)
     model.temporal_contract = temporal_of_config(*source.saved)
+    model.multi_label = multi_label_of_config(*source.saved) and source.cfg.num_classes == model.num_classes
     if source.weights is not None and source.cfg.num_classes == model.num_classes > 0 and not model.head_trained:
         raise ValueError(
             f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '
