@@ -4,10 +4,11 @@
 
 Scenes are rendered once, in parts, into a cache of frames at the size of training, from three sizes. Some clips show a
 whole action; others are windows of a longer video, whose middle decides whether the label is the action or 'nothing',
-with other scenes before and after a cut. In training each scene is in its batch forwards and backwards, so that nothing
-but the order of frames tells the two classes of a pair apart. Clips are shifted, mirrored (with the label that the
-mirror gives), recoloured, blurred and made noisy. Accuracy is measured on held-out textures and seeds with the frames in
-order, reversed and shuffled. `--evaluate FILE` measures existing weights and trains nothing.
+with other scenes before and after a cut. In training each scene is in its batch forwards and backwards, so that
+nothing but the order of frames tells the two classes of a pair apart. Clips are shifted, mirrored (with the label that
+the mirror gives), recoloured, blurred and made noisy. Accuracy is measured on held-out textures and seeds with the
+frames in order, reversed and shuffled, and on H.264 files that are written and decoded again. `--evaluate FILE`
+measures existing weights and trains nothing.
 """
 import argparse
 import json
@@ -17,11 +18,13 @@ import platform
 import random
 import shlex
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository: benchmarks.common, flatzoo
 
+import av
 import numpy as np
 import safetensors.torch
 import timm
@@ -35,6 +38,7 @@ from benchmarks.common.actions import predict, share
 from benchmarks.common.files import write_file
 from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import NOTHING, VERBS, VerbClips, mirrored_verb, paint_verb, render_verb
+from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.transforms import resize
 
 NONE = VERBS.index(NOTHING)
@@ -42,6 +46,7 @@ MIRROR = torch.tensor([label if mirrored_verb(label) is None else mirrored_verb(
 CAN_MIRROR = torch.tensor([mirrored_verb(label) is not None for label in range(len(VERBS))])
 REVERSE = torch.tensor([label if label == NONE else label ^ 1 for label in range(len(VERBS))])
 WINDOW = 1.5  # seconds, of a window of a longer video
+FILES = ((128, 32, 16, 0.0), (96, 12, 8, 0.05))  # pixels, frames, frames per second, camera shake
 PART = 2000  # scenes of a file of the cache
 
 
@@ -213,6 +218,30 @@ def measure(model: nn.Module, num_clips: int, shake: float, seed: int) -> dict[s
         'per_class': {name: share(normal[labels == i] == i) for i, name in enumerate(VERBS)}}
 
 
+def measure_files(
+        model: nn.Module, num_clips: int, size: int, num_frames: int, fps: int, shake: float, seed: int,
+) -> dict[str, float]:
+    """Accuracy on held-out clips that are written as H.264 files and decoded again."""
+    views = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'clip.mp4')
+        for i in range(num_clips):
+            clip = render_verb(
+                i % len(VERBS), (seed << 32) + (1 << 31) + i, num_frames, size, camera_shake=shake, split='test')
+            with av.open(str(path), 'w') as container:
+                stream = container.add_stream('libx264', rate=fps, options={'crf': '23', 'threads': '1'})
+                stream.width = stream.height = size
+                stream.pix_fmt = 'yuv420p'
+                for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+                container.mux(stream.encode())
+            views.append(EvalProtocol().load_views(path, model.num_frames, model.img_size))
+    hits = predict(model, torch.cat(views)) == torch.arange(num_clips) % len(VERBS)
+    return {
+        'size': size, 'frames': num_frames, 'fps': fps, 'camera_shake': shake, 'clips': num_clips,
+        'accuracy': share(hits)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='sifar_resnet10t', help='model name (%(default)s)')
@@ -226,7 +255,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--fp32', action='store_true', help='train in float32, not in bfloat16')
     parser.add_argument('--eval-clips', type=int, default=1960)
-    parser.add_argument('--eval-seed', type=int, default=1, help='of the held-out clips; 0 is for choices (%(default)s)')
+    parser.add_argument('--eval-seed', type=int, default=1, help='of held-out clips; 0 is for choices (%(default)s)')
     parser.add_argument('--evaluate', type=Path, metavar='FILE', help='measure these weights, train nothing')
     parser.add_argument('--work', type=Path, default=Path('runs/verbs'), help='cache, checkpoint (%(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in the work folder')
@@ -255,8 +284,10 @@ def main() -> None:
     results = {
         'model': args.model, 'command': shlex.join(['python', 'benchmarks/learning/train_verbs.py', *sys.argv[1:]]),
         'seed': args.seed, 'steps': None if args.evaluate else args.steps, **seconds,
-        'eval': {name: measure(model, args.eval_clips, shake, args.eval_seed)
-                 for name, shake in (('still_camera', 0.0), ('shaking_camera', 0.05))},
+        'eval': {
+            **{name: measure(model, args.eval_clips, shake, args.eval_seed)
+               for name, shake in (('still_camera', 0.0), ('shaking_camera', 0.05))},
+            'files': [measure_files(model, args.eval_clips // 10, *kind, args.eval_seed) for kind in FILES]},
         'versions': {
             'python': platform.python_version(), 'flatzoo': flatzoo.__version__,
             'torch': torch.__version__, 'timm': timm.__version__},
