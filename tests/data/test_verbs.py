@@ -57,7 +57,7 @@ def test_same_seed_same_bytes_on_any_thread_count():
 @pytest.mark.parametrize('pair', NEW)
 def test_a_frame_does_not_depend_on_its_neighbours(pair):
     """Long videos are painted piece by piece; the middle of three frames is the one of a clip of one frame."""
-    [alone], three = (render_verb(2 * pair, 8, count, 32, camera_shake=0.03) for count in (1, 3))
+    [alone], three = (render_verb(2 * pair, 9, count, 32, camera_shake=0.03) for count in (1, 3))
     # grains of noise are drawn per clip, so that frames are compared after a blur
     blur = torch.nn.AvgPool2d(4)
     same, other = ((blur(alone.float()) - blur(three[i].float())).abs().max() for i in (1, 0))
