@@ -271,8 +271,9 @@ def main() -> None:
         state = safetensors.torch.load_file(args.evaluate)
     else:
         clips, labels = render_cache(args.work, args.scenes, args.seed, model.img_size[0], model.num_frames)
-        seconds['render_cpu'] = round(time.process_time())
+        seconds['render_cpu'], start = round(time.process_time()), time.time()
         train(model, clips, labels, args)
+        seconds['train_seconds'] = round(time.time() - start)
         seconds['render_and_train_cpu'] = round(time.process_time())
         state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
         state = {key: value.contiguous() for key, value in state.items()}
