@@ -260,7 +260,11 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
     """Restores the source that the model states, and gives a saved model its protocol."""
     if source.weights is not None:
         _restore_source(model, source.cfg)
-    if source.saved is None or not isinstance(model, model_cls):
+    if not isinstance(model, model_cls):
+        return
+    if source.saved is None:
+        if model.head_trained:  # the time that a window of the tag's own classes covers
+            model.temporal_contract = _record_of(model.pretrained_cfg).temporal
         return
     model.saved_protocol = protocol_of_config(*source.saved)
     model.temporal_contract = temporal_of_config(*source.saved)
