@@ -110,9 +110,9 @@ def add_ema_arguments(parser: argparse.ArgumentParser) -> None:
 def add_precision_argument(parser: argparse.ArgumentParser, default: str = 'auto') -> None:
     """In which numbers the model computes; `flatzoo.runtime.prepare` takes it."""
     parser.add_argument(
-        '--precision', choices=('auto', 'fp32', 'bf16'), default=default,
+        '--precision', choices=('auto', 'fp32', 'bf16', 'int8'), default=default,
         help='numbers to compute in; auto takes bf16 on GPUs and on CPUs that are several times as fast with it, and '
-        'fp32 elsewhere (default: %(default)s)')
+        'fp32 elsewhere; int8 is for linear layers on CPUs (default: %(default)s)')
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:

@@ -94,7 +94,14 @@ class CheckedClip(nn.Module):
         return self.traced(clip)
 
 
-def write(model: nn.Module, clip: Tensor, path: Path, format: Format, metadata: dict[str, Any]) -> None:
+def write(
+        model: nn.Module,
+        clip: Tensor,
+        path: Path,
+        format: Format,
+        metadata: dict[str, Any],
+        quantize: Literal['int8'] | None = None,
+) -> None:
     """Writes a file.
 
     Args:
@@ -103,6 +110,7 @@ def write(model: nn.Module, clip: Tensor, path: Path, format: Format, metadata: 
         path: The file to write, with the suffix of the format.
         format: One of `FORMATS`.
         metadata: Values that JSON can hold.
+        quantize: 8-bit weights of linear layers; only for ONNX.
     """
     text = json.dumps(metadata, ensure_ascii=False)
     with PlainOperators(), torch.no_grad(), warnings.catch_warnings():
@@ -117,6 +125,8 @@ def write(model: nn.Module, clip: Tensor, path: Path, format: Format, metadata: 
                 verbose=False)
             program.model.metadata_props[METADATA] = text
             program.save(path)
+            if quantize is not None:
+                _quantize_onnx(path)
             return
         program = torch.export.export(model, (clip,), dynamic_shapes=(BATCH,))
     if format == 'torch-export':
@@ -124,6 +134,20 @@ def write(model: nn.Module, clip: Tensor, path: Path, format: Format, metadata: 
     else:
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(path), inductor_configs={'aot_inductor.metadata': {METADATA: text}})
+
+
+def _quantize_onnx(path: Path) -> None:
+    """Rewrites a file with integer products. onnxruntime keeps the metadata."""
+    import logging
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)  # it advises to optimise the graph first, which changes nothing here
+    try:
+        quantize_dynamic(
+            path, path, op_types_to_quantize=['MatMul', 'Gemm'], per_channel=True, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def load(path: str | Path) -> Exported:

@@ -76,8 +76,8 @@ class Classifier:
         device: `'auto'` (CUDA if available) or a torch device. A model object stays on its device.
         batch_size: Views that the model sees at a time.
         workers: Number of files that are decoded at the same time. None means one per core that this process may use.
-        precision: `'auto'`, `'fp32'` or `'bf16'`. `'auto'` takes bf16 where this machine gains several times by it, see
-            `flatzoo.runtime.choose_precision`.
+        precision: `'auto'`, `'fp32'`, `'bf16'`, or `'int8'` for linear layers on CPUs. `'auto'` takes bf16 where this
+            machine gains several times by it, see `flatzoo.runtime.choose_precision`.
         **kwargs: As for `load_model`: `checkpoint`, `num_classes`, ...
 
     Attributes:

@@ -191,7 +191,7 @@ def predict_windows(
         protocol: Sampling and crops of a window. None takes one clip by the protocol of the model's weights.
         batch_size: Views that the model sees at a time.
         device: `'auto'` (CUDA if available) or a torch device, for the model of a name.
-        precision: `'auto'`, `'fp32'` or `'bf16'`, for the model of a name; see `flatzoo.Classifier`.
+        precision: `'auto'`, `'fp32'`, `'bf16'` or `'int8'`, for the model of a name; see `flatzoo.Classifier`.
         note: Called with a line for whatever is wrong with a file and was passed over, such as a missing end;
             `warnings.warn` if None.
         **kwargs: As for `flatzoo.inference.load.load_model`.

@@ -9,7 +9,7 @@ from timm.layers import GELU, GELUTanh, Mlp
 from torch import Tensor, nn
 
 from .choice import faster, size_class
-from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
+from .packed_linear import Prepared, is_linear, needs_parts, runs_fast
 
 __all__ = ['PackedMlp', 'chunk_rows']
 
@@ -28,7 +28,7 @@ class PackedMlp(Prepared, Mlp):
     def accepts(cls, module: nn.Module) -> bool:
         """MLPs of linear layers with GELU and nothing between."""
         return (
-            all(type(layer) in (nn.Linear, PackedLinear) for layer in (module.fc1, module.fc2))
+            all(is_linear(layer) for layer in (module.fc1, module.fc2))
             and type(module.act) in (nn.GELU, GELU, GELUTanh)
             and type(module.norm) is nn.Identity
         )

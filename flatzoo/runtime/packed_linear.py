@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .choice import MOST_ROWS, faster, size_class
 
-__all__ = ['PackedLinear', 'Prepared', 'needs_parts', 'runs_fast']
+__all__ = ['PackedLinear', 'Prepared', 'is_linear', 'needs_parts', 'runs_fast']
 
 
 _DTYPES = {'cpu': (torch.float32, torch.bfloat16), 'cuda': (torch.float32, torch.bfloat16, torch.float16)}
@@ -117,6 +117,11 @@ class PackedLinear(Prepared, nn.Linear):
 
     def _packed(self) -> Tensor:
         return self.derived('weight', self.weight, _pack)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer of torch, or a prepared one, and no subclass of somebody else."""
+    return type(module) is nn.Linear or isinstance(module, PackedLinear)
 
 
 def needs_parts(module: nn.Module) -> bool:

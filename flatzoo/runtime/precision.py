@@ -1,4 +1,4 @@
-"""In which numbers a model computes: fp32, or bfloat16 where the machine gains several times by it."""
+"""In which numbers a model computes: fp32, bfloat16 where the machine gains several times by it, or 8-bit integers."""
 import functools
 import os
 import time
@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .int8 import Int8Linear
 from .optimize import optimize
 
 __all__ = ['PRECISIONS', 'Precision', 'choose_precision', 'precision_of', 'prepare']
 
-Precision = Literal['auto', 'fp32', 'bf16']
+Precision = Literal['auto', 'fp32', 'bf16', 'int8']
 PRECISIONS = get_args(Precision)
 
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
@@ -24,18 +25,22 @@ def prepare(model: nn.Module, precision: Precision = 'auto') -> nn.Module:
 
     Args:
         model: A model in eval or training mode, on its device. It is not changed.
-        precision: `'fp32'`, `'bf16'`, or `'auto'`, see `choose_precision`.
+        precision: `'fp32'`, `'bf16'`, `'int8'` (products of linear layers on a CPU, see `optimize`), or `'auto'`, see
+            `choose_precision`.
 
     Returns:
         The prepared model in eval mode. It shares its tensors with the given one if their dtype stays.
 
     Raises:
-        ValueError: There is no such precision.
+        ValueError: There is no such precision, or int8 is not for this model.
     """
-    return optimize(model, _DTYPES[choose_precision(model, precision)])
+    chosen = choose_precision(model, precision)
+    if chosen == 'int8':
+        return optimize(model, quantize='int8')
+    return optimize(model, _DTYPES[chosen])
 
 
-def choose_precision(model: nn.Module, precision: Precision = 'auto') -> Literal['fp32', 'bf16']:
+def choose_precision(model: nn.Module, precision: Precision = 'auto') -> Literal['fp32', 'bf16', 'int8']:
     """Chooses the numbers in which a model answers.
 
     `auto` takes bf16 on CUDA devices that compute in it, and on CPUs whose matrix units multiply it at least three
@@ -65,7 +70,12 @@ def choose_precision(model: nn.Module, precision: Precision = 'auto') -> Literal
 
 
 def precision_of(model: nn.Module) -> str:
-    """The numbers in which a model computes, as results record them: `'fp32'`, `'bf16'`, or torch's name of another."""
+    """The numbers in which a model computes, as results record them.
+
+    They are `'fp32'`, `'bf16'`, `'int8'` where linear layers multiply integers, or torch's name of another dtype.
+    """
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        return 'int8'
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     return next((name for name, known in _DTYPES.items() if known == dtype), str(dtype).removeprefix('torch.'))
 

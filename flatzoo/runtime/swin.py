@@ -16,7 +16,7 @@ from flatzoo.layers.window_attention import attend_fused, padded_bias, window_at
 
 from .choice import faster
 from .mlp import PackedMlp, chunk_rows
-from .packed_linear import PackedLinear, Prepared, needs_parts, runs_fast
+from .packed_linear import Prepared, is_linear, needs_parts, runs_fast
 
 __all__ = ['FusedWindowAttention', 'WindowOrderStage']
 
@@ -47,7 +47,7 @@ class WindowOrderStage(Prepared, SwinTransformerStage):
         return all(
             type(block) is SwinTransformerBlock
             and type(block.attn) in (WindowAttention, FusedWindowAttention)
-            and type(block.attn.proj) in (nn.Linear, PackedLinear)
+            and is_linear(block.attn.proj)
             and (type(block.mlp) is PackedMlp or PackedMlp.accepts(block.mlp))
             for block in module.blocks
         )

@@ -37,6 +37,20 @@ def uint8_clips(model, count):
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
+def test_integers_in_onnx(tmp_path):
+    torch.manual_seed(0)
+    model = perturb(build(dict(model_name='videomae_vit_s', depth=1, embed_dim=96, num_heads=2, img_size=32)))
+    whole = flatzoo.export.export(model, tmp_path / 'whole.onnx', 'onnx')
+    report = flatzoo.export.export(model, tmp_path / 'model.onnx', 'onnx', quantize='int8')
+    assert 0 < report.difference <= report.tolerance == 0.1 and report.size < 0.8 * whole.size
+    assert flatzoo.export.load(tmp_path / 'model.onnx').metadata['num_classes'] == model.num_classes
+    with pytest.raises(ExportError, match='differ'):  # the check refuses what differs too much
+        flatzoo.export.export(model, tmp_path / 'strict.onnx', 'onnx', quantize='int8', tolerance=1e-6)
+    assert not list(tmp_path.glob('strict*'))
+    with pytest.raises(ValueError, match="needs format='onnx', got 'torchscript'"):
+        flatzoo.export.export(model, tmp_path / 'x.pt', 'torchscript', quantize='int8')
+
+
 @pytest.mark.parametrize('format', ['torch-export', 'onnx', 'torchscript', SLOW_AOTI])
 def test_a_file_answers_as_the_model_and_says_what_it_is(format, tmp_path):
     model = timm.create_model('sifar_resnet10t', pretrained=True).eval()

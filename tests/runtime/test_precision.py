@@ -43,7 +43,7 @@ def test_models_that_bf16_blurs_stay_in_fp32(gain):
 
 
 def test_names():
-    with pytest.raises(ValueError, match='one of auto, fp32, bf16, got .half.'):
+    with pytest.raises(ValueError, match='one of auto, fp32, bf16, int8, got .half.'):
         prepare(timm.create_model(**TINY), 'half')
     assert precision_of(torch.nn.Linear(1, 1).double()) == 'float64' and precision_of(torch.nn.ReLU()) == 'fp32'
 
