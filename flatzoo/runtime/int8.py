@@ -1,10 +1,10 @@
 """Linear layers that multiply 8-bit integers on a CPU.
 
-The weight is rounded once, with a scale for each output channel. The input is rounded in every call, with one scale for
-all of it, so what a clip gets depends a little on the other clips of its batch. Everything between the products stays in
-float32. Processors with VNNI or AMX multiply integers several times as fast. Not every layer bears it: a few large
-inputs leave all others a few steps of the scale. So the first forward compares each layer with float32 on its own
-input, and leaves those in float32 that differ too much or gain no time.
+The weight is rounded once, with a scale for each output channel. The input is rounded in every call, with one scale
+for all of it, so what a clip gets depends a little on the other clips of its batch. Everything between the products
+stays in float32. Processors with VNNI or AMX multiply integers several times as fast. Not every layer bears it: a few
+large inputs leave all others a few steps of the scale. So the first forward compares each layer with float32 on its
+own input, and leaves those in float32 that differ too much or gain no time.
 """
 from collections.abc import Callable
 from typing import Any
