@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-FORKSERVER = multiprocessing.get_context('forkserver')
+FORKSERVER = multiprocessing.get_context(
+    'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn')  # Windows has no other
 """Of its processes each begins in milliseconds. One that imports torch and timm anew takes five seconds of a core."""
 FORKSERVER.set_forkserver_preload(['flatzoo.cli', 'flatzoo.hub', 'flatzoo.train.loop', 'timm'])
 
