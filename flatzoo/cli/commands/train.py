@@ -1,8 +1,8 @@
 """Train a video model on videos in a folder.
 
 SPEC is the layout of the data set, such as folder, kinetics, ssv2 or ucf101:fold=2. 'auto' recognises
-the layout. ROOT is the folder of the data set. The run folder holds the model (config.json, model.safetensors), the last
-checkpoint (last.pt), summary.csv and args.yaml.
+the layout. ROOT is the folder of the data set. The run folder holds the model (config.json,
+model.safetensors), the last checkpoint (last.pt), summary.csv and args.yaml.
 
 --recipe auto, the default, looks at the clips, the model and the device. It chooses the options that are
 not given, and prints its choices with the reasons. --recipe few_clips does the same, and takes the recipe

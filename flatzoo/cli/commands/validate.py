@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--order', nargs='+', choices=('normal', 'reverse', 'shuffle'), default=['normal'], metavar='ORDER',
         help='order of the frames: normal, reverse, shuffle, or several of them (default: normal)')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the shuffled order (default: %(default)s)')
+    parser.add_argument(
+        '--seed', type=int, default=0, metavar='N', help='seed of the shuffled order (default: %(default)s)')
 
     work = parser.add_argument_group('work')
     work.add_argument(
