@@ -4,9 +4,10 @@
     python benchmarks/regenerate.py --all  # counts every model again: after the code of a model has changed
 
 Costs (`results/data/cost.csv`) and the catalogue that `flatzoo list` reads are counted for new names only. Model cards
-are written from them. What takes longer is written when something that it shows has changed: the comparison of all
-models (`docs/models.md`, `docs/models/`), that of the ways to make an image model see video (`docs/image_to_video.md`,
-`docs/image_to_video/`) and the counted tables below `results/`.
+are written from them. The reference (`docs/api/models.md`) names the modules of new papers. What takes longer is
+written when something that it shows has changed: the comparison of all models (`docs/models.md`, `docs/models/`), that
+of the ways to make an image model see video (`docs/image_to_video.md`, `docs/image_to_video/`) and the counted tables
+below `results/`.
 """
 import argparse
 import json
@@ -26,6 +27,7 @@ from flatzoo.zoo import catalogue
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = Path('benchmarks/results/data/cost.csv')
 SPEEDS = 'benchmarks/results/data/models.csv', 'benchmarks/results/data/image_to_video.csv'
+REFERENCE, INDENT = Path('docs/api/models.md'), '   '
 COMPARISON = ('compare', '--measured', *SPEEDS, '--page', 'docs/models')
 FAMILY = ('compare', '--family', 'image-to-video', '--measured', SPEEDS[1], '--page', 'docs/image_to_video')
 COUNTED = {  # page below results: script, and the models of which it is made
@@ -62,12 +64,31 @@ def describe_models(again: bool) -> bool:
     return True
 
 
+def name_modules() -> None:
+    """Adds the modules of new papers to their list in the reference, and drops those that are gone.
+
+    A module of `flatzoo.models` belongs to a paper if the reference does not name it under what papers share.
+    """
+    before, start, rest = REFERENCE.read_text(encoding='utf-8').partition(f'{INDENT}flatzoo.models.')
+    listed, end, shared = (start + rest).partition('```')
+    named = listed.split()
+    files = sorted(Path('flatzoo/models').rglob('[!_]*.py'))
+    modules = ['.'.join(file.with_suffix('').parts) for file in files]
+    papers = [name for name in modules if f'{INDENT}{name}\n' not in shared]
+    names = [name for name in named if name in papers] + [name for name in papers if name not in named]
+    if names != named:
+        text = ''.join(f'{INDENT}{name}\n' for name in names)
+        write_file(REFERENCE, f'{before}{text}{end}{shared}'.encode())
+        print(f'{REFERENCE} is new.')
+
+
 def main() -> None:
     """Rewrites what is out of date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--all', action='store_true', help='count every model again and write every page')
     args = parser.parse_args()
     os.chdir(ROOT)
+    name_modules()
     costs = count_costs(args.all)
     listed = describe_models(args.all)
     cards = write_cards()

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-FORKSERVER = multiprocessing.get_context('forkserver')
+FORKSERVER = multiprocessing.get_context(
+    'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn')  # Windows has no other
 """Of its processes each begins in milliseconds. One that imports torch and timm anew takes five seconds of a core."""
 FORKSERVER.set_forkserver_preload(['flatzoo.cli', 'flatzoo.hub', 'flatzoo.train.loop', 'timm'])
 
@@ -22,13 +23,14 @@ class Process:
         folder: A new folder for what the process prints.
         function: A function of a module that can be imported. What it raises ends the process with 1.
         *args: Its arguments.
-        env: Environment variables of the process. Modules that were imported already have read theirs.
+        env: Environment variables in addition to those of this process. Modules that were imported have read theirs.
     """
 
     def __init__(self, folder, function, *args, env=None):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True)
-        self._process = FORKSERVER.Process(target=_run, args=(str(folder), function, args, env or {}))
+        env = {**os.environ, **(env or {})}
+        self._process = FORKSERVER.Process(target=_run, args=(str(folder), function, args, env))
         self._process.start()
 
     def wait(self, seconds=600) -> SimpleNamespace:
@@ -58,6 +60,7 @@ def _run(folder, function, args, env):
         file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(file, number)
         os.close(file)
+    os.environ.clear()  # the server has that of the test that came first
     os.environ.update(env)
     tempfile.tempdir = None  # TMPDIR may be another one now
     torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 """Small training runs for tests, in this process or in others that can be killed or train together."""
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ class Recorder(loop.Trainer):
         return meters
 
 
-def _child(recipe, rank, world, port, curve, error, kill):
+def _child(recipe, rank, world, port, curve, error, kill, alarm):
     """What a process does: its part of a run."""
     torch.set_num_threads(1)
     try:
@@ -69,6 +70,8 @@ def _child(recipe, rank, world, port, curve, error, kill):
                 MASTER_PORT=str(port))
         if kill is not None:
             _die_at(*kill)
+        if alarm is not None:
+            _die_after_a_checkpoint(alarm)
         processes = Processes.start('cpu')
         trainer = Recorder(Recipe(**recipe), processes, report=lambda line: None)
         trainer.fit()
@@ -107,9 +110,24 @@ def _die_at(name, call, names=1):
     setattr(checkpoint, name, deadly)
 
 
-def start(recipe, folder, rank=0, world=1, port=0, curve=None, kill=None):
+def _die_after_a_checkpoint(seconds):
+    """Ends this process without warning, so many seconds after it has saved its first checkpoint.
+
+    Its own clock does this: another process may look too late on a busy machine.
+    """
+    save_last = checkpoint.save_last
+
+    def save(*args):
+        save_last(*args)
+        if signal.getitimer(signal.ITIMER_REAL)[0] == 0:
+            signal.setitimer(signal.ITIMER_REAL, seconds)  # nothing handles its signal
+
+    checkpoint.save_last = save
+
+
+def start(recipe, folder, rank=0, world=1, port=0, curve=None, kill=None, alarm=None):
     """Starts a process that trains; the server that it comes from has imported everything."""
-    arguments = (recipe.to_dict(), rank, world, port, curve, str(Path(folder, 'error')), kill)
+    arguments = (recipe.to_dict(), rank, world, port, curve, str(Path(folder, 'error')), kill, alarm)
     process = FORKSERVER.Process(target=_child, args=arguments, daemon=False)
     process.start()
     return process

@@ -101,10 +101,10 @@ def add_ema_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         '--ema', dest='use_ema', action='store_const', const=True, default=None,
-        help='of a checkpoint with both, take the moving average of the weights (default: so, with a warning)')
+        help='take the moving average from a checkpoint that also has raw weights (the default, with a warning)')
     which.add_argument(
         '--raw', dest='use_ema', action='store_const', const=False,
-        help='of a checkpoint with both, take the raw weights')
+        help='take the raw weights from a checkpoint that also has a moving average')
 
 
 def add_precision_argument(parser: argparse.ArgumentParser, default: str = 'auto') -> None:

@@ -23,9 +23,9 @@ class DataReport:
     Attributes:
         missing: Files that are listed and not there.
         unreadable: Files that cannot be read, with the reason.
-        short: Clips with fewer frames than asked for, with their number.
+        short: Clips with fewer frames than a model takes, with their number of frames.
         duplicates: Names of clips of the same frames, in one split or in several.
-        across_splits: Those of them that are in several splits: what is trained on is also asked.
+        across_splits: Those of them that are in several splits: a model would be tested on what it was trained on.
         groups: Groups, such as people, that are in several splits, and clips without a group.
         classes: What does not match between the classes of the splits, or of the model.
         facts: What the clips are like, see `describe`. It is no finding.

@@ -264,7 +264,7 @@ def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel, **cache: A
 
 
 def _swapped_labels(videos: VideoList) -> list[int]:
-    """Labels of mirrored clips; names of one side alone, which keep theirs, are told."""
+    """Labels of mirrored clips. Warns about classes that name a side and have no counterpart: they keep their label."""
     if not videos.named:
         raise ValueError(
             f'hflip_swap goes by the names of the classes, and {videos.name} has none; use hflip without it')
@@ -272,7 +272,7 @@ def _swapped_labels(videos: VideoList) -> list[int]:
     if alone := [name for name in sided_classes(videos.classes) if labels[videos.classes.index(name)] ==
                  videos.classes.index(name)]:
         warnings.warn(
-            f'hflip_swap: mirrored clips of these classes keep their label, as none is their other side: '
+            f'hflip_swap: mirrored clips of these classes keep their label, because no class names their other side: '
             f'{some(alone)}', stacklevel=3)
     return labels
 

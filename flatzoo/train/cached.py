@@ -51,7 +51,7 @@ class Caches:
         train: Frames of the training clips; None if nothing is kept.
         val: Views of the evaluation; None likewise.
         shrink: Applied to all training frames, kept or not; None if nothing is kept.
-        line: What the user is told; empty if the recipe wants no cache.
+        line: The line for the user; empty if the recipe wants no cache.
     """
     train: ClipCache | None = None
     val: ClipCache | None = None

@@ -93,7 +93,8 @@ class Recipe:
     grad_checkpointing: bool = _option(False, 'model', 'recompute activations in the backward pass, to save memory')
     selective_checkpointing: bool = _option(
         False, 'model', 'recompute all but matrix products: about half of the activations at about the same speed')
-    channels_last: bool = _option(False, 'model', 'channels last in memory; convolutions on CPUs are faster so')
+    channels_last: bool = _option(
+        False, 'model', 'store channels last in memory, which makes convolutions on CPUs faster')
     torchcompile: str | None = _option(None, 'model', 'compile the model with this backend')
 
     # how a clip is cut out and changed

@@ -5,8 +5,8 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 
 import av
@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from processes import Process
 from timm.models import save_for_hf
 
 import flatzoo
@@ -532,13 +533,16 @@ def test_reader_of_the_output_has_gone(monkeypatch, capsys):
     assert capsys.readouterr().err == ''
 
 
+def run_as_module(folder, arguments):
+    os.chdir(folder)
+    sys.argv = ['flatzoo', *arguments]
+    runpy.run_module('flatzoo', run_name='__main__')
+
+
 def test_end_to_end(clip, folder, tmp_path):
     (tmp_path / 'broken.mp4').write_bytes(b'')
-    result = subprocess.run(
-        [sys.executable, '-m', 'flatzoo', 'predict', '*.mp4', '--model', f'local-dir:{folder}', '--json'],
-        cwd=tmp_path, capture_output=True, text=True,
-        env=dict(os.environ, PYTHONPATH=os.path.dirname(flatzoo.__path__[0])),
-    )
+    command = ['predict', '*.mp4', '--model', f'local-dir:{folder}', '--json']
+    result = Process(tmp_path / 'log', run_as_module, tmp_path, command).wait()
     assert result.returncode == 1
     failed, answered = json.loads(result.stdout)
     assert (failed['path'], answered['path']) == ('broken.mp4', 'clip.mp4') and len(answered['predictions']) == 4

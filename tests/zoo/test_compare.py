@@ -299,11 +299,11 @@ def test_figures_of_papers_are_sorted_within_a_data_set(rows, page):
 
 
 def test_a_page_has_one_column_of_speeds_and_none_that_is_mostly_empty(rows, tmp_path):
+    names = list(rows)[:8]
     speeds = [f'{name},{i + 1},{machine},float32,1,' for machine in ('CPU', 'GPU')
-              for i, name in enumerate(rows) if machine == 'CPU' or not i]
-    measured = read_measured([measured_file(tmp_path / 'speeds.csv', *speeds)])
-    table = table_of(compare_models(list(rows), measured))
-    page = _html([*compare_models(list(rows), measured)], table, '', 'command')
+              for i, name in enumerate(names) if machine == 'CPU' or not i]
+    compared = compare_models(names, read_measured([measured_file(tmp_path / 'speeds.csv', *speeds)]))
+    page = _html(compared, table_of(compared), '', 'command')
     shown = re.findall(r'<th [^>]*data-title="clips/s" data-choice="([^"]*)"( hidden)?', page)
     assert shown == [('CPU, float32', ''), ('GPU, float32', ' hidden')]
     assert '<option data-sparse>GPU, float32</option>' in page

@@ -1,13 +1,13 @@
 """Train once for each person, to measure the accuracy on new people.
 
-Leave-one-group-out: of all clips of the data set those of one group, such as a person, are held out, a
-model is trained on all others, and the held-out clips are asked; so for each group in turn. Groups are
-those of groups.csv (columns path and group) in ROOT, or of the column group of a list of clips, see
-'flatzoo data --help'. Options are those of 'flatzoo train', whose splits both go into the pool.
+Leave-one-group-out: the clips of one group, such as a person, are held out. A model is trained on all
+other clips and tested on the clips that were held out. This is done for each group in turn. The groups
+are those of groups.csv (columns path and group) in ROOT, or of the column group of a list of clips, see
+'flatzoo data --help'. The options are those of 'flatzoo train'. Clips of all its splits take part.
 
-The figure is that of the last epoch, which nothing has chosen. Each run lies in a folder of its own
-below --output, beside crossval.csv, the table of all. With --resume auto the runs that are there are
-gone on with, or taken as they are.
+The accuracy is that of the last epoch, so that no epoch is chosen on the clips that were held out. Each
+run has its own folder below --output. The table of all runs is crossval.csv beside them. --resume auto
+continues the runs that are in --output, and takes the finished ones as they are.
 
     flatzoo crossval folder videos/ --model sifar_resnet10t --pretrained --output runs/people
     flatzoo crossval csv:missing=skip list.csv --config runs/mine/args.yaml --groups anna bert

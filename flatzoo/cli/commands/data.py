@@ -174,13 +174,13 @@ def _even(text: str) -> int:
 
 
 def _read_splits(args: argparse.Namespace) -> list['VideoList']:
-    """The lists of the splits that were asked for, or that there are; `all` only where nothing else is."""
+    """The lists of the chosen splits, or of those that exist. `all` counts only if no other split exists."""
     from flatzoo.data.lists import DataError, NotThere, read_videos
 
-    asked = args.split or ['train', 'val', 'test']
+    splits = args.split or ['train', 'val', 'test']
     lists, absent = {}, []
-    for split in [*asked, 'all']:
-        if split == 'all' and 'all' not in asked and lists:
+    for split in [*splits, 'all']:
+        if split == 'all' and 'all' not in splits and lists:
             continue
         try:
             with warnings.catch_warnings():

@@ -13,8 +13,8 @@ is then 1.
     flatzoo predict clip.mp4 --model runs/mine
     flatzoo predict clip.mp4 --model sifar_swin_b12 --checkpoint mine.safetensors --num-classes 51
 
-An answer is one for the whole file, unless --every asks what happens when: then each window of a video
-gets its answer, and --events, --subtitles, --timeline and --annotate make events of them.
+Each file gets one answer. With --every, each window of a video gets an answer. --events, --subtitles,
+--timeline and --annotate join these answers into events.
 
 --csv FILE.csv and --json-lines FILE.jsonl write into a file. Started again with the same arguments, the
 command goes on where it was cut off: answered files are skipped. Without FILE they print.

@@ -1,13 +1,14 @@
 """Train a video model on videos in a folder.
 
-SPEC is the layout of the data set, such as folder, kinetics, ssv2 or ucf101:fold=2 ('auto' recognises
-it), ROOT its folder. The run folder holds the model (config.json, model.safetensors), the last
-checkpoint (last.pt), summary.csv and args.yaml.
+SPEC is the layout of the data set, such as folder, kinetics, ssv2 or ucf101:fold=2. 'auto' recognises
+the layout. ROOT is the folder of the data set. The run folder holds the model (config.json,
+model.safetensors), the last checkpoint (last.pt), summary.csv and args.yaml.
 
---recipe auto, the default, looks at the clips, the model and the device, chooses what is not given, and
-says what and why. --recipe few_clips chooses the same for any number of clips, --recipe sifar takes the
-defaults below, and the name of a preset what a paper says. --config takes a preset or a YAML file, and
-nothing is chosen unless --recipe asks for it. Options of the command line go over all of them:
+--recipe auto, the default, looks at the clips, the model and the device. It chooses the options that are
+not given, and prints its choices with the reasons. --recipe few_clips does the same, and takes the recipe
+for few clips whatever their number is. --recipe sifar takes the defaults below. The name of a preset takes
+the options of a paper. --config reads a preset or a YAML file; then nothing is chosen without --recipe.
+Options of the command line override all of them:
 
     flatzoo train folder videos/ --model sifar_swin_b12 --pretrained --output runs/mine
     flatzoo train ssv2 something/ --recipe sifar_ssv2 --batch-size 12 --amp

@@ -75,8 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_view_arguments(parser)
     parser.add_argument(
         '--order', nargs='+', choices=('normal', 'reverse', 'shuffle'), default=['normal'], metavar='ORDER',
-        help='of the frames: normal, reverse, shuffle, or several of them (default: normal)')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the shuffled order (default: %(default)s)')
+        help='order of the frames: normal, reverse, shuffle, or several of them (default: normal)')
+    parser.add_argument(
+        '--seed', type=int, default=0, metavar='N', help='seed of the shuffled order (default: %(default)s)')
 
     work = parser.add_argument_group('work')
     work.add_argument(

@@ -99,7 +99,7 @@ def _print(sightings: Iterator['Sighting'], args: argparse.Namespace, options: d
     total = 0
 
     def until_interrupted() -> Iterator['Sighting']:
-        with contextlib.suppress(KeyboardInterrupt):  # that is how it ends; an event that lasts is told yet
+        with contextlib.suppress(KeyboardInterrupt):  # ends the stream; an event that still lasts is reported
             yield from sightings
 
     def records() -> Iterator['Record']:
