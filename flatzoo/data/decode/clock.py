@@ -76,7 +76,7 @@ class Clock:
             return
         former, count = self._former
         if abs(stamp + former - self.last) < BACK:
-            self.note(f'{count + 1} frames out of order at {self.last:.2f} s')
+            self.note(f'{count + 1} frame{"s" if count else ""} out of order at {self.last:.2f} s')
             self.offset, self._former, self._untold = former, None, None
             return
         if self._untold is not None:
