@@ -1,4 +1,5 @@
 """Settings of all tests."""
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,11 @@ pytest.register_assert_rewrite('base')  # asserts of the shared testers explain 
 def pytest_configure():
     if 'torch' in sys.modules:  # too late for the variable
         sys.modules['torch'].set_num_threads(1)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # else every full collection looks at all that torch, timm and the tests have made by now
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +44,10 @@ _BACKBONE = 'convnext_tiny'
 
 SHORTER = {  # what begins a command -> the options that make it short
     ('flatzoo', 'train'): ['--epochs', '1', '--warmup-epochs', '0', '--workers', '0'],
+    ('flatzoo', 'crossval'): ['--epochs', '1', '--warmup-epochs', '0', '--workers', '0'],
     ('flatzoo', 'validate'): ['--workers', '0'],
-    ('flatzoo', 'data', 'render'): ['--clips', '4', '--classes', '4', '--size', '64', '--frames', '8'],
+    ('flatzoo', 'data', 'render'): [
+        '--clips', '4', '--classes', '4', '--size', '64', '--frames', '8', '--workers', '1'],
     ('python', '-m', 'pytest'): ['-p', 'no:cacheprovider', '-k', 'not compile and not export'],
 }
 
@@ -210,9 +213,9 @@ def make_models_small() -> None:
         _registry._model_entrypoints[name] = wrap(name, timm.model_entrypoint(name))
 
 
-def main() -> None:
-    """Runs the page that the command line names."""
-    page, clone = Path(sys.argv[1]).resolve(), Path.cwd()
+def main(page: str) -> None:
+    """Runs a page in the current folder, and puts a clone of the repository there."""
+    page, clone = Path(page).resolve(), Path.cwd()
     for name in ('flatzoo', 'examples'):
         shutil.copytree(ROOT / name, name, ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copytree(ROOT / 'tests', 'tests', ignore=shutil.ignore_patterns('__pycache__', 'data'))
@@ -226,5 +229,12 @@ def main() -> None:
     print(run_page(page), 'blocks ran')
 
 
+def run_forked(page: str, folder: str) -> None:
+    """Runs a page in a process that may have imported flatzoo from the repository already."""
+    warnings.simplefilter('ignore')
+    os.chdir(folder)
+    main(page)
+
+
 if __name__ == '__main__':
-    main()
+    main(sys.argv[1])

@@ -1,13 +1,11 @@
 """Small training runs for tests, in this process or in others that can be killed or train together."""
-import contextlib
 import json
-import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import numpy as np
 import torch
+from processes import FORKSERVER, free_port
 
 from flatzoo.data.actions import ACTIONS, write_action
 from flatzoo.train import checkpoint, loop
@@ -111,15 +109,13 @@ def _die_at(name, call, names=1):
 
 def start(recipe, folder, rank=0, world=1, port=0, curve=None, kill=None):
     """Starts a process that trains; the server that it comes from has imported everything."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['flatzoo.train.loop'])  # modules that are installed; not all take sys.path
     arguments = (recipe.to_dict(), rank, world, port, curve, str(Path(folder, 'error')), kill)
-    process = context.Process(target=_child, args=arguments, daemon=False)
+    process = FORKSERVER.Process(target=_child, args=arguments, daemon=False)
     process.start()
     return process
 
 
-def finish(processes, folder, timeout=120):
+def finish(processes, folder, timeout=600):
     """Waits for processes and fails with what they said."""
     for process in processes:
         process.join(timeout)
@@ -129,12 +125,6 @@ def finish(processes, folder, timeout=120):
             raise AssertionError('the processes wait for each other')
     said = [path.read_text() for path in sorted(Path(folder).glob('error.*'))]
     assert all(process.exitcode == 0 for process in processes), said
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
 
 
 def together(recipe, folder, world):

@@ -26,7 +26,10 @@ from flatzoo.evaluation.audit.subject import Subject, subject_of
 from flatzoo.evaluation.heads import fit_head
 
 MODEL = 'sifar_resnet10t.actions16'
-EXPECTED = {'shipped SIFAR': {'order'}, 'mean over frames': {'frames', 'undecided'}, 'middle frame': {'frame'}}
+KNOWN = (
+    'What is known: the shipped SIFAR was trained to tell each action from the same one played backwards; the two '
+    'linear heads read features of frames that are held still, so that they cannot know the order.')
+EXPECTED = {'shipped SIFAR': 'order', 'mean over frames': 'frames', 'middle frame': 'frame'}
 
 
 def main(argv: list[str] | None = None) -> dict[str, Audit]:
@@ -49,9 +52,12 @@ def main(argv: list[str] | None = None) -> dict[str, Audit]:
     print(f'{seconds:.0f} CPU seconds')
     if args.out is not None:
         write_pages(list(audits.values()), args.out, (
-            f'python benchmarks/learning/audit_on_actions.py (flatzoo; {seconds:.0f} s of CPU time with training, '
+            f'python benchmarks/learning/audit_on_actions.py; {seconds:.0f} s of CPU time with training ('
             f'{cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} thread)'))
         args.out.with_suffix('.html').unlink()  # the page of results is Markdown
+        page = args.out.with_suffix('.md')
+        title, rest = page.read_text(encoding='utf-8').split('\n', 1)
+        page.write_text(f'{title}\n\n{KNOWN}\n{rest}', encoding='utf-8')
     return audits
 
 
@@ -72,15 +78,35 @@ def frame_heads(model: torch.nn.Module, count: int) -> list[Subject]:
 
 def _subject(model: torch.nn.Module, name: str, pool, head) -> Subject:
     weight, bias = head.linear()
-    one_frame = name == 'middle frame'
+    one_frame, seen = name == 'middle frame', SeenFrames(model)
 
     def call(clips: Tensor) -> Tensor:
         if one_frame:  # the others would be computed and thrown away
-            still = clips[:, :, model.num_frames // 2].unsqueeze(2).expand_as(clips)
-            return _features(model, still) @ weight.T + bias
-        return pool(held_features(model, clips)) @ weight.T + bias
+            middle = model.num_frames // 2
+            return seen(clips[:, :, middle:middle + 1])[:, 0] @ weight.T + bias
+        return pool(seen(clips)) @ weight.T + bias
 
     return Subject(name, call, model.num_frames, model.img_size, ACTIONS)
+
+
+class SeenFrames:
+    """Features `[B, T, D]` of each frame of uint8 clips, held still; frames that were seen before are remembered.
+
+    Most of what an audit shows are the same frames in other places, so that this takes a ninth of the time.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self.model, self.kept = model, {}
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        frames = clips.transpose(1, 2).flatten(0, 1)  # [B * T, C, H, W]
+        keys = [frame.numpy().tobytes() for frame in frames]
+        new = {key: place for place, key in enumerate(keys) if key not in self.kept}
+        for part in torch.tensor(list(new.values()), dtype=torch.int64).split(64):
+            still = frames[part].unsqueeze(2).expand(-1, -1, self.model.num_frames, -1, -1)
+            for place, feature in zip(part.tolist(), _features(self.model, still)):
+                self.kept[keys[place]] = feature
+        return torch.stack([self.kept[key] for key in keys]).unflatten(0, (len(clips), -1))
 
 
 def held_features(model: torch.nn.Module, clips: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ The videos are rendered with known times (`flatzoo.data.actions.write_spliced`),
 does not show. A model without a class `nothing` finds false events in the gaps: that is measured, too.
 
     python benchmarks/learning/long_videos.py
+    python benchmarks/learning/long_videos.py --model sifar_resnet10t.actions49 --verbs
     python benchmarks/learning/long_videos.py --model runs/mine --videos 10 --seconds 300 --camera-shake 0.05
 """
 import argparse
@@ -19,7 +20,7 @@ import torch
 
 import flatzoo
 from benchmarks.common.files import write_file
-from flatzoo.data.actions import write_spliced
+from flatzoo.data.actions import VERBS, paint_verb, write_spliced
 from flatzoo.data.decode import VideoReader
 from flatzoo.evaluation.segments import segment_score
 from flatzoo.inference.load import load_model, model_name
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=96)
     parser.add_argument('--fps', type=int, default=16)
     parser.add_argument('--camera-shake', type=float, default=0.0)
+    parser.add_argument('--verbs', action='store_true', help='the 48 verbs in place of the sixteen actions')
     parser.add_argument('--seed', type=int, default=1000, help='of the held-out videos (%(default)s)')
     parser.add_argument('--stream-videos', type=int, default=1, help='videos that are pushed frame by frame, too')
     parser.add_argument('--out', type=Path, help='write the table there')
@@ -51,13 +53,14 @@ def main() -> None:
 
     model = load_model(model_name(args.model))
     options = dict(high=args.high, low=args.low, smooth=args.smooth, min_seconds=args.min_seconds)
+    shown = dict(names=VERBS[:-1], paint=paint_verb) if args.verbs else {}
     found, equal, passed, length = [], True, 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.videos):
             path = Path(folder, f'{number}.mp4')
             true = write_spliced(
                 path, args.seconds, args.seed + number, args.size, args.fps, camera_shake=args.camera_shake,
-                split='test')
+                split='test', **shown)
             start = time.perf_counter()
             records = list(flatzoo.predict_windows(
                 path, model, args.every, args.window, batch_size=1, note=lambda line: None))

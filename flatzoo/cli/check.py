@@ -122,7 +122,7 @@ def describe(lists: Iterable['VideoList'], facts: list['ClipFacts']) -> dict[str
     lists = list(lists)
     balance = {}
     for videos in lists:
-        counts = collections.Counter(clip.label for clip in videos.clips)
+        counts = collections.Counter(label for clip in videos.clips for label in clip.all_labels)
         label, most = counts.most_common(1)[0]
         balance[videos.split] = {
             'fewest': min(counts[other] for other in range(len(videos.classes))), 'most': most,

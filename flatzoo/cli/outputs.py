@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flatzoo.inference.resume import AnswerFile
     from flatzoo.inference.windows import Record
 
-__all__ = ['Output', 'csv_line', 'line_of', 'open_answers', 'open_output', 'wants_events']
+__all__ = ['Output', 'csv_line', 'line_of', 'note_scores', 'open_answers', 'open_output', 'wants_events']
 
 COLUMNS = {
     'records': ('path', 'start', 'end', 'label', 'index', 'probability', 'error'),
@@ -238,3 +238,16 @@ def csv_line(row: tuple) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator='\n').writerow(row)  # so that line breaks within a name are quoted
     return text.getvalue().removesuffix('\n')
+
+
+def note_scores(model: Any, in_windows: bool = False) -> None:
+    """Says, of a model whose clips may have several classes, what its numbers are.
+
+    Args:
+        model: The video model.
+        in_windows: Whether each window of a video gets the name of one class.
+    """
+    if model.multi_label:
+        rest = '; a window has the name of the highest' if in_windows else ''
+        write(f'scores of classes by themselves: a clip may have several, and they do not add up to 100 %{rest}',
+              sys.stderr)

@@ -21,6 +21,7 @@ from .decode import Backend, VideoError, VideoReader
 from .files import is_array
 from .frame_folder import FrameFolder
 from .lists import Clip, VideoList
+from .multi_label import label_targets
 from .protocol import EvalProtocol
 from .sampling import Sampling, dense_indices, uniform_indices
 from .transforms import Size, TrainTransform
@@ -34,14 +35,16 @@ __all__ = ['ClipDataset', 'clip_span', 'collate_clips', 'open_clip']
 class ClipDataset(Dataset):
     """Clips of a `VideoList` as a map-style data set.
 
-    An item is a dictionary with `index`, `label` and `clip`: in training uint8 `[C, T, H, W]`; in evaluation all views
-    of the protocol, `[V, C, T, H, W]`, over which the logits are averaged (`read_views` says what V is). C is 3 (RGB)
-    or 1 (depth). A file that cannot be read raises nothing: its item has `error`, a line that names the file and says
-    why, in place of `clip`. `collate_clips` makes batches of such items.
+    An item is a dictionary with `index`, `label` (a number; where clips may have several classes, 1 for each class of
+    the clip, float32 `[K]`) and `clip`: in training uint8 `[C, T, H, W]`; in evaluation all views of the protocol,
+    `[V, C, T, H, W]`, over which the logits are averaged (`read_views` says what V is). C is 3 (RGB) or 1 (depth). A
+    file that cannot be read raises nothing: its item has `error`, a line that names the file and says why, in place of
+    `clip`. `collate_clips` makes batches of such items.
 
     All that is random in item i comes from (seed, epoch, i) alone, whatever the number and the order of workers; also
     what a transform draws from the default generators of torch, numpy and Python. These are left as they were. One
-    thread at a time may read items of a process.
+    thread at a time may read items of a process. The key (i, d) in place of i is item i drawn for the (d + 1)-th time
+    in an epoch, which is random in another way.
 
     Args:
         videos: The list.
@@ -125,27 +128,34 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        index, draw = index if isinstance(index, tuple) else (index, 0)
         if not 0 <= index < len(self):
             raise IndexError(f'clip {index} of {len(self)}')
         clip = self.videos.clips[index]
-        item = {'index': index, 'label': clip.label}
+        item = {'index': index, 'label': self._label(clip)}
         if not self.train:
             try:
                 return item | {'clip': self._views(clip, index)}
             except VideoError as error:
                 return item | {'error': _one_line(error)}
-        with _seeded(self.seed, self.epoch, index):
+        with _seeded(self.seed, self.epoch, index, *[draw] * (draw > 0)):
             try:
                 frames = self._train_frames(clip, index)  # [T, C, h, w]
             except VideoError as error:
                 return item | {'error': _one_line(error)}
             if self.mirror and torch.rand(()) < self.mirror:
                 frames = frames.flip(-1)
-                item['label'] = clip.label if self.mirrored_labels is None else self.mirrored_labels[clip.label]
+                item['label'] = self._label(clip, self.mirrored_labels)
             if self.transform is not None:
                 frames = self.transform(frames)
             return item | {'clip': frames.transpose(0, 1).contiguous()}
+
+    def _label(self, clip: Clip, renamed: Sequence[int] | None = None) -> int | Tensor:
+        """The label, or in lists of several classes per clip 1 for each of the clip's own, float32 `[K]`."""
+        if not self.videos.multi_label:
+            return clip.label if renamed is None else renamed[clip.label]
+        return label_targets([clip], len(self.videos.classes), renamed)[0]
 
     def _train_frames(self, clip: Clip, index: int) -> Tensor:
         kept = None if self.cache is None else self.cache.get(index)
@@ -214,12 +224,14 @@ def collate_clips(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `clip` (stacked), `label` and `index` (int64) of the items that could be read, and `broken`: (index, error) of
-        the others. `clip` is None if nothing could be read.
+        the others. `clip` is None if nothing could be read. `label` is float32 `[B, K]` where clips may have several.
     """
     good = [item for item in items if 'clip' in item]
+    labels = [item['label'] for item in good]
+    dense = bool(labels) and isinstance(labels[0], Tensor)
     return {
         'clip': torch.stack(_alike([item['clip'] for item in good])) if good else None,
-        'label': torch.tensor([item['label'] for item in good], dtype=torch.int64),
+        'label': torch.stack(labels) if dense else torch.tensor(labels, dtype=torch.int64),
         'index': torch.tensor([item['index'] for item in good], dtype=torch.int64),
         'broken': [(item['index'], item['error']) for item in items if 'clip' not in item],
     }

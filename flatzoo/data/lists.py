@@ -20,7 +20,7 @@ __all__ = [
 
 Unit = Literal['frames', 'seconds']
 UNITS: tuple[Unit, ...] = get_args(Unit)
-Metric = Literal['top1', 'mean_class']
+Metric = Literal['top1', 'mean_class', 'map']
 METRICS: tuple[Metric, ...] = get_args(Metric)
 Missing = Literal['error', 'skip']
 MISSING: tuple[Missing, ...] = get_args(Missing)
@@ -54,6 +54,7 @@ class Clip:
         member: Place of the clip in a shard: (name, offset in bytes, size in bytes). None outside of shards.
         group: Who or what is behind the clip, such as the person; empty if that is not known. See
             `flatzoo.data.groups`.
+        labels: In a list whose clips may have several classes: all labels of this clip, `label` first; else empty.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Clip:
     id: str = ''
     member: tuple[str, int, int] | None = None
     group: str = ''
+    labels: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.unit not in UNITS:
@@ -77,6 +79,11 @@ class Clip:
         """The path, with the member of a shard behind it."""
         return self.path if self.member is None else f'{self.path}/{self.member[0]}'
 
+    @property
+    def all_labels(self) -> tuple[int, ...]:
+        """All labels of the clip; one in most lists."""
+        return self.labels or (self.label,)
+
 
 @dataclass(frozen=True)
 class VideoList:
@@ -88,7 +95,8 @@ class VideoList:
         classes: Name of each label, in Unicode's composed form (NFC); `class 0`, ... if the publisher gives no names.
         split: Name of the split.
         flip: Whether mirrored clips keep their labels.
-        metric: How accuracy is reported: `'top1'`, or `'mean_class'` where all classes have the same weight.
+        metric: How accuracy is reported: `'top1'`, or `'mean_class'` where all classes have the same weight, or
+            `'map'` (mean average precision) where a clip may have several classes.
         depth: The depth (millimetres for Kinect) that becomes 255; 0 means "not measured". None for RGB.
         note: What a user should know, such as why `flip` is off.
         missing: Files that are listed but do not exist. They are left out of `clips`.
@@ -117,12 +125,14 @@ class VideoList:
         if len(set(self.classes)) < len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise DataError(f'{self.name}: classes of the same name: {some(twice)}. Give each class its own name.')
-        wrong = [clip for clip in self.clips if not 0 <= clip.label < len(self.classes)]
+        wrong = [clip for clip in self.clips if not all(0 <= label < len(self.classes) for label in clip.all_labels)]
         if wrong:
             raise DataError(
                 f'{self.name}: {len(wrong)} of {len(self.clips)} clips have labels outside 0 to '
                 f'{len(self.classes) - 1}: {some(f"{clip.label} ({clip.name})" for clip in wrong)}. Labels count from '
                 '0; check the list of classes.')
+        if not self.multi_label and any(len(clip.labels) > 1 for clip in self.clips):
+            raise DataError(f"{self.name}: some clips have several classes; such a list has the metric 'map'.")
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -134,6 +144,11 @@ class VideoList:
     def in_chans(self) -> int:
         """Channels of a clip: 3 (RGB) or 1 (depth)."""
         return 3 if self.depth is None else 1
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a clip may have several classes."""
+        return self.metric == 'map'
 
     def with_classes(self, names: Sequence[str]) -> 'VideoList':
         """The same clips with their labels counted as a model counts its classes.
@@ -159,7 +174,7 @@ class VideoList:
             twice = [name for name, count in Counter(names).items() if count > 1]
             raise DataError(f"of the model's classes several have the same name: {some(twice)}")
         loose = _loosely(set(self.classes) - set(place), set(names) - set(self.classes))
-        used = sorted({clip.label for clip in self.clips})
+        used = sorted({label for clip in self.clips for label in clip.all_labels})
         alike = [self.classes[label] for label in used if self.classes[label] in loose]
         unknown = [self.classes[label] for label in used if self.classes[label] not in {**place, **loose}]
         if unknown:
@@ -172,7 +187,9 @@ class VideoList:
                 f'{self.name}: {len(alike)} of {len(used)} classes have names that the model spells otherwise; their '
                 f'clips count so: {pairs}.', stacklevel=2)
         new = {label: place[loose.get(self.classes[label], self.classes[label])] for label in used}
-        return replace(self, clips=tuple(replace(c, label=new[c.label]) for c in self.clips), classes=names)
+        clips = tuple(
+            replace(c, label=new[c.label], labels=tuple(new[label] for label in c.labels)) for c in self.clips)
+        return replace(self, clips=clips, classes=names)
 
     @property
     def named(self) -> bool:
@@ -320,7 +337,8 @@ def class_findings(lists: Sequence[VideoList]) -> list[str]:
         lists: The splits.
     """
     found = []
-    used = {videos.split: {videos.classes[clip.label] for clip in videos.clips} for videos in lists}
+    used = {
+        videos.split: {videos.classes[label] for clip in videos.clips for label in clip.all_labels} for videos in lists}
     everything = set().union(*used.values())
     if len(everything) == 1:
         found.append(f'all clips are of one class ({next(iter(everything))}): there is nothing to tell apart')

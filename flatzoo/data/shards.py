@@ -27,6 +27,7 @@ from .decode import VideoError
 from .files import frame_order, is_array, is_ours, is_video
 from .frame_folder import FrameFolder
 from .lists import SPLIT_NAMES, Clip, DataError, VideoList, some
+from .multi_label import one_class_only
 from .readers._labels import read_labels
 
 __all__ = ['find_shards', 'index_shards', 'pack', 'read_index', 'read_member']
@@ -66,13 +67,14 @@ def pack(
         The shards, and a line for every file that could not be read and was left out.
 
     Raises:
-        DataError: The folder has shards of this split already, or no clip could be read.
+        DataError: The folder has shards of this split already, no clip could be read, or clips have several classes.
         ImportError: The package webdataset is not installed.
     """
     try:
         import webdataset
     except ImportError as error:
         raise ImportError("packing needs webdataset: pip install 'flatzoo[webdataset]'") from error
+    one_class_only(videos, 'shards hold one class per clip')
     folder, split = Path(folder), videos.split or 'all'
     if _index_path(folder, split).exists() or find_shards(folder, split):
         raise DataError(f'{folder}: has shards of the split {split} already. Choose another folder or remove them.')

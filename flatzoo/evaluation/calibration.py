@@ -6,7 +6,7 @@ from torch import Tensor
 __all__ = ['calibration_error', 'fit_temperature']
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, steps: int = 401) -> float:
     """The temperature by which logits are divided (Guo et al., 2017, arXiv:1706.04599, Section 4.2).
 
     It minimises the negative log-likelihood of held-out clips, and does not change which class is first.
@@ -14,12 +14,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Args:
         logits: `[N, K]` of clips that the model was not trained on.
         labels: Their classes, `[N]`.
+        steps: How many temperatures are tried.
 
     Returns:
         A number in 0.01...100.
     """
     logits = logits.double()
-    grid = torch.logspace(-2, 2, 401, dtype=torch.float64)
+    grid = torch.logspace(-2, 2, steps, dtype=torch.float64)
     losses = torch.stack([F.cross_entropy(logits / temperature, labels) for temperature in grid])
     return float(grid[losses.argmin()])
 

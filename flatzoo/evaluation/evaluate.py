@@ -22,7 +22,10 @@ from flatzoo.console.progress import Progress
 from flatzoo.data.clip_cache import ClipCache
 from flatzoo.data.clips import ClipDataset, collate_clips
 from flatzoo.data.lists import Clip, DataError, VideoList, some
+from flatzoo.data.multi_label import as_multi_label, one_class_only, targets_of
 from flatzoo.data.protocol import EvalProtocol
+
+from .multi_label import MultiLabelEvaluation
 
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel
@@ -140,7 +143,7 @@ def evaluate(
         amp_dtype: torch.dtype | None = None,
         progress: bool = False,
         cache: ClipCache | None = None,
-) -> Evaluation:
+) -> Evaluation | MultiLabelEvaluation:
     """Runs a model on every clip of a list and counts its answers.
 
     Where `torch.distributed` is initialised, all processes call this with the same list and get the same counts. They
@@ -161,18 +164,27 @@ def evaluate(
         progress: Whether to show the progress on standard error of the first process.
         cache: Keeps the views of the clips, for several evaluations of one list by one protocol.
 
+    Returns:
+        The counts; of a model whose clips may have several classes (`model.multi_label`) the `MultiLabelEvaluation`. In
+        a list with one class per clip, that one is then the only right one.
+
     Raises:
+        DataError: The clips have several classes, and the model answers with one.
         ValueError: The classes or the scale of depth maps do not fit, the order is unknown, or the processes have
             different lists.
     """
     from flatzoo.models import eval_protocol
-
 
     if order not in ORDERS:
         raise ValueError(f'order must be one of {", ".join(ORDERS)}, got {order!r}')
     num_classes = model.num_classes
     if num_classes != len(videos.classes):
         raise ValueError(f'{videos.name} has {len(videos.classes)} classes, but the model has {num_classes}')
+    several = getattr(model, 'multi_label', False)
+    if several:
+        videos = as_multi_label(videos)
+    else:
+        one_class_only(videos, 'this model names one class per clip')
     start = time.monotonic()
     rank, world = _processes()
     if world > 1:
@@ -191,6 +203,7 @@ def evaluate(
         _Reordered(dataset, order, seed), max(1, batch_size // protocol.views), sampler=share, num_workers=workers,
         collate_fn=collate_clips, pin_memory=device.type == 'cuda')
 
+    kept: list[tuple[Tensor, Tensor]] = []  # indices and logits, where clips may have several classes
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     top5_hits = torch.zeros(num_classes, dtype=torch.int64)
     broken: list[tuple[int, str]] = []
@@ -205,25 +218,33 @@ def evaluate(
                     (index, f'{videos.clips[index].name}: the logits are not finite. Check the weights of the model.')
                     for index in batch['index'][~finite].tolist()]
                 logits, labels = logits[finite], batch['label'][finite]
-                top = logits.topk(min(5, num_classes), dim=1).indices  # [B, 5]
-                confusion.view(-1).add_(
-                    (labels * num_classes + top[:, 0]).bincount(minlength=num_classes * num_classes))
-                top5_hits += labels[(top == labels[:, None]).any(1)].bincount(minlength=num_classes)
+                if several:
+                    kept.append((batch['index'][finite], logits))
+                else:
+                    top = logits.topk(min(5, num_classes), dim=1).indices  # [B, 5]
+                    confusion.view(-1).add_(
+                        (labels * num_classes + top[:, 0]).bincount(minlength=num_classes * num_classes))
+                    top5_hits += labels[(top == labels[:, None]).any(1)].bincount(minlength=num_classes)
             answered = int(confusion.sum())
             bar.update(
                 len(batch['index']) + len(batch['broken']),
-                f'top-1 {100 * int(confusion.trace()) / max(answered, 1):.1f} %')
+                '' if several else f'top-1 {100 * int(confusion.trace()) / max(answered, 1):.1f} %')
 
+    if world > 1:
+        parts: list[Any] = [None] * world
+        dist.all_gather_object(parts, (broken, kept))
+        broken, kept = (list(itertools.chain.from_iterable(part[place] for part in parts)) for place in (0, 1))
+    broken = sorted(broken)
+    if several:
+        return MultiLabelEvaluation.of_answers(
+            videos.classes, targets_of(videos), kept, tuple(broken), time.monotonic() - start)
     if world > 1:
         counts = torch.cat((confusion.view(-1), top5_hits)).to(device)
         dist.all_reduce(counts)
         confusion, top5_hits = counts[:-num_classes].view(num_classes, -1).cpu(), counts[-num_classes:].cpu()
-        parts: list[Any] = [None] * world
-        dist.all_gather_object(parts, broken)
-        broken = list(itertools.chain.from_iterable(parts))
     unanswered = torch.tensor([videos.clips[index].label for index, _ in broken], dtype=torch.int64)
     return Evaluation(
-        videos.classes, confusion, top5_hits, unanswered.bincount(minlength=num_classes), tuple(sorted(broken)),
+        videos.classes, confusion, top5_hits, unanswered.bincount(minlength=num_classes), tuple(broken),
         time.monotonic() - start)
 
 
@@ -274,7 +295,8 @@ def _check_same_list(videos: VideoList) -> None:
     """Raises if the processes have different lists: some clips would then count twice, and others not at all."""
     digest = hashlib.sha256()
     for clip in videos.clips:
-        digest.update(f'{clip.id or os.path.basename(clip.name)}\0{clip.label}\n'.encode(errors='surrogateescape'))
+        labels = ' '.join(map(str, clip.all_labels))
+        digest.update(f'{clip.id or os.path.basename(clip.name)}\0{labels}\n'.encode(errors='surrogateescape'))
     digests: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(digests, (len(videos), digest.hexdigest()))
     if len(set(digests)) > 1:

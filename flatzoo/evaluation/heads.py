@@ -26,12 +26,14 @@ class Head:
         labels: Label of each of its classes.
         penalty: What cross-validation chose, as text; empty if there were too few clips to choose.
         temperature: By which decision values are divided.
+        neighbors: Number of nearest neighbours; 0 of others.
     """
     kind: str
     estimator: Any
     labels: tuple[int, ...]
     penalty: str
     temperature: float = 1.0
+    neighbors: int = 0
 
     def answer(self, values: Tensor) -> Tensor:
         """Most probable label of each feature, int64 `[N]`."""
@@ -102,7 +104,7 @@ def fit_head(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of a class that a fold lacks, and of the last digits of a fit
         if not folds:
-            return Head(kind, estimator.fit(x, y), known, '')
+            return Head(kind, estimator.fit(x, y), known, '', neighbors=int(kind == 'knn'))
         search = GridSearchCV(estimator, grid, cv=folds).fit(x, y)
         (name, chosen), = search.best_params_.items()
         best, temperature = search.best_estimator_, 1.0
@@ -113,7 +115,8 @@ def fit_head(
             place = {label: index for index, label in enumerate(known)}
             temperature = fit_temperature(
                 torch.from_numpy(held_out), torch.tensor([place[label] for label in y.tolist()]))
-    return Head(kind, best, known, f'{name.rpartition("__")[2]} {chosen:g}', temperature)
+    return Head(
+        kind, best, known, f'{name.rpartition("__")[2]} {chosen:g}', temperature, int(chosen) if kind == 'knn' else 0)
 
 
 def folds_of(

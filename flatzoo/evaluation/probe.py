@@ -15,8 +15,10 @@ from flatzoo.inference.features import Features, load_features
 
 from .evaluate import Evaluation
 from .heads import KINDS, Head, fit_head, folds_of, import_sklearn
+from .heads_several import SetHead, answers_of, fit_set_head, map_interval, set_folds
+from .multi_label import MultiLabelEvaluation
 from .statistics import accuracy_interval
-from .token_probe import TOKEN_KINDS, answer_tokens, new_probe, train_tokens
+from .token_probe import TOKEN_KINDS, answer_tokens, new_probe, token_logits, train_tokens
 
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel
@@ -32,18 +34,20 @@ class ProbeResult:
 
     Attributes:
         kind: Kind of the head.
-        evaluation: Its answers on clips that it was not fitted to.
-        interval: 95 % interval of the accuracy, in per cent.
+        evaluation: Its answers on clips that it was not fitted to; where clips may have several classes, a
+            `MultiLabelEvaluation`.
+        interval: 95 % interval of the accuracy (of several classes: of `map`), in per cent.
         tested_on: Which clips those were, as text.
         penalty: What cross-validation chose, as text.
         notes: What a user should know, a sentence each.
         seconds: Duration of fitting and testing.
         classes: Names of the classes that the head knows.
         features: The features.
-        head: What was fitted: a `Head`, or a `Probe` model.
+        head: What was fitted: a `Head`, a `SetHead` or a `Probe` model.
+        fitted_to: Indices of the clips that it was fitted to.
     """
     kind: str
-    evaluation: Evaluation
+    evaluation: Evaluation | MultiLabelEvaluation
     interval: tuple[float, float]
     tested_on: str
     penalty: str
@@ -52,54 +56,72 @@ class ProbeResult:
     classes: tuple[str, ...]
     features: Features = field(repr=False)
     head: Any = field(repr=False)
+    fitted_to: tuple[int, ...] = field(repr=False)
     _embedder: Embedder | None = field(default=None, repr=False)
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, in per cent."""
+        """Share of right answers, in per cent.
+
+        Raises:
+            ValueError: Clips may have several classes.
+        """
+        if self.features.multi_label:
+            raise ValueError('these clips may have several classes: take map in place of accuracy.')
         return self.evaluation.top1
+
+    @property
+    def map(self) -> float:
+        """Mean average precision of the classes, in per cent, where clips may have several.
+
+        Raises:
+            ValueError: Each clip has one class.
+        """
+        if not self.features.multi_label:
+            raise ValueError('each of these clips has one class: take accuracy in place of map.')
+        return self.evaluation.map
 
     def model(self) -> 'VideoModel':
         """The backbone with the head, as a video model in eval mode.
 
         Raises:
-            ValueError: Nearest neighbours, or a model whose logits are no linear layer on its features.
+            ValueError: The logits of the model are no linear layer on its features, or it has none for neighbours.
         """
+        from flatzoo.inference.neighbours import neighbours_model
+
         from .probe_model import lend_backbone, linear_model
 
         embedder = self._embedder or Embedder.of_settings(self.features.settings)
-        if isinstance(self.head, Head):
+        if self.kind == 'knn':
+            return neighbours_model(embedder, self.features.select(self.fitted_to), self.head.neighbors)
+        if isinstance(self.head, (Head, SetHead)):
             model = linear_model(embedder, *self.head.linear())
         else:
             model = self.head
         model.pretrained_cfg = {**model.pretrained_cfg, 'label_names': self.classes}
         model.saved_protocol, model.head_trained = embedder.protocol, True
+        model.multi_label = self.features.multi_label
         lend_backbone(model, self.features.settings)
         return model.eval()
 
     def save(self, folder: str | os.PathLike, with_backbone: bool = False) -> Path:
-        """Saves the model, which every command takes; nearest neighbours save their features.
+        """Saves the model, which every command takes. Nearest neighbours save the features that they answer by; such a
+        folder cannot be pushed.
 
         Args:
             folder: Where to.
             with_backbone: Whether to copy the backbone, too. Else it is named, with a digest of its weights.
 
         Raises:
-            ValueError: See `model`.
+            ValueError: See `model`, or nearest neighbours of tokens.
             OSError: The folder cannot be written. Its content stays unchanged.
         """
         from flatzoo.hub.push import save_pretrained
-        from flatzoo.inference.features import FeatureStore
+        from flatzoo.inference.neighbours import save_neighbours
 
         if self.kind != 'knn':
             return save_pretrained(self.model(), folder, label_names=self.classes, with_backbone=with_backbone)
-        store = FeatureStore(folder)
-        store.open(self.features.settings)
-        store.classes = self.features.classes
-        new = [index for index, row in enumerate(self.features.rows) if row.key not in store.rows]
-        if new:
-            store.add([self.features.values[index] for index in new], [self.features.rows[index] for index in new])
-        return Path(folder)
+        return save_neighbours(self.features.select(self.fitted_to), self.head.neighbors, folder)
 
 
 def probe(
@@ -146,7 +168,8 @@ def probe(
     if not isinstance(source, Features):
         if model is None:
             raise ValueError('a list of clips needs a model that looks at them: give its name.')
-        options = {name: kwargs.pop(name) for name in ('batch_size', 'workers', 'progress') if name in kwargs}
+        names = 'batch_size', 'workers', 'progress', 'processes'
+        options = {name: kwargs.pop(name) for name in names if name in kwargs}
         embedder = model if isinstance(model, Embedder) else Embedder(
             model, **{'tokens': kind in TOKEN_KINDS, **kwargs})
         source = embed(source, embedder, features, **options)
@@ -160,6 +183,8 @@ def probe(
                 'take knn, ridge or logistic.')
         embedder = embedder or Embedder.of_settings(source.settings)
     values = _values(source, kind, embedder)
+    if source.multi_label:
+        return _of_several(source, values, kind, embedder, notes, start, leave_group_out, seed, probe_args)
 
     def fit(indices: Sequence[int]) -> tuple[Any, tuple[int, ...], Callable[[Tensor], Tensor]]:
         """A head, the labels of its classes, and what answers with these labels."""
@@ -171,8 +196,7 @@ def probe(
         known = labels.unique()
         if len(known) < 2:
             raise ValueError('all clips are of one class, so there is nothing to tell apart.')
-        args = dict(probe_args or {})
-        training = {name: args.pop(name) for name in ('lr', 'weight_decay', 'epochs') if name in args}
+        args, training = _token_args(probe_args)
         network = new_probe(embedder.model, kind, len(known), seed, **args)
         train_tokens(network, values[index], torch.searchsorted(known, labels), seed=seed, **training)
         return network, tuple(known.tolist()), lambda tokens: known[answer_tokens(network, tokens)]
@@ -196,7 +220,59 @@ def probe(
     return ProbeResult(
         kind, _count(source.classes, truth, answers), (100 * low, 100 * high), tested_on,
         getattr(head, 'penalty', ''), tuple(notes), time.monotonic() - start,
-        tuple(source.classes[label] for label in known), source, head, embedder)
+        tuple(source.classes[label] for label in known), source, head, tuple(train), embedder)
+
+
+def _of_several(
+        source: Features,
+        values: Tensor,
+        kind: str,
+        embedder: Embedder | None,
+        notes: list[str],
+        start: float,
+        leave_group_out: bool,
+        seed: int,
+        probe_args: dict[str, Any] | None,
+) -> ProbeResult:
+    """A probe of clips that may have several classes."""
+    targets, size = source.targets, len(source.classes)
+
+    def fit(indices: Sequence[int]) -> tuple[Any, tuple[int, ...], Callable[[Tensor], Tensor]]:
+        index = torch.as_tensor(indices)
+        if kind in KINDS:
+            head = fit_set_head(kind, values[index], targets[index], [source.groups[i] for i in index.tolist()], seed)
+            return head, head.labels, lambda new: answers_of(head.labels, head.logits(new), size)
+        known = (targets[index].sum(0) > 0).nonzero().flatten()
+        args, training = _token_args(probe_args)
+        network = new_probe(embedder.model, kind, len(known), seed, **args)
+        train_tokens(network, values[index], targets[index][:, known], seed=seed, **training)
+        return network, tuple(known.tolist()), lambda new: answers_of(known.tolist(), token_logits(network, new), size)
+
+    train, test, tested_on = _division(source, leave_group_out)
+    head, known, answer = fit(train)
+    if test is not None:
+        index = torch.as_tensor(test)
+        logits = answer(values[index])
+    else:
+        index, logits = torch.arange(len(source)), answers_of((), torch.zeros(len(source), 0), size)
+        folds = set_folds(len(source), source.groups, leave_one_out=leave_group_out, seed=seed)
+        if not folds:
+            raise ValueError('all clips are of one group, so that none can be left out. Give clips of another one.')
+        for fit_on, test_on in folds:
+            logits[torch.as_tensor(test_on)] = fit(fit_on)[2](values[torch.as_tensor(test_on)])
+        notes.append('the saved head is fitted to all clips; the figure is that of heads fitted to a part of them')
+    notes += _notes(source, train, index.tolist(), known, getattr(head, 'penalty', 'fixed') == '')
+    low, high = map_interval(logits, targets[index], [source.groups[i] for i in index.tolist()], seed)
+    return ProbeResult(
+        kind, MultiLabelEvaluation(source.classes, logits, targets[index]), (100 * low, 100 * high), tested_on,
+        getattr(head, 'penalty', ''), tuple(notes), time.monotonic() - start,
+        tuple(source.classes[label] for label in known), source, head, tuple(train), embedder)
+
+
+def _token_args(probe_args: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of a probe, and those of its training."""
+    args = dict(probe_args or {})
+    return args, {name: args.pop(name) for name in ('lr', 'weight_decay', 'epochs') if name in args}
 
 
 def _usable(features: Features) -> tuple[list[str], Features]:
@@ -204,14 +280,14 @@ def _usable(features: Features) -> tuple[list[str], Features]:
     notes = []
     if features.errors:
         notes.append(f'{len(features.errors)} clips could not be read and are left out')
-    labelled = (features.labels >= 0).nonzero().flatten()
+    labelled = (features.targets.sum(1) > 0).nonzero().flatten()
     if len(labelled) < 2:
         raise ValueError(
             'the clips have no classes. Embed a data set (SPEC ROOT), such as a folder with a folder for each class.')
     if len(labelled) < len(features):
         notes.append(f'{len(features) - len(labelled)} clips have no class and are left out')
         features = features.select(labelled)
-    if len(features.labels.unique()) < 2:
+    if not features.multi_label and len(features.labels.unique()) < 2:
         raise ValueError(
             f'all clips are of one class ({features.rows[0].label}), so there is nothing to tell apart. Give clips of '
             'another class, such as one of clips that show nothing of interest.')
@@ -268,15 +344,15 @@ def _notes(
         known: tuple[int, ...],
         no_choice: bool,
 ) -> list[str]:
-    counts = features.labels[torch.as_tensor(train)].bincount(minlength=len(features.classes))
+    counts = features.targets[torch.as_tensor(train)].sum(0)
     notes = []
     single = [features.classes[label] for label in (counts == 1).nonzero().flatten().tolist()]
     if single:
         notes.append(f'classes with a single clip to learn from: {", ".join(single[:5])}')
     if no_choice:
         notes.append('there were too few clips to choose the penalty by cross-validation')
-    unseen = sorted({features.classes[label] for label in features.labels[torch.as_tensor(test)].tolist()
-                     if label not in known})
+    tested = features.targets[torch.as_tensor(test)].sum(0).nonzero().flatten().tolist()
+    unseen = sorted(features.classes[label] for label in tested if label not in known)
     if unseen:
         notes.append(f'classes without a clip to learn from, whose clips count as wrong: {", ".join(unseen[:5])}')
     groups = {features.groups[i] for i in train} & {features.groups[i] for i in test} - {None}

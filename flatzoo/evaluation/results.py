@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flatzoo.models import VideoModel
 
     from .evaluate import Evaluation, Order
+    from .multi_label import MultiLabelEvaluation
 
 __all__ = ['COLUMNS', 'json_row', 'read_results', 'result_row', 'result_setting', 'write_results']
 
@@ -23,10 +24,14 @@ COLUMNS = (
     # those of video
     'num_frames', 'views', 'gmacs', 'gmacs_views', 'mean_class', 'clips', 'broken', 'missing', 'data', 'root',
     'split', 'order', 'sampling', 'stride', 'num_clips', 'num_crops', 'fit', 'checkpoint',
-    'model_kwargs', 'precision', 'seconds',
+    'model_kwargs', 'precision', 'seconds', 'map',
 )
-"""Columns of the results: accuracies and errors in per cent, parameters in millions, multiply-adds in 10^9."""
-_BEFORE = {'fit': 'crop', 'precision': 'fp32'}  # what had no column in files of earlier releases
+"""Columns of the results: accuracies and errors in per cent, parameters in millions, multiply-adds in 10^9.
+
+Where clips may have several classes, `map` is the mean average precision, and the accuracies are empty; else it is.
+"""
+_ACCURACIES = ('top1', 'top1_err', 'top5', 'top5_err', 'mean_class')
+_BEFORE = {'fit': 'crop', 'precision': 'fp32', 'map': ''}  # what had no column in files of earlier releases
 
 
 def result_setting(
@@ -66,7 +71,7 @@ def result_row(
         setting: Mapping[str, str],
         model: 'VideoModel',
         videos: VideoList,
-        evaluation: 'Evaluation',
+        evaluation: 'Evaluation | MultiLabelEvaluation',
 ) -> dict[str, Any]:
     """A row of the results, with the columns `COLUMNS`.
 
@@ -80,22 +85,25 @@ def result_row(
     views = int(setting['num_clips']) * int(setting['num_crops'])
     row = {
         **setting,
-        'top1': round(evaluation.top1, 4),
-        'top1_err': round(100 - evaluation.top1, 4),
-        'top5': round(evaluation.top5, 4),
-        'top5_err': round(100 - evaluation.top5, 4),
+        **_figures(evaluation),
         'param_count': round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2),
         'interpolation': 'bilinear',
         'views': views,
         'gmacs': round(gmacs, 3),
         'gmacs_views': round(gmacs * views, 3),
-        'mean_class': round(evaluation.mean_class, 4),
         'clips': evaluation.clips,
         'broken': len(evaluation.broken),
         'missing': len(videos.missing),
         'seconds': round(evaluation.seconds, 1),
     }
     return {column: row[column] for column in COLUMNS}
+
+
+def _figures(evaluation: 'Evaluation | MultiLabelEvaluation') -> dict[str, Any]:
+    if hasattr(evaluation, 'map'):
+        return {**dict.fromkeys(_ACCURACIES, ''), 'map': round(evaluation.map, 4)}
+    values = evaluation.top1, 100 - evaluation.top1, evaluation.top5, 100 - evaluation.top5, evaluation.mean_class
+    return {**{name: round(value, 4) for name, value in zip(_ACCURACIES, values)}, 'map': ''}
 
 
 _WHOLE = ('num_frames', 'stride', 'num_clips', 'num_crops')
@@ -114,7 +122,8 @@ def json_row(row: Mapping[str, Any]) -> dict[str, Any]:
     values['crop_pct'] = float(row['crop_pct'])
     values |= {name: int(row[name]) if str(row[name]) else None for name in _WHOLE}
     values['checkpoint'] = row['checkpoint'] or None
-    return values
+    unmeasured = [name for name in (*_ACCURACIES, 'map') if row.get(name, '') == '']
+    return {name: value for name, value in values.items() if name not in unmeasured}
 
 
 def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
@@ -132,7 +141,8 @@ def read_results(path: str | os.PathLike) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f'{os.fsdecode(path)}: is not a CSV file ({error}).') from error
     columns = tuple(reader.fieldnames or ())
-    if columns not in (COLUMNS, tuple(column for column in COLUMNS if column not in _BEFORE)):
+    known = tuple(column for column in COLUMNS if column in columns or column not in _BEFORE)
+    if columns != known:
         raise ValueError(
             f"{os.fsdecode(path)}: does not have the columns of 'flatzoo validate'. Give another file for the results.")
     return [{column: row.get(column, _BEFORE.get(column)) for column in COLUMNS} for row in rows]

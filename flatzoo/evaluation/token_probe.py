@@ -8,7 +8,7 @@ from torch import Tensor
 
 from flatzoo.models.probe import Probe
 
-__all__ = ['TOKEN_KINDS', 'answer_tokens', 'new_probe', 'train_tokens']
+__all__ = ['TOKEN_KINDS', 'answer_tokens', 'new_probe', 'token_logits', 'train_tokens']
 
 TOKEN_KINDS = ('attentive', 'step', 'linear')
 BATCH = 32
@@ -58,7 +58,7 @@ def train_tokens(
     Args:
         model: A probe.
         tokens: `[N, T, ...]`, what `forward_features` of its backbone gave.
-        labels: `[N]`.
+        labels: `[N]`; where clips may have several classes, 1 for each of their own, float32 `[N, K]`.
         lr: Highest learning rate.
         weight_decay: Of the matrices.
         epochs: Times that each clip is seen. None takes 20, or more, so that there are 300 updates.
@@ -81,7 +81,8 @@ def train_tokens(
         for indices in torch.randperm(len(labels), generator=generator).split(BATCH):
             scheduler.step_update(update)
             logits = model.forward_head(tokens[indices].float().flatten(0, 1))
-            loss = F.cross_entropy(logits, labels[indices])
+            loss_of = F.cross_entropy if labels.ndim == 1 else F.binary_cross_entropy_with_logits
+            loss = loss_of(logits, labels[indices])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -90,7 +91,11 @@ def train_tokens(
 
 
 @torch.no_grad()
+def token_logits(model: Probe, tokens: Tensor) -> Tensor:
+    """Logits of each clip, `[N, K]`."""
+    return torch.cat([model.forward_head(part.float().flatten(0, 1)) for part in tokens.split(BATCH)])
+
+
 def answer_tokens(model: Probe, tokens: Tensor) -> Tensor:
     """Most probable class of each clip, int64 `[N]`."""
-    return torch.cat([
-        model.forward_head(part.float().flatten(0, 1)).argmax(1) for part in tokens.split(BATCH)])
+    return token_logits(model, tokens).argmax(1)

@@ -11,8 +11,9 @@ from typing import Any
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.base import channel_stats
+from flatzoo.models.neighbours import Neighbours
 from flatzoo.models.timm_private import save_config_for_hf
-from flatzoo.weights.config import FORMAT, check_config, video_block
+from flatzoo.weights.config import check_config, video_block
 
 __all__ = ['model_config']
 
@@ -39,6 +40,10 @@ def model_config(
         raise TypeError(
             f'Only video models of flatzoo can be saved here, got {type(model).__name__}. timm.models.save_for_hf '
             'saves image models. If the model is compiled or parallel, give the module inside.')
+    if isinstance(model.get_classifier(), Neighbours):
+        raise ValueError(
+            'Nearest neighbours are kept as features, and cannot be saved as weights. A probe of kind ridge or '
+            'logistic can.')
     if not model.pretrained_cfg.get('architecture'):
         raise ValueError('The model was not built by timm.create_model(), so it could not be built again.')
     labels = model.pretrained_cfg.get('label_names') if label_names is None else label_names
@@ -54,7 +59,7 @@ def model_config(
     mean_std = channel_stats(model.pretrained_cfg, model.in_chans)
     config['video'] = video_block(model, protocol or eval_protocol(model), *mean_std)
     if borrows:
-        config['video'] |= {'format': FORMAT, 'backbone': model.borrowed.to_dict()}
+        config['video'] |= {'format': max(2, config['video']['format']), 'backbone': model.borrowed.to_dict()}
     check_config(config, 'config.json')
     return config
 

@@ -29,7 +29,7 @@ from flatzoo.data.protocol import EvalProtocol
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.borrowed import borrowed_digest, borrowed_names
 from flatzoo.version import __version__
-from flatzoo.weights.config import CONFIG_FILE
+from flatzoo.weights.config import CONFIG_FILE, NEIGHBOURS_FILE
 from flatzoo.weights.download import explain, is_offline
 from flatzoo.weights.hub_session import PORTAL, HubError, HubUnwell, Watch, deadline
 
@@ -214,6 +214,10 @@ def open_checkpoint(
         return built, readme.read_text(encoding='utf-8') if readme.is_file() else None
     if not path.exists():
         raise FileNotFoundError(f'{path}: there is no such file or folder.')
+    if (path / NEIGHBOURS_FILE).is_file():
+        raise ValueError(
+            f'{path}: holds nearest neighbours, which are features and cannot be pushed as a model. A probe of kind '
+            'ridge or logistic can.')
     if path.is_dir():
         raise ValueError(
             f'{path}: has no {CONFIG_FILE}, so flatzoo did not save it. Give a folder that save_pretrained or a '
@@ -422,6 +426,10 @@ def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str
     summary = (inspect.getdoc(timm.model_entrypoint(cfg['architecture'])) or '').partition('\n')[0]
     protocol = protocol or eval_protocol(model)
     (height, width), layout = model.img_size, model.layout
+    scores = several = ''
+    if model.multi_label:
+        scores = 'scores = logits.sigmoid()  # each class by itself: a clip may have several\n'
+        several = ', of which a clip may have several (sigmoid scores, no softmax)'
     ids = cfg.get('paper_ids') or ()
     papers = ', '.join(_one_line(text) for text in (ids if isinstance(ids, (list, tuple)) else [ids])[:8])
     paper = f'\nPaper: {_one_line(cfg["paper_name"])}, {papers}.\n' if cfg.get('paper_name') else ''
@@ -429,9 +437,9 @@ def _card(model: VideoModel, repo_id: str, protocol: EvalProtocol | None) -> str
         f'---\n{data.to_yaml()}\n---\n\n# {repo_id}\n\n`{cfg["architecture"]}` of flatzoo: {summary}\n{paper}\n'
         f"```python\nimport timm, flatzoo\n\nmodel = timm.create_model('hf-hub:{repo_id}', pretrained=True).eval()\n"
         f'logits = model(clip)  # clip: (B, {model.in_chans}, {model.num_frames}, {height}, {width}), float normalised '
-        f'or uint8\n```\n\nOr, on video files: `flatzoo predict clip.mp4 --model hf-hub:{repo_id}`.\n\n'
-        f'## Evaluation\n\n{model.num_classes} classes; {model.num_frames} frames of {height}x{width} pixels, layout '
-        f'`{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} crop(s), fit '
-        f'{protocol.fit}, '
-        'logits averaged.\n\n## Training data, accuracy and limits\n\nNot stated by whoever pushed this model.\n'
+        f'or uint8\n{scores}```\n\nOr, on video files: `flatzoo predict clip.mp4 --model hf-hub:{repo_id}`.\n\n'
+        f'## Evaluation\n\n{model.num_classes} classes{several}; {model.num_frames} frames of {height}x{width} pixels, '
+        f'layout `{layout}`; {protocol.sampling} sampling, {protocol.num_clips} clip(s) x {protocol.num_crops} '
+        f'crop(s), fit {protocol.fit}, logits averaged.\n\n'
+        '## Training data, accuracy and limits\n\nNot stated by whoever pushed this model.\n'
     )

@@ -33,7 +33,14 @@ from flatzoo.data.views import equal_views
 from flatzoo.models import VideoModel, eval_protocol, list_models
 from flatzoo.models.base import channel_stats
 from flatzoo.models.borrowed import Borrowed
-from flatzoo.weights.config import check_config, protocol_of_config, stats_of_config, temporal_of_config, video_block
+from flatzoo.weights.config import (
+    check_config,
+    multi_label_of_config,
+    protocol_of_config,
+    stats_of_config,
+    temporal_of_config,
+    video_block,
+)
 
 from .preprocessor import video_preprocessor_config
 
@@ -90,6 +97,9 @@ class FlatzooForVideoClassification(TimmWrapperForImageClassification):
         super().__init__(config)
         self.timm_model.saved_protocol = protocol_of_config(block, where)
         self.timm_model.temporal_contract = temporal_of_config(block, where)
+        self.timm_model.multi_label = multi_label_of_config(block, where)
+        if self.timm_model.multi_label:  # by which transformers chooses the loss
+            config.problem_type = 'multi_label_classification'
         # mean and standard deviation, by which uint8 clips are normalised, are those of the checkpoint
         cfg = getattr(config, 'pretrained_cfg', None) or {}
         self.timm_model.pretrained_cfg = {**self.timm_model.pretrained_cfg, **cfg, **stats_of_config(block)}

@@ -37,7 +37,8 @@ class Prediction(NamedTuple):
     Attributes:
         label: Name of the class, such as `class 17` where the weights have no class names.
         index: Its index in the logits.
-        probability: Its softmax probability, 0...1.
+        probability: Its softmax probability, 0...1; of a model whose clips may have several classes
+            (`VideoModel.multi_label`) the score of this class by itself, so that the sum over classes is not 1.
     """
 
     label: str
@@ -247,7 +248,7 @@ def top_classes(model: VideoModel, logits: Tensor, topk: int) -> list[Prediction
         topk: Number of classes, at most all.
     """
     labels = model.pretrained_cfg.get('label_names')
-    top = logits.softmax(0).topk(min(topk, len(logits)))
+    top = model.probabilities(logits).topk(min(topk, len(logits)))
     return [
         Prediction(labels[index] if labels else f'class {index}', index, probability)
         for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)

@@ -19,13 +19,14 @@ from flatzoo.data.views import read_views
 from .ahead import load_ahead
 from .cut import cut_windows
 from .embedder import Embedder
-from .features import FeatureRow, Features, FeatureStore, load_features
+from .features import MARK, FeatureRow, Features, FeatureStore, load_features
 from .find import find_videos
+from .ray_cluster import spread_rows
 
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel
 
-__all__ = ['embed', 'every_split']
+__all__ = ['compute_rows', 'embed', 'every_split']
 
 SHARD_BYTES = 2 ** 28  # of features, after which a shard is written,
 SECONDS = 60.0  # or after this time
@@ -40,6 +41,7 @@ def embed(
         batch_size: int = 8,
         workers: int | None = None,
         progress: bool = False,
+        processes: int = 1,
         **kwargs: Any,
 ) -> Features:
     """Features of clips, by any model of flatzoo or any image model of timm.
@@ -56,6 +58,8 @@ def embed(
         batch_size: Views that the model sees at a time.
         workers: Files that are decoded at the same time. None means one per core, at most eight.
         progress: Whether to show the progress on standard error.
+        processes: More than one are spread by Ray over this machine, or over the cluster that `RAY_ADDRESS` names; each
+            has a model of its own. Needs a model with a name.
         **kwargs: Further arguments of `Embedder`: `per`, `tokens`, `dtype`, `num_frames`, ...
 
     Returns:
@@ -65,7 +69,8 @@ def embed(
         ModelError: There is no such model, or it has no weights.
         ValueError: There is nothing to embed, or the folder holds features of another model or other weights.
         OSError: The folder cannot be written. What it held before is kept.
-        ImportError: pyarrow is not installed, which `out` needs.
+        ImportError: pyarrow is not installed, which `out` needs, or Ray, which several processes need.
+        RuntimeError: The processes of Ray fail.
     """
     lists, lost = _lists(source)
     store = None if out is None else FeatureStore(out)
@@ -77,11 +82,20 @@ def embed(
         lists = [cut_windows(videos, embedder.window, workers) for videos in lists]
     wanted = _rows(lists)
     classes = tuple(dict.fromkeys(name for videos in lists for name in videos.classes if _has_classes(videos)))
+    several = any(videos.multi_label for videos in lists)
+    if several and (marked := [name for name in classes if MARK in name]):
+        raise ValueError(f'where clips may have several classes, no class may have {MARK} in its name: {marked[0]}')
     if not wanted:
         raise ValueError('there is no clip to embed. Check the files and folders.')
+
+    def compute(items: list[tuple[FeatureRow, Clip, int | None]]) -> Iterator[tuple[FeatureRow, Tensor | None]]:
+        if processes > 1 and items:
+            return spread_rows(items, embedder, batch_size, workers, processes, progress)
+        return compute_rows(items, embedder, batch_size, workers, progress)
+
     if store is None:
-        features = _in_memory(wanted, classes, embedder, batch_size, workers, progress)
-        return replace(features, errors=features.errors + lost)
+        features = _in_memory(compute(list(wanted.values())), classes, embedder)
+        return replace(features, errors=features.errors + lost, multi_label=several)
 
     store.open(embedder.settings)
     with _locked(store):
@@ -91,10 +105,10 @@ def embed(
             if row.shard is not None and (row.size, row.mtime) == (wanted[key][0].size, wanted[key][0].mtime)}
         store.update(
             (row._replace(**{name: getattr(wanted[key][0], name) for name in ('id', 'label', 'split', 'group')})
-             for key, row in same.items()), classes)
+             for key, row in same.items()), classes, several)
         store.remove_orphans()
         waiting = [item for key, item in wanted.items() if key not in same]
-        _compute_into(store, waiting, embedder, batch_size, workers, progress)
+        _compute_into(store, compute(waiting))
         store.remove_orphans()
     features = load_features(out) if any(store.rows[key].shard for key in wanted) else None
     if features is None:
@@ -166,40 +180,27 @@ def _rows(lists: Sequence[VideoList]) -> dict[tuple, tuple[FeatureRow, Clip, int
             row = FeatureRow(
                 os.fsencode(path).decode('utf-8', 'backslashreplace'), clip.member[0] if clip.member else '',
                 float(clip.start), None if clip.end is None else float(clip.end), clip.unit, clip.id,
-                videos.classes[clip.label] if labelled else None, videos.split, clip.group or None, size=size,
-                mtime=mtime)
+                MARK.join(videos.classes[label] for label in clip.all_labels) if labelled else None, videos.split,
+                clip.group or None, size=size, mtime=mtime)
             rows.setdefault(row.key, (row, clip, videos.depth))
     return rows
 
 
 def _in_memory(
-        wanted: dict[tuple, tuple[FeatureRow, Clip, int | None]],
-        classes: tuple[str, ...],
-        embedder: Embedder,
-        batch_size: int,
-        workers: int,
-        progress: bool,
-) -> Features:
+        found: Iterator[tuple[FeatureRow, Tensor | None]], classes: tuple[str, ...], embedder: Embedder) -> Features:
     values, rows, failed = [], [], []
-    for row, value in _compute(list(wanted.values()), embedder, batch_size, workers, progress):
+    for row, value in found:
         if value is None:
             failed.append(row)
         else:
             values.append(value)
             rows.append(row)
     if not values:
-        raise ValueError(f'none of the {len(wanted)} clips has a feature: {failed[0].error}')
+        raise ValueError(f'none of the {len(failed)} clips has a feature: {failed[0].error}')
     return Features(torch.stack(values), tuple(rows), classes, embedder.settings, tuple(failed))
 
 
-def _compute_into(
-        store: FeatureStore,
-        waiting: list[tuple[FeatureRow, Clip, int | None]],
-        embedder: Embedder,
-        batch_size: int,
-        workers: int,
-        progress: bool,
-) -> None:
+def _compute_into(store: FeatureStore, found: Iterator[tuple[FeatureRow, Tensor | None]]) -> None:
     values: list[Tensor] = []
     rows: list[FeatureRow] = []
     failed: list[FeatureRow] = []
@@ -212,7 +213,7 @@ def _compute_into(
                 part.clear()
 
     try:
-        for row, value in _compute(waiting, embedder, batch_size, workers, progress):
+        for row, value in found:
             if value is None:
                 failed.append(row)
             else:
@@ -231,14 +232,25 @@ def _compute_into(
             flush()
 
 
-def _compute(
+def compute_rows(
         waiting: Sequence[tuple[FeatureRow, Clip, int | None]],
         embedder: Embedder,
         batch_size: int,
         workers: int,
         progress: bool,
 ) -> Iterator[tuple[FeatureRow, Tensor | None]]:
-    """Yields each row with its feature, or with an error and None."""
+    """Computes features.
+
+    Args:
+        waiting: Rows without what is computed, each with its clip and the depth of its list.
+        embedder: What computes.
+        batch_size: Views that the model sees at a time.
+        workers: Files that are decoded at the same time.
+        progress: Whether to show the progress on standard error.
+
+    Yields:
+        Each row with its feature, or with an error and None.
+    """
     model, protocol = embedder.model, embedder.protocol
 
     def load(item: tuple[FeatureRow, Clip, int | None]) -> tuple[Tensor, tuple[float, ...]] | Exception:

@@ -9,7 +9,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from torch import Tensor
 __all__ = ['FeatureRow', 'FeatureStore', 'Features', 'load_features']
 
 INDEX = 'index.parquet'
+MARK = '|'  # between the classes of a clip that has several
 _META = b'flatzoo'
 FORMAT = 1
 
@@ -77,12 +78,14 @@ class Features:
         classes: Names of the classes.
         settings: What the features were made with (`Embedder.settings`): model, digest of its weights, views.
         errors: Rows of the clips that have no feature, with the reason.
+        multi_label: Whether a clip may have several classes, whose names stand in its label with `|` between.
     """
     values: Tensor
     rows: tuple[FeatureRow, ...]
     classes: tuple[str, ...]
     settings: Mapping[str, Any]
     errors: tuple[FeatureRow, ...] = field(default=(), repr=False)
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,9 +95,25 @@ class Features:
 
     @property
     def labels(self) -> Tensor:
-        """Index of the class of each clip, int64 `[N]`; -1 for clips without a class."""
+        """Index of the class of each clip, int64 `[N]`; -1 for clips without a class.
+
+        Raises:
+            ValueError: Clips may have several classes.
+        """
+        if self.multi_label:
+            raise ValueError('these clips may have several classes: take targets in place of labels.')
         place = {name: index for index, name in enumerate(self.classes)}
         return torch.tensor([place.get(row.label, -1) for row in self.rows], dtype=torch.int64)
+
+    @property
+    def targets(self) -> Tensor:
+        """1 for the classes of each clip, float32 `[N, K]`; a row of zeros for clips without a class."""
+        place = {name: index for index, name in enumerate(self.classes)}
+        targets = torch.zeros(len(self.rows), len(self.classes))
+        for target, row in zip(targets, self.rows):
+            names = (row.label or '').split(MARK) if self.multi_label else [row.label]
+            target[[place[name] for name in names if name in place]] = 1
+        return targets
 
     @property
     def groups(self) -> tuple[str | None, ...]:
@@ -109,8 +128,8 @@ class Features:
     def select(self, indices: Sequence[int] | Tensor) -> 'Features':
         """The clips with these indices."""
         indices = torch.as_tensor(indices, dtype=torch.int64)
-        return Features(
-            self.values[indices], tuple(self.rows[index] for index in indices.tolist()), self.classes, self.settings)
+        rows = tuple(self.rows[index] for index in indices.tolist())
+        return replace(self, values=self.values[indices], rows=rows, errors=())
 
     def of_split(self, split: str) -> 'Features':
         """The clips of a split."""
@@ -156,7 +175,8 @@ def load_features(folder: str | os.PathLike, split: str | None = None) -> Featur
         known = ', '.join(sorted({row.split or '(none)' for row in store.rows.values()}))
         raise ValueError(f'{folder}: has no features of the split {split}; its splits: {known}.')
     return Features(
-        store.read(good), tuple(good), store.classes, store.settings, tuple(row for row in rows if row.shard is None))
+        store.read(good), tuple(good), store.classes, store.settings, tuple(row for row in rows if row.shard is None),
+        store.multi_label)
 
 
 class FeatureStore:
@@ -169,6 +189,7 @@ class FeatureStore:
         folder: The folder.
         settings: Of the features there; None if there are none.
         classes: Names of the classes.
+        multi_label: Whether a clip may have several of them.
         rows: Rows of the index by `FeatureRow.key`.
 
     Raises:
@@ -180,6 +201,7 @@ class FeatureStore:
         self.folder = Path(folder)
         self.settings: dict[str, Any] | None = None
         self.classes: tuple[str, ...] = ()
+        self.multi_label = False
         self.rows: dict[tuple, FeatureRow] = {}
         parquet = _parquet()
         path = self.folder / INDEX
@@ -190,6 +212,7 @@ class FeatureStore:
             meta = json.loads((table.schema.metadata or {})[_META])
             newer = meta['format'] > FORMAT
             self.settings, self.classes = meta['settings'], tuple(meta['classes'])
+            self.multi_label = bool(meta.get('multi_label', False))
             columns = [table[name].to_pylist() for name in FeatureRow._fields]
         except Exception as error:  # noqa: BLE001 - pyarrow raises its own types, KeyError and ValueError
             raise ValueError(
@@ -255,9 +278,10 @@ class FeatureStore:
             raise
         self.rows = kept
 
-    def update(self, rows: Iterable[FeatureRow], classes: Sequence[str]) -> None:
+    def update(self, rows: Iterable[FeatureRow], classes: Sequence[str], multi_label: bool = False) -> None:
         """Writes what lists say now (class, split, group) into rows that are there."""
         self.classes = tuple(dict.fromkeys((*self.classes, *classes)))
+        self.multi_label |= multi_label
         kept = self.rows | {row.key: row for row in rows}
         if kept:  # nothing is written before there is a feature
             self._write_index(kept)
@@ -305,7 +329,8 @@ class FeatureStore:
         columns = {name: [getattr(row, name) for row in rows.values()] for name in FeatureRow._fields}
         columns['model'] = [self.settings['model']] * len(rows)  # for whoever reads the index alone
         columns['digest'] = [self.settings['digest']] * len(rows)
-        meta = json.dumps({'format': FORMAT, 'settings': self.settings, 'classes': list(self.classes)})
+        flag = {'multi_label': True} if self.multi_label else {}
+        meta = json.dumps({'format': FORMAT, 'settings': self.settings, 'classes': list(self.classes), **flag})
         schema = pyarrow.schema({**kinds, 'model': text, 'digest': text}, {_META: meta.encode()})
         table = pyarrow.table(columns, schema=schema)
         _write(self.folder / INDEX, lambda path: _parquet().write_table(table, path))

@@ -65,6 +65,7 @@ def load_model(
 
     from flatzoo.hub.pull import pull
     from flatzoo.models import VideoModel
+    from flatzoo.weights.config import NEIGHBOURS_FILE
 
     target, name = _device(device), model_name(name)
     try:
@@ -93,10 +94,18 @@ def load_model(
         raise ModelError(f'--checkpoint {checkpoint} needs a registered --model; {name} brings its own weights.')
 
     try:
-        if source == 'hf-hub':  # sparing the silent retries of timm's own way
+        if source == 'local-dir' and os.path.isfile(os.path.join(place, NEIGHBOURS_FILE)):
+            from .neighbours import load_neighbours
+
+            if options:
+                raise ModelError(f'{place} holds nearest neighbours, which take no {", ".join(options)}.')
+            model = load_neighbours(place, device)
+        elif source == 'hf-hub':  # sparing the silent retries of timm's own way
             model = pull(place, **options)
         else:
             model = timm.create_model(name, pretrained=pretrained, **options)
+    except ModelError:
+        raise
     except Exception as error:  # noqa: BLE001 - the Hub client, loaders and backbones raise anything
         raise ModelError(_unavailable(shown_as or checkpoint or name, error)) from error
     if not isinstance(model, VideoModel):
@@ -129,14 +138,14 @@ def model_name(name: str) -> str:
     import timm
 
     import flatzoo.models  # noqa: F401 - registers them
-    from flatzoo.weights.config import CONFIG_FILE
+    from flatzoo.weights.config import CONFIG_FILE, NEIGHBOURS_FILE
 
     if timm.is_model(name.partition('.')[0]):
         return name
-    if not os.path.isfile(os.path.join(name, CONFIG_FILE)):
+    if not any(os.path.isfile(os.path.join(name, file)) for file in (CONFIG_FILE, NEIGHBOURS_FILE)):
         raise ModelError(
             f'{name}: this folder holds no {CONFIG_FILE}, so no model. Give one that flatzoo train (after its first '
-            'epoch), flatzoo pull --out or flatzoo.save_pretrained wrote.')
+            'epoch), flatzoo pull --out, flatzoo probe --out or flatzoo.save_pretrained wrote.')
     return f'local-dir:{name}'
 
 

@@ -4,15 +4,15 @@ Every process has a model of its own and takes small blocks of files. The answer
 writes Parquet files one after the other. A Parquet file is complete or absent. To continue an interrupted run, start it
 again with the same arguments: files with an answer are not read again.
 """
-import contextlib
 import json
-import logging
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .ray_cluster import cluster, import_ray
 
 if TYPE_CHECKING:
     import pyarrow
@@ -105,7 +105,7 @@ def run_batches(
     """
     import pyarrow
 
-    ray = _import_ray()
+    ray = import_ray()
     folder = Path(folder)
     files = [os.fsencode(os.path.abspath(path)) for path in paths]
     if not files:
@@ -122,7 +122,7 @@ def run_batches(
 
     waiting: list[pyarrow.Table] = []
     last = time.monotonic()
-    with _cluster(ray, processes):
+    with cluster(ray, processes):
         size = max(1, min(BLOCK, len(files) // (4 * processes)))
         blocks = [
             pyarrow.table({'file': pyarrow.array(files[start:start + size], pyarrow.binary())})
@@ -182,40 +182,6 @@ def _table(answers: Sequence[tuple[bytes, Any]]) -> 'pyarrow.Table':
 
 def _text(path: bytes) -> str:
     return path.decode('utf-8', 'backslashreplace')
-
-
-def _import_ray() -> Any:
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # tells nobody
-    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
-    try:
-        import pyarrow  # noqa: F401
-        import ray
-        import ray.data  # noqa: F401
-    except ImportError as error:
-        raise ImportError("batches of files are spread by Ray Data: pip install 'flatzoo[ray]'") from error
-    logging.getLogger('ray.data').setLevel(logging.ERROR)
-    return ray
-
-
-@contextlib.contextmanager
-def _cluster(ray: Any, processes: int) -> Iterator[None]:
-    """Connects to a Ray cluster. A cluster that it started is stopped at the end."""
-    if ray.is_initialized():
-        yield
-        return
-    quiet = dict(log_to_driver=False, logging_level='error')
-    if os.environ.get('RAY_ADDRESS'):
-        ray.init(**quiet)
-    else:  # Ray's CPUs are a count, not cores: one for each process, one to move data
-        ray.init('local', num_cpus=processes + 1, include_dashboard=False, **quiet)
-    context = ray.data.DataContext.get_current()
-    bars = context.enable_progress_bars
-    context.enable_progress_bars = False
-    try:
-        yield
-    finally:
-        context.enable_progress_bars = bars
-        ray.shutdown()
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:

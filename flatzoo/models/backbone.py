@@ -1,6 +1,8 @@
 """Builds a timm image model that fits a super image: size and windows, with clear errors if nothing fits."""
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import timm
@@ -12,13 +14,53 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 __all__ = [
-    'check_image', 'check_windows', 'create_backbone', 'default_img_size', 'fit_windows', 'fitting_sizes', 'image_cfg',
-    'image_weights', 'patch_size_of', 'resolve_stage_windows',
+    'building', 'check_image', 'check_windows', 'create_backbone', 'default_img_size', 'fit_windows', 'fitting_sizes',
+    'image_cfg', 'image_weights', 'patch_size_of', 'resolve_stage_windows', 'trial_once',
 ]
 
 _logger = logging.getLogger(__name__)
 
 WindowSize = int | Sequence[int | Sequence[int] | None] | None
+_NOT_TRIED = ('backbone_pretrained', 'device', 'dtype', 'num_classes')  # arguments that change nothing of a trial
+_fitting: set[tuple] = set()  # models whose image fitted, by class and arguments
+_built: ContextVar[tuple | None] = ContextVar('built', default=None)
+
+
+@contextlib.contextmanager
+def building(model_cls: type, model_args: dict[str, Any]) -> Iterator[None]:
+    """Context in which a model is constructed, so that `trial_once` knows the model by its class and arguments."""
+    args = {name: value for name, value in model_args.items() if name not in _NOT_TRIED}
+    arch = str(args.get('backbone')).partition('.')[0]
+    known = _is_plain(args) and ('backbone' not in args or timm.is_model(arch))  # a folder may change
+    entry = timm.model_entrypoint(arch) if timm.is_model(arch) else None
+    token = _built.set((model_cls, entry, repr(args)) if known else None)
+    try:
+        yield
+    finally:
+        _built.reset(token)
+
+
+def trial_once(trial: Callable[[], None]) -> None:
+    """Calls a trial of the image size, unless one was passed by a model of the same class and arguments.
+
+    A trial takes most of the time of building a small model, and saved models are built twice.
+
+    Args:
+        trial: Raises an error if the image does not fit.
+    """
+    key = _built.get()
+    if key not in _fitting:
+        trial()
+        if key is not None:
+            _fitting.add(key)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def create_backbone(

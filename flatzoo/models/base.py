@@ -28,7 +28,7 @@ from flatzoo.weights.checkpoint import (
     unwrap_checkpoint,
 )
 
-from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of
+from .backbone import check_image, create_backbone, fit_windows, fitting_sizes, patch_size_of, trial_once
 from .borrowed import Borrowed, complete_weights
 from .recompute import recompute_activations
 from .timm_private import global_pool_of, update_model_input_size
@@ -123,6 +123,7 @@ class VideoModel(nn.Module):
         self.saved_protocol: EvalProtocol | None = None  # of a saved model; registered weights have it in their record
         self.borrowed: Borrowed | None = None  # whose backbone a saved model borrows, which its file then lacks
         self.temporal_contract: TemporalContract | None = None  # length of the clips of its training, if known
+        self.multi_label = False  # whether each class has a score of its own (sigmoid), and a clip may have several
         self.lender_args: dict[str, Any] = {}  # by which the model that lends it is built
         self._pretrained_cfg: dict[str, Any] = {}
         self._args = dict(num_frames=num_frames, layout=str(self.layout))
@@ -293,7 +294,7 @@ class VideoModel(nn.Module):
             self.backbone.reset_classifier(num_classes)
         else:
             self.backbone.reset_classifier(num_classes, global_pool)
-        self.head_trained = False
+        self.head_trained = self.multi_label = False
         self.pretrained_cfg = self._pretrained_cfg  # drops label names if the number of classes differs
 
     def set_input_size(
@@ -336,7 +337,7 @@ class VideoModel(nn.Module):
         Raises:
             ValueError: The backbone does not take it. The message names frame sizes that work.
         """
-        self._check_image(self.backbone, self.super_image)
+        trial_once(lambda: self._check_image(self.backbone, self.super_image))
 
     def _check_image(self, backbone: nn.Module, super_image: SuperImage) -> None:
         error = check_image(backbone, self.in_chans, super_image.image_size)
@@ -487,6 +488,16 @@ class VideoModel(nn.Module):
         if tuple(frame.shape[2:]) != self.img_size:
             frame = resize_images(frame, *self.img_size, self.layout.antialias)
         return frame * self.super_image.norm_scale + self.super_image.norm_shift if as_bytes else frame
+
+    @torch.jit.ignore
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What the logits say of each class, 0...1: softmax; or, of a model whose clips may have several classes
+        (`multi_label`), the score of each class by itself, sigmoid.
+
+        Args:
+            logits: `[..., num_classes]`.
+        """
+        return logits.sigmoid() if self.multi_label else logits.softmax(-1)
 
     # Weights
 

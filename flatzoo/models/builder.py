@@ -21,6 +21,7 @@ from flatzoo.layers import SuperImage
 from flatzoo.weights.checkpoint import map_weights
 from flatzoo.weights.config import (
     CONFIG_FILE,
+    multi_label_of_config,
     protocol_of_config,
     read_config,
     saved_config,
@@ -30,6 +31,7 @@ from flatzoo.weights.config import (
 from flatzoo.weights.deferred import DeferredInit
 from flatzoo.weights.download import HubError, check_file, fetch, fetch_weights, is_offline, split_name
 
+from .backbone import building
 from .borrowed import Borrowed
 from .record import TagRecord, tag_record
 from .timm_private import FeatureGetterNet
@@ -149,11 +151,11 @@ def build_video_model(
     deferred, hooks = DeferredInit(), []
 
     def construct(**model_args: Any) -> Any:
-        draws_no_weights = pretrained or model_args.get('backbone_pretrained')
+        on_meta = model_args.get('device') == 'meta'
+        draws_no_weights = pretrained or model_args.get('backbone_pretrained') or on_meta
         if model_args.get('backbone_pretrained'):
             _fetch_backbone(model_args.get('backbone'), cache_dir)
-        with _refusing(source):
-            on_meta = model_args.get('device') == 'meta'
+        with _refusing(source), building(model_cls, model_args):
             if source.saved is not None and not on_meta and not _is_plain(source.saved[0], model_args):
                 _check_memory(model_cls, model_args, None if source.borrowed else source.weights)
             with deferred if draws_no_weights else contextlib.nullcontext():
@@ -258,10 +260,15 @@ def _finish(model: Any, model_cls: type, source: _Source) -> None:
     """Restores the source that the model states, and gives a saved model its protocol."""
     if source.weights is not None:
         _restore_source(model, source.cfg)
-    if source.saved is None or not isinstance(model, model_cls):
+    if not isinstance(model, model_cls):
+        return
+    if source.saved is None:
+        if model.head_trained:  # the time that a window of the tag's own classes covers
+            model.temporal_contract = _record_of(model.pretrained_cfg).temporal
         return
     model.saved_protocol = protocol_of_config(*source.saved)
     model.temporal_contract = temporal_of_config(*source.saved)
+    model.multi_label = multi_label_of_config(*source.saved) and source.cfg.num_classes == model.num_classes
     if source.weights is not None and source.cfg.num_classes == model.num_classes > 0 and not model.head_trained:
         raise ValueError(
             f'{source.weights}: has no classifier of the {source.cfg.num_classes} classes that {source.saved[1]} '

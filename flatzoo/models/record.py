@@ -17,6 +17,7 @@ from typing import Literal
 import timm
 
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.temporal import TemporalContract
 
 __all__ = [
     'DataSet', 'Figure', 'IMAGENET_1K', 'IMAGENET_21K', 'IMAGENET_22K', 'KINETICS_400', 'KINETICS_710', 'LVD_142M',
@@ -124,6 +125,7 @@ class TagRecord:
         started_from: The weights with which training started, as the end of a sentence, if they are known.
         protocol: Clips and crops over which the paper measures accuracy.
         other_protocols: Further protocols by name, such as `repository`.
+        temporal: How much time the clips of the training covered; None if it is not known.
         figures: Accuracies that are printed for the model. For weights with a trained head only those of these weights.
         about_figures: Facts that a reader of the figures must know.
         size: Bytes of the file, to three digits if its publisher rounds them. None if the size is not stated.
@@ -140,6 +142,7 @@ class TagRecord:
     started_from: str = ''
     protocol: EvalProtocol = EvalProtocol()
     other_protocols: Mapping[str, EvalProtocol] = field(default_factory=lambda: MappingProxyType({}))
+    temporal: TemporalContract | None = None
     figures: tuple[Figure, ...] = ()
     about_figures: str = ''
     size: int | None = None

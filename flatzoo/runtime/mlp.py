@@ -2,6 +2,8 @@
 
 Where taking the tokens in chunks is not faster on this machine, the plain forward runs.
 """
+import math
+
 import torch
 from timm.layers import GELU, GELUTanh, Mlp
 from torch import Tensor, nn
@@ -46,6 +48,7 @@ class PackedMlp(Prepared, Mlp):
     def _in_chunks(self, x: Tensor, step: int) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         out = rows.new_empty(len(rows), self.fc2.out_features)
+        step = math.ceil(len(rows) / math.ceil(len(rows) / step))  # equal chunks
         for start in range(0, len(rows), step):
             out[start:start + step] = self.fc2(self._hidden(rows[start:start + step]))
         return out.view(*x.shape[:-1], -1)

@@ -6,6 +6,7 @@ from timm.layers import Mlp
 from timm.models.swin_transformer import SwinTransformerStage, WindowAttention
 from torch import nn
 
+from .conv import CheckedConv2d, CheckedConv3d
 from .mlp import PackedMlp
 from .packed_linear import PackedLinear, Prepared
 from .swin import FusedWindowAttention, WindowOrderStage
@@ -14,6 +15,8 @@ __all__ = ['optimize']
 
 _PREPARED: dict[type[nn.Module], type[Prepared]] = {
     nn.Linear: PackedLinear,
+    nn.Conv2d: CheckedConv2d,
+    nn.Conv3d: CheckedConv3d,
     Mlp: PackedMlp,
     WindowAttention: FusedWindowAttention,
     SwinTransformerStage: WindowOrderStage,
@@ -27,7 +30,8 @@ def optimize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     a Swin Transformer keep their tokens in window order. On CUDA these stages do so, too, with PyTorch's fused
     attention; under `torch.compile`, which joins copies with their neighbours by itself, only attention is exchanged,
     with a mask of one image in place of the batch. Each module is chosen by its exact type, in any model of timm or
-    flatzoo. All other modules, such as convolutions, stay as they are. The given model is not changed.
+    flatzoo. Convolutions in bfloat16 are checked once per shape, since some CPUs get some wrong: these run in float32.
+    All other modules stay as they are. The given model is not changed.
 
     Where two ways give the same answer, the first forward tries both and keeps the faster one for this machine and
     size. So two processes may differ by rounding; one prepared model always answers alike.

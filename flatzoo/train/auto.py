@@ -141,7 +141,7 @@ def look(recipe: Recipe, start_is_given: bool = True) -> Facts:
     frames, size = _sizes(train)
     model = _outline(recipe, train)
     start, weights, offered = _start(recipe, start_is_given)
-    counts = Counter(clip.label for clip in train.clips).values()
+    counts = Counter(label for clip in train.clips for label in clip.all_labels).values()
     device = 'cuda' if recipe.device == 'auto' and torch.cuda.is_available() else recipe.device
     return Facts(
         clips=len(train), classes=train.classes, per_class=(min(counts), max(counts)),
@@ -260,6 +260,8 @@ def _run(facts: Facts, few: bool, given: Mapping[str, Any]) -> Choice:
     reason = f'{facts.device}, {"mixed" if cuda else "full"} precision'
     if not few:
         return Choice('run', options, f'{reason}; the best model on val is kept')
+    if given.get('early_stopping') and facts.val_clips:
+        return Choice('run', options, f'{reason}; the best model on val is kept, where the run stops early')
     options['keep'] = 'last'
     if facts.val_clips:
         epochs = given.get('epochs') or _epochs(facts.clips)

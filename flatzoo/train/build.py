@@ -12,7 +12,13 @@ import torch
 from timm.models import parse_model_name
 from timm.optim import create_optimizer_v2, muon
 from timm.scheduler import create_scheduler_v2
-from timm.task import ClassificationTask, FeatureDistillationTask, LogitDistillationTask, TrainingTask
+from timm.task import (
+    ClassificationTask,
+    FeatureDistillationTask,
+    LogitDistillationTask,
+    MultiLabelClassificationTask,
+    TrainingTask,
+)
 from timm.task.distillation import DistillationTeacher
 from torch import Tensor, nn
 
@@ -28,6 +34,7 @@ from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.models.base import channel_stats
 
 from .augment import AutoAugment, ClipErasing, train_crop
+from .balance import criterion_of, few_shot, one_or_several
 from .mixing import ClipMixup
 from .recipe import Recipe
 
@@ -45,6 +52,11 @@ def read_lists(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
         DataError: The data set is not laid out as the recipe says, or an evaluation clip has a class without training
             clips.
     """
+    train, val = one_or_several(recipe, _read_splits(recipe))
+    return train if recipe.few_shot is None else few_shot(train, recipe.few_shot, recipe.seed), val
+
+
+def _read_splits(recipe: Recipe) -> tuple[VideoList, VideoList | None]:
     train = read_videos(recipe.spec, recipe.root, recipe.train_split)
     if recipe.hold_out is not None:
         return _without_group(recipe, train)
@@ -90,7 +102,8 @@ def list_digests(recipe: Recipe, train: VideoList, val: VideoList | None) -> dic
         for clip in videos.clips:
             path = clip.path if '://' in clip.path else os.path.abspath(clip.path)
             path = path.removeprefix(root).replace(os.sep, '/')
-            place = path, clip.member and clip.member[0], clip.start, clip.end, clip.unit, clip.label
+            label = clip.all_labels if videos.multi_label else clip.label
+            place = path, clip.member and clip.member[0], clip.start, clip.end, clip.unit, label
             digest.update(f'{place}\n'.encode(errors='surrogateescape'))
         digests[split] = digest.hexdigest()
     return digests
@@ -130,6 +143,7 @@ def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = Non
         model = timm.create_model(recipe.model, **options)
     if not isinstance(model, VideoModel):
         raise ValueError(f"{recipe.model} is an image model. 'flatzoo list' shows the video models.")
+    model.multi_label = videos.multi_label
     return model
 
 
@@ -271,14 +285,15 @@ def normalised(model: VideoModel, clips: Tensor) -> Tensor:
     return clips.to(images.norm_scale.dtype).mul_(images.norm_scale[:, None]).add_(images.norm_shift[:, None])
 
 
-def mixing_of(recipe: Recipe, num_classes: int, device: torch.device) -> tuple[ClipMixup | None, ClipErasing | None]:
+def mixing_of(
+        recipe: Recipe, videos: VideoList, device: torch.device) -> tuple[ClipMixup | None, ClipErasing | None]:
     """The augmentations of normalised batches: mixing and erasing. Each is None if it is off."""
     mixup = erasing = None
     if recipe.mixes:
         mixup = ClipMixup(
             mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, prob=recipe.mixup_prob,
             switch_prob=recipe.mixup_switch_prob, mode=recipe.mixup_mode, label_smoothing=recipe.smoothing,
-            num_classes=num_classes)
+            num_classes=len(videos.classes), multi_label=videos.multi_label)
     if recipe.reprob and not recipe.no_aug:
         erasing = ClipErasing(recipe.reprob, recipe.remode, recipe.recount, device)
     return mixup, erasing
@@ -311,15 +326,18 @@ def build_task(recipe: Recipe, model: VideoModel, videos: VideoList, device: tor
     Raises:
         ValueError: The teacher does not fit the model or the data.
     """
-    criterion = dict(smoothing=recipe.smoothing, soft_targets=recipe.mixes)
+    criterion = criterion_of(recipe, videos)
     if not recipe.kd_model_name:
-        return ClassificationTask(model, criterion_kwargs=criterion, device=device, verbose=False)
+        task = MultiLabelClassificationTask if videos.multi_label else ClassificationTask
+        return task(model, device=device, verbose=False, **criterion)
+    if videos.multi_label:
+        raise ValueError(f'{videos.name} has clips of several classes, and teachers answer with one; leave it out.')
     teacher = _teacher(recipe, model, videos).to(device)
     make: Callable[..., TrainingTask] = FeatureDistillationTask
     if recipe.kd_distill_type == 'logit':
         make = functools.partial(LogitDistillationTask, temperature=recipe.kd_temperature)
     return make(
-        model, teacher, criterion_kwargs=criterion, distill_loss_weight=recipe.distill_loss_weight,
+        model, teacher, **criterion, distill_loss_weight=recipe.distill_loss_weight,
         task_loss_weight=recipe.task_loss_weight, device=device, verbose=False)
 
 

@@ -9,6 +9,9 @@
     config.json           its configuration; with it, `local-dir:` and `flatzoo push` take the folder
     adapters.safetensors  the trained part of it, of a model with adapters on a frozen backbone
     broken.txt            clips that could not be read, with the reasons
+    few_shot.csv          the clips that few_shot has drawn
+    epochs/               weights of the epochs whose mean average_epochs saves
+    tracker.json          the names under which wandb, mlflow and trackio know the run
 """
 import csv
 import hashlib

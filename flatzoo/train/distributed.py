@@ -1,5 +1,6 @@
 """The processes of a run: one, or those of torchrun. They train data-parallel copies (DDP) or shards (FSDP2)."""
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,12 +113,23 @@ class GlobalBatches(Sampler[list[int]]):
         steps: Steps per update.
         processes: The processes.
         seed: Seed of the order.
+        weights: How often each clip is drawn, `[num_clips]`. An epoch is then as many draws, with replacement, and a
+            batch holds pairs of a clip and how often it has come in this epoch before, as `ClipDataset` takes them.
 
     Raises:
         ValueError: There are fewer clips than one update needs.
     """
 
-    def __init__(self, num_clips: int, batch_size: int, steps: int, processes: Processes, seed: int):
+    def __init__(
+            self,
+            num_clips: int,
+            batch_size: int,
+            steps: int,
+            processes: Processes,
+            seed: int,
+            weights: Tensor | None = None,
+    ):
+        self.weights = weights
         self.num_clips, self.batch_size, self.steps, self.seed = num_clips, batch_size, steps, seed
         self.processes = processes
         self.global_batch = batch_size * steps * processes.size
@@ -135,13 +147,25 @@ class GlobalBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return (self.updates - self.first_update) * self.steps
 
-    def __iter__(self) -> Iterator[list[int]]:
-        seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
-        order = torch.randperm(self.num_clips, generator=torch.Generator().manual_seed(seed))
+    def __iter__(self) -> Iterator[list[int] | list[tuple[int, int]]]:
+        order = self._order()
         width = self.batch_size * self.processes.size
         for step in range(self.first_update * self.steps, self.updates * self.steps):
             start = step * width + self.processes.rank * self.batch_size
-            yield order[start:start + self.batch_size].tolist()
+            yield order[start:start + self.batch_size]
+
+    def _order(self) -> list[int] | list[tuple[int, int]]:
+        seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(seed)
+        if self.weights is None:
+            return torch.randperm(self.num_clips, generator=generator).tolist()
+        drawn = torch.multinomial(self.weights, self.num_clips, replacement=True, generator=generator).tolist()
+        before: Counter[int] = Counter()
+        order = []
+        for index in drawn:
+            order.append((index, before[index]))
+            before[index] += 1
+        return order
 
 
 def seed_all(*key: int) -> None:

@@ -8,11 +8,10 @@ a resumed run ends with the same bits as an uninterrupted run.
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from flatzoo.console.progress import LogLines
 from flatzoo.data.clips import collate_clips
-from flatzoo.data.lists import class_findings, some
+from flatzoo.data.lists import some
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.survey import survey
 from flatzoo.data.temporal import TemporalContract
@@ -32,11 +31,15 @@ from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.models import VideoModel
 
 from . import build, checkpoint as files
+from .averaging import EpochWeights
+from .balance import clip_weights, hits
 from .cached import make_caches
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
 from .ends import Interruption, TrainingInterrupted, TrainingStopped, clear_ends, leave_interrupts
 from .recipe import Recipe
-from .results import conclude, read_test_list
+from .results import conclude, eval_columns, eval_row, is_over, read_test_list
+from .start import report_start
+from .trackers import check_trackers, open_trackers
 
 __all__ = ['Trainer', 'TrainingInterrupted', 'TrainingStopped', 'train']
 
@@ -90,6 +93,7 @@ class Trainer:
         self.update = 0
         self.kept: int | None = None
         self.interruption = Interruption(alone=processes.size == 1)
+        check_trackers(recipe)
         saved = self._load_checkpoint()
 
         self.train_list, self.val_list = build.read_lists(recipe)
@@ -117,7 +121,7 @@ class Trainer:
         self.model.to(device)
         if recipe.channels_last:
             build.order_channels_last(self.model)
-        self.mixup, self.erasing = build.mixing_of(recipe, len(self.train_list.classes), device)
+        self.mixup, self.erasing = build.mixing_of(recipe, self.train_list, device)
         self.task = build.build_task(recipe, self.model, self.train_list, device)
         self.whole_copy = None  # the unsharded model for evaluation and saving, if the trained model is sharded
         if recipe.fsdp:
@@ -135,7 +139,9 @@ class Trainer:
         self.caches = make_caches(recipe, self.model, self.train_list, self.val_list, facts)
         clips = build.train_clips(
             recipe, self.train_list, self.model, shrink=self.caches.shrink, cache=self.caches.train)
-        self.batches = GlobalBatches(len(clips), recipe.batch_size, recipe.grad_accum_steps, processes, recipe.seed)
+        self.batches = GlobalBatches(
+            len(clips), recipe.batch_size, recipe.grad_accum_steps, processes, recipe.seed,
+            clip_weights(self.train_list, recipe.balanced_sampling))
         self.workers = recipe.workers
         if self.workers is None:  # one prepares a whole batch
             self.workers = min(default_workers(), self.batches.updates * recipe.grad_accum_steps)
@@ -145,6 +151,8 @@ class Trainer:
         self.set_rate = build.build_schedule(recipe, self.optimizer, self.batches.updates)
         self.meters = torch.zeros(3, dtype=torch.float64, device=device)  # of the epoch: loss, right, clips
         self.best: float | None = None
+        self.epoch_weights = EpochWeights(
+            self.folder, recipe.average_epochs, self.metric if recipe.keep == 'best' else None)
         if saved is not None:
             self._resume_from(saved)
 
@@ -158,16 +166,20 @@ class Trainer:
         with clear_ends(self):
             if self.processes.first:
                 files.write_file(self.folder / files.ARGS, lambda file: file.write(self.recipe.to_yaml().encode()))
-            self._report_start()
+            if self.processes.first:
+                report_start(self)
             self._write_missing_files()
-            with self._board() as board, tqdm(
+            trackers = open_trackers(self.recipe, self.folder, self.update, self.report)
+            with trackers if self.processes.first else contextlib.nullcontext() as track, tqdm(
                     total=self._total, initial=self.update, unit='update', dynamic_ncols=True, leave=False,
                     disable=None if self.processes.first else True) as bar:
                 if self.processes.first and bar.disable:
                     self.log = LogLines(self._total, self.recipe.log_seconds, self.report, done=self.update)
                 for epoch in range(self.update // self.batches.updates, self.recipe.epochs):
+                    if is_over(self.recipe, self.history, self.metric):
+                        break
                     speed = self._train_epoch(epoch, bar)
-                    self._end_epoch(epoch, speed, board)
+                    self._end_epoch(epoch, speed, track)
                     if self.interruption.number is not None:
                         raise TrainingInterrupted
             self.results = conclude(self)
@@ -236,6 +248,8 @@ class Trainer:
         clips, labels, count = batch['clip'], batch['label'], len(batch['label'])
         if clips is None:  # no clip could be read, but other processes wait for gradients; these are 0
             clips, labels = self._no_clip(), torch.zeros(1, dtype=torch.int64)
+            if self.train_list.multi_label:
+                labels = torch.zeros(1, len(self.train_list.classes))
         device = self.processes.device
         clips, labels = clips.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         target = labels
@@ -250,8 +264,7 @@ class Trainer:
         # each clip has the same weight, however many of its batch could be read
         share = count / (self.recipe.batch_size * self.recipe.grad_accum_steps)
         self.scaler.scale(result['loss'] * share).backward()
-        expected = labels if target.ndim == 1 else target.argmax(1)
-        right = (result['output'].detach().argmax(1) == expected).sum()
+        right = hits(result['output'].detach(), labels, target)
         values = torch.stack([result['loss'].detach() * count, right, right.new_tensor(count)])
         self.meters += values.double() if count else 0
 
@@ -304,7 +317,7 @@ class Trainer:
                 f'--max-broken {self.recipe.max_broken:g} allows: {some(reasons)}. {self.folder / files.BROKEN} names '
                 "all; 'flatzoo data check' looks at the rest.")
 
-    def _end_epoch(self, epoch: int, speed: dict[str, float], board: Any) -> None:
+    def _end_epoch(self, epoch: int, speed: dict[str, float], track: Callable[[dict[str, Any], int], None]) -> None:
         """Evaluates. Then writes the checkpoint, the model if it is the best so far, and the summary."""
         loss, right, clips = self.processes.sum(self.meters).tolist()
         self.meters.zero_()
@@ -313,21 +326,19 @@ class Trainer:
             **self._evaluate(), 'lr': max(group['lr'] for group in self.optimizer.param_groups), **speed,
             'broken': len(self.broken)}
         self.history.append(row)
-        value = None if self.val_list is None else row[f'eval_{self.val_list.metric}']
+        value = None if self.metric is None else row[self.metric]
         if value is not None and (self.best is None or value > self.best):
             self.best = value
         keep = self._is_kept()
+        self._save_epoch()
         self._save_last()  # first: if the run is killed now, `_write_missing_files` makes the other two files from it
         if keep:
             self._save_best()
         if not self.processes.first:
             return
+        self.epoch_weights.remove_others(self.history)
         files.write_csv(self.folder / files.SUMMARY, self.history)
-        if board is not None:
-            for name, number in row.items():
-                if number is not None:
-                    board.add_scalar(name.replace('_', '/', 1), number, self.update)
-            board.flush()
+        track({name.replace('_', '/', 1): number for name, number in row.items() if number is not None}, self.update)
         hidden = ('eval_broken', 'eval_top5') if len(self.train_list.classes) <= 5 else ('eval_broken',)
         shown = {
             name: number for name, number in row.items()
@@ -351,8 +362,13 @@ class Trainer:
         """Whether the model after the last epoch is the one to keep."""
         if self.val_list is None or self.recipe.keep == 'last':
             return True
-        *former, last = (row[f'eval_{self.val_list.metric}'] for row in self.history)
+        *former, last = (row[self.metric] for row in self.history)
         return last is not None and all(value is None or value < last for value in former)
+
+    @property
+    def metric(self) -> str | None:
+        """The column of the summary by which epochs are compared; None without an evaluation."""
+        return None if self.val_list is None else f'eval_{self.val_list.metric}'
 
     @property
     def _total(self) -> int:
@@ -363,9 +379,8 @@ class Trainer:
         if self.val_list is None:
             return {}
         recipe, epoch = self.recipe, self.update // self.batches.updates
-        names = ['eval_top1', 'eval_top5', 'eval_broken', 'eval_mean_class'][:3 + (self.val_list.metric != 'top1')]
         if epoch % recipe.val_interval and epoch < recipe.epochs:
-            return dict.fromkeys(names)
+            return dict.fromkeys(eval_columns(self.val_list))
         seed_all(recipe.seed, self.update, 0, self.processes.rank)  # for layouts that are also random in evaluation
         result = evaluate(
             self.whole_model(), self.val_list, build.validation_protocol(recipe),
@@ -375,7 +390,7 @@ class Trainer:
             self.report(
                 f'{len(result.broken)} of {len(self.val_list)} clips of the evaluation have no answer and count as '
                 f'wrong: {some(reason for _, reason in result.broken)}')
-        return dict(zip(names, (result.top1, result.top5, len(result.broken), result.mean_class)))
+        return eval_row(self.val_list, result)
 
     def whole_model(self) -> VideoModel:
         """The model to evaluate and save: the moving average if there is one. It is never sharded."""
@@ -400,6 +415,13 @@ class Trainer:
         if self.processes.first:
             model.temporal_contract = self.temporal
             files.save_model(model, self.folder, self.train_list.classes, self.protocol)
+
+    def _save_epoch(self) -> None:
+        """Keeps the weights of an epoch that may take part in the mean."""
+        if self.recipe.average_epochs:
+            model = self.whole_model()
+            if self.processes.first:
+                self.epoch_weights.add(model, self.history)
 
     def _save_last(self) -> None:
         model, optimizer = state_of(self.module, self.optimizer, self.recipe.fsdp)
@@ -487,33 +509,3 @@ class Trainer:
         self.protocol = EvalProtocol.from_dict(saved['protocol'])
         self.broken = saved['broken']
         self.reported_broken = len(self.broken)
-
-    def _report_start(self) -> None:
-        if not self.processes.first:
-            return
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        self.report(
-            f'{self.recipe.model}: {trained / 1e6:.2f} M parameters to train on {len(self.train_list)} clips of '
-            f'{self.train_list.name} ({len(self.train_list.classes)} classes), {self.batches.global_batch} clips per '
-            f'update, {self.batches.updates} updates per epoch, into {self.folder}')
-        if self.fit_reason:
-            self.report(f'fit {self.recipe.fit}: {self.fit_reason}')
-        if self.caches.line:
-            self.report(self.caches.line)
-        if self.train_list.note:
-            self.report(f'note: {self.train_list.note}')
-        for line in class_findings([self.train_list] if self.val_list is None else [self.train_list, self.val_list]):
-            self.report(f'warning: {line}')
-        if self.update:
-            self.report(f'resumed after {self.update} updates')
-
-    @contextlib.contextmanager
-    def _board(self) -> Iterator[Any]:
-        """TensorBoard's writer if it is installed."""
-        if not self.processes.first or importlib.util.find_spec('tensorboard') is None:
-            yield None
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(self.folder), purge_step=self.update + 1) as writer:
-            yield writer

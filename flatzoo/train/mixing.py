@@ -24,7 +24,7 @@ class ClipMixup(Mixup):
         Args:
             clips: Normalised clips, floating point `[B, C, T, H, W]`; they are overwritten. In a batch of odd size
                 (after broken files) the last clip stays as it is.
-            target: Labels `[B]`.
+            target: Labels `[B]`; with `multi_label` 1 for each class of a clip, `[B, num_classes]`.
 
         Returns:
             The clips, and the shares of the classes `[B, num_classes]`, smoothed.
@@ -40,5 +40,6 @@ class ClipMixup(Mixup):
             clips[:even] = images.view_as(clips[:even])
             parts.append(mixed)
         if even < len(clips):
-            parts.append(mixup_target(target[even:], self.num_classes, smoothing=self.label_smoothing))
+            parts.append(mixup_target(
+                target[even:], self.num_classes, smoothing=self.label_smoothing, multi_label=self.multi_label))
         return clips, torch.cat(parts)

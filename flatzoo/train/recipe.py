@@ -24,13 +24,16 @@ __all__ = ['RECIPES', 'Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_c
 RECIPES = ('auto', 'few_clips', 'sifar')
 """What `flatzoo train --recipe` takes beside the names of presets, see `flatzoo.train.auto.fit_recipe`."""
 
+TRACKERS = ('tensorboard', 'wandb', 'mlflow', 'trackio', 'none')
+"""What `tracker` takes, see `flatzoo.train.trackers`."""
+
 _PRESETS = Path(__file__).parent / 'presets'
 
 # options that may differ between the parts of a run; the size of the global batch is compared in place of its factors
 _FREE = {
     'output', 'resume', 'root', 'device', 'workers', 'validation_batch_size', 'recovery_interval', 'log_interval',
     'log_seconds', 'max_broken', 'batch_size', 'grad_accum_steps', 'grad_checkpointing', 'selective_checkpointing',
-    'channels_last', 'reasons', 'test_split'}
+    'channels_last', 'reasons', 'test_split', 'tracker', 'tracker_project', 'early_stopping'}
 _REMEDIES = {  # against a loss that is no number, and against a run that was too short
     'lr', 'warmup_epochs', 'clip_grad', 'clip_mode', 'amp', 'amp_dtype', 'epochs'}
 
@@ -62,6 +65,19 @@ class Recipe:
     hold_out: str | None = _option(
         None, 'data', 'group, such as a person, to evaluate on; all other clips of both splits are trained on '
         "('flatzoo crossval' does so with each group in turn)")
+    few_shot: int | None = _option(
+        None, 'data', 'train on this many clips of each class, drawn by --seed (default: on all)', low=1)
+    multi_label: bool | None = _option(
+        None, 'data', "clips may have several classes, such as 'a|b' in a list: each class gets a score of its own "
+        '(default: as the list has it)')
+    balanced_sampling: float = _option(
+        0.0, 'data', 'draw clips of rare classes more often: 1 all classes alike, 0.5 by the root of their clips, 0 '
+        'each clip once an epoch', low=0, high=1)
+    class_weights: str = _option(
+        'none', 'data', "let rare classes count more in the loss, by timm's inv_freq, effective_num "
+        '(arXiv:1901.05555), or neg_pos for clips of several classes', (
+            'none', 'inv_freq', 'effective_num', 'neg_pos'))
+
     model: str = _option('', 'model', "name as in 'flatzoo list', FOLDER of a run or hf-hub:ORG/NAME")
     pretrained: bool = _option(False, 'model', 'start from the weights of the model')
     initial_checkpoint: str | None = _option(None, 'model', 'weight file to start from')
@@ -156,6 +172,14 @@ class Recipe:
     keep: str = _option(
         'best', 'run', "model that is kept: 'best' on --val-split, which chooses on it, or 'last', which chooses "
         'nothing', ('best', 'last'))
+    early_stopping: int = _option(
+        0, 'run', 'stop after so many epochs without a better evaluation; 0 for never', low=0)
+    average_epochs: int = _option(
+        0, 'run', 'save the mean of the weights of so many epochs: the best ones, or with --keep last the last ones; '
+        '0 for none', low=0)
+    tracker: tuple[str, ...] | None = _option(
+        None, 'run', 'where the curves go, one or several (default: tensorboard if it is installed)', TRACKERS)
+    tracker_project: str = _option('flatzoo', 'run', 'project or experiment of wandb, mlflow and trackio')
     resume: str | None = _option(
         None, 'run', "'auto' continues the run in --output if there is one; with more --epochs also a finished one",
         ('auto',))
@@ -189,6 +213,8 @@ class Recipe:
             raise RecipeError(f'warmup_epochs ({self.warmup_epochs:g}) must be fewer than epochs ({self.epochs})')
         if self.fsdp and (self.model_ema or self.kd_model_name):
             raise RecipeError('fsdp does not go with model_ema or distillation; leave one of them out')
+        if self.early_stopping and self.val_split == 'none' and self.hold_out is None:
+            raise RecipeError('early_stopping needs an evaluation; leave val_split none out')
         if self.hold_out is not None and self.test_split is not None:
             raise RecipeError('hold_out evaluates on a group of the clips of both splits; leave test_split out')
         if self.kd_checkpoint and not self.kd_model_name:

@@ -51,5 +51,5 @@ def frame_importance(
         for one, all_frames, index in zip(clips, logits, targets, strict=True):
             without = torch.cat([
                 model(one[0][:, part].transpose(0, 1)) for part in kept.to(one.device).split(batch_size)]).float()
-            rows.append(all_frames.softmax(-1)[index] - without.softmax(-1)[:, index])
+            rows.append(model.probabilities(all_frames)[index] - model.probabilities(without)[:, index])
     return torch.stack(rows).cpu()

@@ -8,7 +8,8 @@ for, above all the evaluation protocol. timm and transformers ignore it.
               "temporal": {"seconds": 2.0, "frames": 8, "stride": 0.25}}
 
 Mean and standard deviation are per channel of a frame in 0...1. `temporal` is there for models whose training knew
-the length of its clips, see `flatzoo.data.temporal`. `format` is raised by each change that an older flatzoo
+the length of its clips, see `flatzoo.data.temporal`. `"multi_label": true` marks models whose clips may have several
+classes: the sigmoid of a logit is the score of its class. `format` is raised by each change that an older flatzoo
 cannot read.
 """
 import difflib
@@ -27,12 +28,15 @@ from flatzoo.version import __version__
 from .download import check_file, fetch, split_name
 
 __all__ = [
-    'CONFIG_FILE', 'FORMAT', 'check_arguments', 'check_config', 'protocol_of_config', 'read_config', 'saved_config',
-    'stats_of_config', 'temporal_of_config', 'video_block',
+    'CONFIG_FILE', 'FORMAT', 'NEIGHBOURS_FILE', 'check_arguments', 'check_config', 'multi_label_of_config',
+    'protocol_of_config', 'read_config', 'saved_config', 'stats_of_config', 'temporal_of_config', 'video_block',
 ]
 
 CONFIG_FILE = 'config.json'
-FORMAT = 2  # 1 but for models that borrow their backbone, whose files an older flatzoo would call incomplete
+NEIGHBOURS_FILE = 'neighbours.json'  # in its place beside features that answer as nearest neighbours
+FORMAT = 3
+"""Newest format. It is 1 but for models that an older flatzoo would misunderstand: 2 if they borrow their backbone, so
+that their files look incomplete, and 3 if their clips may have several classes."""
 
 # Limits for a configuration, which may come from anybody: each number becomes time and memory when the model is built.
 # The models of the papers need at most a tenth of these limits.
@@ -52,7 +56,7 @@ def video_block(model: Any, protocol: EvalProtocol, mean: tuple[float, ...], std
     """The block `video` of a video model."""
     return {
         'flatzoo_version': __version__,
-        'format': 1,
+        'format': 3 if model.multi_label else 1,
         'num_frames': model.num_frames,
         'layout': str(model.layout),
         'img_size': list(model.img_size),
@@ -60,6 +64,7 @@ def video_block(model: Any, protocol: EvalProtocol, mean: tuple[float, ...], std
         'mean': list(mean),
         'std': list(std),
         **({} if model.temporal_contract is None else {'temporal': model.temporal_contract.to_dict()}),
+        **({'multi_label': True} if model.multi_label else {}),
     }
 
 
@@ -150,6 +155,7 @@ def check_config(config: Any, where: str) -> None:
     if protocol is not None and protocol.views > MAX_VIEWS:
         raise ValueError(f"{where}: its 'protocol' takes {protocol.views} views; accepted are {MAX_VIEWS}.")
     temporal_of_config(config, where)
+    multi_label_of_config(config, where)
     for key in ('mean', 'std'):
         stated = video.get(key, [])
         if not isinstance(stated, list) or not all(
@@ -190,6 +196,18 @@ def temporal_of_config(config: dict[str, Any], where: str = 'config.json') -> Te
         return TemporalContract.from_dict(stated)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: 'temporal' cannot be used: {printable(error, 300)}") from error
+
+
+def multi_label_of_config(config: dict[str, Any], where: str = 'config.json') -> bool:
+    """Whether a configuration states that clips may have several classes.
+
+    Raises:
+        ValueError: If it is neither true nor false.
+    """
+    stated = (config.get('video') or {}).get('multi_label', False)
+    if not isinstance(stated, bool):
+        raise ValueError(f"{where}: 'multi_label' must be true or false, got {shortened(stated)}.")
+    return stated
 
 
 def stats_of_config(config: dict[str, Any]) -> dict[str, tuple[float, ...]]:

@@ -88,7 +88,9 @@ class DeferredInit(TorchFunctionMode):
         """Initialises the parameters that were not written to since the context was left."""
         for key, (reference, _) in list(self._notes.items()):
             parameter = reference()
-            if parameter is not None and parameter._version == self._versions.get(key):
+            if parameter is None or parameter.is_meta:  # has no numbers, and torch takes long to draw none
+                continue
+            if parameter._version == self._versions.get(key):
                 self._fill(key)
         self._notes.clear()
 

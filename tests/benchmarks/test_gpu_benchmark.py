@@ -25,7 +25,8 @@ def test_rehearsal(tmp_path):
     assert {part['ended'] for part in facts['parts'].values()} == {'done'}, log
     assert not [note for note in facts.get('notes', []) if note['kind'] == 'failed'], log
     assert facts['card']['matrix_tflops'] > 0 and facts['card']['copy_gb_per_s'] > 0
-    assert facts['tests'] and facts['learn']['steps'] > 0 and 0 <= facts['learn']['top1'] <= 1
+    assert facts['tests'] and all('test_full_size' in name for name in facts['tests'])
+    assert facts['learn']['steps'] > 0 and 0 <= facts['learn']['top1'] <= 1
     rows = {}
     for path in tmp_path.glob('*.csv'):
         with path.open(newline='') as file:

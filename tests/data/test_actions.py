@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from processes import FORKSERVER
 
 from flatzoo.data.actions import (
     ACTIONS,
@@ -256,7 +257,7 @@ def test_failed_write_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_splits_are_the_same_files_in_one_process_and_in_several(tmp_path):
+def test_splits_are_the_same_files_in_one_process_and_in_several(tmp_path, monkeypatch):
     seen = []
     options = dict(actions=ACTIONS[:2], size=16, num_frames=4)
     paths = write_action_splits(tmp_path / 'one', 2, **options, done=seen.append)
@@ -264,6 +265,7 @@ def test_splits_are_the_same_files_in_one_process_and_in_several(tmp_path):
         'train/moves_left/00000.mp4', 'train/moves_right/00000.mp4', 'val/moves_left/00000.mp4',
         'val/moves_right/00000.mp4']
     assert seen == paths
+    monkeypatch.setattr('multiprocessing.get_context', lambda kind: FORKSERVER)  # spawned ones would import torch
     others = write_action_splits(tmp_path / 'two', 2, **options, workers=2)
     assert [path.read_bytes() for path in others] == [path.read_bytes() for path in paths]
     with pytest.raises(ValueError, match='train and val need a clip'):

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs_runner import Block, blocks, commands
+from docs_runner import Block, blocks, commands, run_forked
 from fake_hub.server import HubServer
+from processes import Process, on_hub
 
 import flatzoo
 
@@ -44,9 +45,9 @@ def test_the_code_runs(page, tmp_path):
     with HubServer(tmp_path / 'served') as server:
         env = {**os.environ, **server.env(tmp_path / 'home'), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'}
         env['PYTHONPATH'] = os.pathsep.join((str(ROOT), str(ROOT / 'tests')))
-        process = subprocess.run(
-            [sys.executable, '-W', 'ignore', ROOT / 'tests/docs_runner.py', page], cwd=tmp_path / 'reader', env=env,
-            capture_output=True, text=True, timeout=600)
+        process = Process(
+            tmp_path / 'log', on_hub, server.url, server.token, tmp_path / 'home', run_forked, str(page),
+            str(tmp_path / 'reader'), env=env).wait()
     assert process.returncode == 0, process.stderr[-6000:]
     assert re.search(r'[1-9]\d* blocks ran', process.stdout)
 

@@ -12,8 +12,8 @@ def test_known_models_are_ranked():
 
     start = time.process_time()
     audits = main([])
-    assert all(found.verdict.level in EXPECTED[name] for name, found in audits.items())
+    assert {name: found.verdict.level for name, found in audits.items()} == EXPECTED
     ranking = rank_models(list(audits.values()))
     assert [row['name'] for row in ranking] == list(EXPECTED)
-    assert ranking[1]['p'] < 0.01  # 160 clips do not tell the mean over frames from the best frame
+    assert all(row['p'] < 0.01 for row in ranking[1:])
     assert time.process_time() - start < 600

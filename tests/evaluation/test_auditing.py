@@ -13,7 +13,9 @@ from flatzoo.evaluation.audit import run as run_module
 from flatzoo.evaluation.audit.controls import CONTROLS, without_background
 from flatzoo.evaluation.audit.page import write_pages
 from flatzoo.evaluation.audit.run import audit, rank_models
+from flatzoo.evaluation.audit.scores import best_place, better, true_scores
 from flatzoo.evaluation.audit.subject import subject_of
+from flatzoo.evaluation.audit.verdict import judge
 from flatzoo.evaluation.calibration import calibration_error, fit_temperature
 from flatzoo.evaluation.statistics import accuracy_interval, difference_interval, holm, mcnemar, sign_flip
 
@@ -107,6 +109,47 @@ def test_ranking(monkeypatch):
     object.__setattr__(audits[0], 'clips', audits[0].clips[1:])
     with pytest.raises(ValueError, match='on the same clips'):
         rank_models(audits)
+
+
+def test_log_probabilities_see_what_right_and_wrong_hide_and_confidence_does_not_count():
+    generator = torch.Generator().manual_seed(0)
+
+    def answers(noise, sure, labels):
+        sign = torch.nn.functional.one_hot(labels, 4) * 2
+        logits = sure * (sign + noise * torch.randn(len(labels), 4, generator=generator))
+        return logits.argmax(1) == labels, true_scores(logits, labels)
+
+    found, false = [], 0
+    for _ in range(60):
+        labels = torch.randint(4, (80,), generator=generator)
+        one, other = answers(1.5, 1, labels), answers(1.5, 10, labels)  # as good, and far too sure
+        false += better(one, other) < 0.05
+        good = answers(1.1, 1, labels)
+        found.append((better(good, one), mcnemar(good[0], one[0])))
+    assert false <= 8  # 3 are expected
+    assert better(one, one) == 1.0
+    near = one[0], one[1] + 1e-5 * torch.rand(80, generator=generator)  # another order of the same sums
+    assert better(near, one) == 1.0
+    hits = [sum(p < 0.01 for p in column) for column in zip(*found)]
+    assert hits[0] > 1.2 * hits[1] > 5
+
+
+def test_the_best_place_is_chosen_on_the_other_half():
+    values = torch.tensor([[0.0, 9], [5, 1], [0, 9], [5, 1]])  # even clips like place 1, odd ones place 0
+    assert best_place(values).tolist() == [0, 1, 0, 1]
+
+
+def test_further_frames_that_add_little_are_no_reason(monkeypatch):
+    labels = torch.arange(400) % 2
+    right = torch.rand(400, generator=torch.Generator().manual_seed(0)) < 0.9
+    single = right.clone()
+    single[right.nonzero()[:4]] = False  # one point worse
+    score = torch.full((400,), -0.4)
+    answers = {name: (single, score - 0.1) for name in CONTROLS} | {'in_order': (right, score)}
+    answers |= {name: (right, score) for name in ('reversed', 'mean_of_shuffles')}
+    found = judge(answers, labels == 0)
+    assert found.p['above every single frame'] < 0.01 and found.title == 'one frame suffices'
+    assert 'less than 5 points' in found.reasons[-1]
 
 
 def test_calibration(audited):

@@ -14,6 +14,8 @@ from flatzoo.data.lists import read_videos
 from flatzoo.evaluation.evaluate import evaluate
 from flatzoo.inference.embed import every_split
 from flatzoo.inference.features import FeatureRow, Features
+from flatzoo.inference.load import ModelError, load_model
+from flatzoo.inference.neighbours import save_neighbours
 from flatzoo.weights.adapter_file import state_digest
 
 pytest.importorskip('sklearn')
@@ -180,9 +182,57 @@ def test_bad_input(features, tmp_path):
         flatzoo.probe(features, 'svm')
 
 
-def test_nearest_neighbours_save_their_features(features, tmp_path):
-    flatzoo.probe(features, 'knn').save(tmp_path / 'knn')
-    assert torch.equal(flatzoo.load_features(tmp_path / 'knn').values, features.values)
+def test_nearest_neighbours_are_a_model_of_the_features_that_answer(root, features, tmp_path, capsys):
+    result = flatzoo.probe(features, 'knn')
+    result.save(tmp_path / 'knn')
+    result.save(tmp_path / 'knn')  # once more
+    train = features.of_split('train')
+    assert torch.equal(flatzoo.load_features(tmp_path / 'knn').values, train.values)  # and not what tests it
+    model = load_model(str(tmp_path / 'knn'))
+    test = features.of_split('val')
+    shares = result.head.estimator.predict_proba(test.values.numpy())
+    head = model.get_classifier()
+    assert torch.allclose(head(test.values).softmax(1), torch.from_numpy(shares).float(), atol=1e-3)
+    assert torch.allclose(head(train.values[:1]).softmax(1)[0, train.labels[0]], torch.tensor(1.), atol=1e-2)  # itself
+    measured = evaluate(model, read_videos('folder', root, 'val').with_classes(features.classes))
+    assert measured.top1 == result.accuracy and torch.equal(measured.confusion, result.evaluation.confusion)
+    clip = str(next((root / 'val' / ACTIONS[1]).iterdir()))
+    assert flatzoo.predict(clip, str(tmp_path / 'knn')).top[0].label == ACTIONS[1]
+    with pytest.raises(ValueError, match='cannot be saved as weights'):
+        flatzoo.save_pretrained(model, tmp_path / 'weights')
+    assert main(['push', str(tmp_path / 'knn'), 'org/name', '--dry-run']) == 1
+    assert 'cannot be pushed as a model' in capsys.readouterr().err
+
+
+def test_folders_of_nearest_neighbours_that_cannot_answer(features, tmp_path):
+    result = flatzoo.probe(features, 'knn')
+    result.save(tmp_path / 'knn')
+    with pytest.raises(ValueError, match='holds features of other clips, which would answer, too'):
+        replace(result, fitted_to=result.fitted_to[1:]).save(tmp_path / 'knn')
+    with pytest.raises(ModelError, match='take no num_classes'):
+        load_model(str(tmp_path / 'knn'), num_classes=3)
+    (tmp_path / 'knn' / 'neighbours.json').write_text('{"neighbours": 0}')
+    with pytest.raises(ModelError, match='neighbours is 0.. Fit the probe again'):
+        load_model(str(tmp_path / 'knn'))
+    other = replace(features, settings={**features.settings, 'digest': 'sha256:0'})
+    save_neighbours(other, 3, tmp_path / 'other')
+    with pytest.raises(ModelError, match='has other weights now'):
+        load_model(str(tmp_path / 'other'))
+
+
+@pytest.mark.parametrize('kind', ['ridge', 'knn'])
+def test_a_saved_probe_is_exported_and_watches(root, features, tmp_path, capsys, kind):
+    flatzoo.probe(features, kind).save(tmp_path / 'probe')
+    out = str(tmp_path / 'probe.pt2')
+    assert main(['export', str(tmp_path / 'probe'), '--format', 'torch-export', '--out', out]) == 0
+    model, exported = load_model(str(tmp_path / 'probe')), torch.export.load(tmp_path / 'probe.pt2').module()
+    clip = torch.randint(256, (1, 3, model.num_frames, *model.img_size), dtype=torch.uint8)
+    torch.testing.assert_close(exported(clip), model(clip), rtol=1e-3, atol=1e-3)
+    path = str(next((root / 'val' / ACTIONS[0]).iterdir()))
+    assert main(['watch', path, '--model', str(tmp_path / 'probe'), '--stall', '0.2', '--window', '0.2',
+                 '--every', '0.2']) == 0
+    said = capsys.readouterr().out
+    assert any(name in said for name in ACTIONS[:4])
 
 
 def test_the_command(root, tmp_path, capsys):

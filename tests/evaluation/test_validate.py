@@ -7,12 +7,14 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torch.distributed as dist
+from processes import Process, free_port
 
 from flatzoo.cli import main
 from flatzoo.data.actions import ACTIONS, reversed_label, write_action_folder
@@ -219,7 +221,7 @@ def on_processes(world, model, videos, tmp_path):
         for rank in range(world)]
     for worker in workers:
         worker.start()
-    results = {rank: pickle.loads(result) for rank, result in (box.get(timeout=120) for _ in workers)}
+    results = {rank: pickle.loads(result) for rank, result in (box.get(timeout=600) for _ in workers)}
     for worker in workers:
         worker.join()
     return [results[rank] for rank in range(world)]
@@ -249,15 +251,37 @@ def test_processes_with_different_lists_are_refused(model, videos, tmp_path):
     assert all('different lists' in result for result in on_processes(2, model, lists, tmp_path))
 
 
-def test_torchrun(broken_root, tmp_path):
+def torchrun(command, folder):
+    """torchrun itself, whose three processes import torch anew."""
+    return subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'flatzoo',
+         *command], capture_output=True, text=True, env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''}, timeout=600)
+
+
+def like_torchrun(command, folder):
+    """The processes that torchrun starts, with the variables that it sets."""
+    shared = dict(
+        WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()),
+        CUDA_VISIBLE_DEVICES='')
+    processes = [
+        Process(folder / rank, command_of_a_process, command, env=dict(shared, RANK=rank, LOCAL_RANK=rank))
+        for rank in '01']
+    first, second = (process.wait() for process in processes)
+    assert first.returncode == second.returncode
+    return SimpleNamespace(
+        returncode=first.returncode, stdout=first.stdout + second.stdout, stderr=first.stderr + second.stderr)
+
+
+def command_of_a_process(command):
+    sys.exit(main(command))
+
+
+@pytest.mark.parametrize('start', [like_torchrun, pytest.param(torchrun, marks=pytest.mark.slow)])
+def test_torchrun(start, broken_root, tmp_path):
     command = [
         'validate', 'folder', str(broken_root), '--split', 'all', '--model', MODEL, '--workers', '0', '--results']
     assert main([*command, str(tmp_path / 'one.csv')]) == 1
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
-    result = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'flatzoo',
-         *command, str(tmp_path / 'two.csv')],
-        capture_output=True, text=True, env=environment, timeout=300)
+    result = start([*command, str(tmp_path / 'two.csv')], tmp_path)
     [one], [two] = read_results(tmp_path / 'one.csv'), read_results(tmp_path / 'two.csv')
     assert {**one, 'seconds': ''} == {**two, 'seconds': ''} and two['clips'] == '19' and two['broken'] == '2'
     assert result.stdout.count('top-1') == 1  # the first process speaks

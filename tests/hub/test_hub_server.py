@@ -39,7 +39,7 @@ def test_flow(tmp_path, client, mode):
     with HubServer(tmp_path / 'hub', **options[mode]) as hub:
         hub.page_size = 3
         process = start(hub, tmp_path / 'home', '-m', 'fake_hub.flow', client=client)
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=600)[0]
         assert process.returncode == 0, output
         assert output.endswith('all steps went well\n')
     paths = [f'{method} {path}' for method, path, _ in hub.requests]
@@ -70,7 +70,7 @@ def test_processes_at_once(tmp_path):
     with HubServer(tmp_path / 'hub', xet=True) as hub:
         for script in (PUSH, PULL):  # one home, so one cache, for both
             processes = [start(hub, tmp_path / 'home', '-c', script, name) for name in ('a', 'b')]
-            outputs = [process.communicate(timeout=60)[0] for process in processes]
+            outputs = [process.communicate(timeout=600)[0] for process in processes]
             assert [process.returncode for process in processes] == [0, 0], outputs
     assert all("[('a.bin', True), ('b.bin', True)]" in output for output in outputs)
 
@@ -84,7 +84,7 @@ def hub(tmp_path):
 
 def ask(hub, method, path, body=None, token='hf_test', **headers):
     """One request; returns status, headers and body of the answer, which no client has followed or retried."""
-    connection = http.client.HTTPConnection('127.0.0.1', hub.port, timeout=10)
+    connection = http.client.HTTPConnection('127.0.0.1', hub.port, timeout=60)
     headers |= {'Authorization': f'Bearer {token}'} if token else {}
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
@@ -113,7 +113,7 @@ def interrupted(hub, method, path, body):
         token = '' if path.startswith('/lfs/') else 'Authorization: Bearer hf_test\r\n'
         head = f'{method} {path} HTTP/1.1\r\nHost: hub\r\n{token}Content-Length: {len(body)}\r\n\r\n'
         connection.sendall(head.encode() + body[:len(body) // 2])
-    for _ in range(200):
+    for _ in range(6000):
         if (method, path, None) in hub.requests:
             return
         time.sleep(0.01)
@@ -182,7 +182,7 @@ def test_commit_is_whole_or_not_at_all(hub):
 
 
 def test_push_that_is_killed_leaves_nothing(hub, tmp_path):
-    hub.faults.append(Fault('PUT /lfs/', delay=0.5, times=1))
+    hub.faults.append(Fault('PUT /lfs/', delay=3, times=1))
     before = ask(hub, 'GET', '/api/models/alice/net')[2]
     script = "from huggingface_hub import HfApi\nHfApi().upload_file(repo_id='alice/net', path_in_repo='a.bin', " \
              "path_or_fileobj=bytes(9_000_000))"
@@ -198,7 +198,7 @@ def test_push_that_is_killed_leaves_nothing(hub, tmp_path):
     assert ask(hub, 'GET', '/api/models/alice/net')[2] == before
     assert not list(hub.store.incoming.iterdir())
     process = start(hub, tmp_path / 'home', '-c', script)
-    assert 'Traceback' not in process.communicate(timeout=60)[0] and 'a.bin' in files(hub)
+    assert 'Traceback' not in process.communicate(timeout=600)[0] and 'a.bin' in files(hub)
 
 
 def test_commits_at_once_keep_all_files(hub):
@@ -235,7 +235,7 @@ def test_hub_that_stops_and_comes_back(tmp_path):
     with HubServer(tmp_path) as hub:
         ask(hub, 'POST', '/api/repos/create', json.dumps({'name': 'net', 'visibility': 'private'}))
         assert commit(hub, add('a.txt', 'a'))[0] == 200
-        connection = http.client.HTTPConnection('127.0.0.1', hub.port, timeout=10)
+        connection = http.client.HTTPConnection('127.0.0.1', hub.port, timeout=60)
         connection.request('GET', '/api/whoami-v2', headers={'Authorization': 'Bearer hf_test'})
         assert connection.getresponse().read()
     with pytest.raises((ConnectionError, http.client.HTTPException)):  # not even on connections that are open
@@ -260,4 +260,4 @@ def test_process(tmp_path):
         assert json.loads(ask(hub, 'GET', '/_test/requests')[2])[-1] == ['GET', '/api/whoami-v2', 502]
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)

@@ -2,9 +2,6 @@
 import functools
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import timm
 import torch
 from fake_hub.server import HubServer
+from processes import Process, on_hub, run_code
 
 import flatzoo
 from flatzoo.data.actions import ACTIONS, ActionClips, write_action
@@ -60,7 +58,7 @@ def clips(model, num_clips=2, dtype=torch.float32, seed=0):
 
 # Our checkpoints in what transformers has of its own
 
-def test_wrapper_of_transformers(folder):
+def test_wrapper_of_transformers(folder, tmp_path):
     """Nothing but `import flatzoo` is needed; the module that registers must not have been imported."""
     code = f'''
 import sys, timm, torch, flatzoo
@@ -75,7 +73,7 @@ with torch.inference_mode():
     assert torch.equal(features.pooler_output, model.forward_head(features.last_hidden_state, pre_logits=True))
 assert 'flatzoo.hub.transformers' not in sys.modules
 '''
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    result = Process(tmp_path / 'log', run_code, code).wait()
     assert result.returncode == 0, result.stderr
 
 
@@ -131,9 +129,7 @@ from transformers import pipeline
 print(json.dumps(pipeline('video-classification', model='alice/actions', revision='v1')({CLIP!r})))
 '''
     with HubServer(tmp_path / 'hub') as hub:
-        result = subprocess.run(
-            [sys.executable, '-c', code], capture_output=True, text=True,
-            env=dict(os.environ, **hub.env(tmp_path / 'home')))
+        result = Process(tmp_path / 'log', on_hub, hub.url, hub.token, tmp_path / 'home', run_code, code).wait()
     assert result.returncode == 0, result.stderr
     for got, want in zip(json.loads(result.stdout), pipeline(CLIP), strict=True):
         assert got == {'label': want['label'], 'score': pytest.approx(want['score'], abs=1e-5)}  # another process
@@ -291,7 +287,7 @@ def test_processor_file_and_class_agree(folder, model):
     assert saved.to_dict() == FlatzooVideoProcessor.from_model(model).to_dict()
 
 
-def test_without_transformers():
+def test_without_transformers(tmp_path):
     code = "import sys; sys.modules['transformers'] = None; import flatzoo.hub.transformers"
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    result = Process(tmp_path / 'log', run_code, code).wait()
     assert result.returncode == 1 and "pip install 'flatzoo[transformers]'" in result.stderr

@@ -78,7 +78,7 @@ def test_without_ray(tmp_path, capsys, monkeypatch):
 
     def missing():
         raise ImportError
-    monkeypatch.setattr(batch, '_import_ray', missing)
+    monkeypatch.setattr(batch, 'import_ray', missing)
     assert main(['predict', str(clip), '--parquet', str(tmp_path / 'answers')]) == 1
     assert "pip install 'flatzoo[ray]'" in capsys.readouterr().err
 
@@ -87,7 +87,7 @@ def test_without_ray(tmp_path, capsys, monkeypatch):
 def cluster():
     """Ray for two processes, started once."""
     ray = pytest.importorskip('ray', reason="needs pip install 'flatzoo[ray]'")
-    batch._import_ray()
+    batch.import_ray()
     tests = os.path.dirname(__file__)  # where Ray finds the functions of this file
     ray.init(
         'local', num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level='error',

@@ -222,3 +222,27 @@ def test_the_nearest_clips(root):
     assert all(a.similarity >= b.similarity for near in found for a, b in zip(near, near[1:]))
     with pytest.raises(ValueError, match='they are of another model'):
         nearest(features, features.values[:, :3])
+
+
+def test_several_processes_need_a_name(root):
+    videos = read_videos('folder', root, 'val')
+    with pytest.raises(ValueError, match='several processes load the model by its name'):
+        flatzoo.embed(videos, timm.create_model(MODEL, pretrained=True), processes=2)
+
+
+def test_ray_spreads_clips_over_processes(root, tmp_path, computed):
+    pytest.importorskip('ray', reason="needs pip install 'flatzoo[ray]'")
+    (root / 'val' / ACTIONS[0] / 'broken.mp4').write_bytes(b'no video')
+    try:
+        videos = read_videos('folder', root, 'val')
+        spread = flatzoo.embed(videos, MODEL, tmp_path / 'features', processes=2)
+        assert not computed and len(spread.errors) == 1 and len(spread) == 8  # nothing was read in this process
+        alone = flatzoo.embed(videos, MODEL)
+        place = {row.path: index for index, row in enumerate(spread.rows)}
+        order = [place[row.path] for row in alone.rows]
+        torch.testing.assert_close(spread.values[order], alone.values, rtol=1e-4, atol=1e-4)
+        assert {row.times for row in spread.rows} == {row.times for row in alone.rows}
+        computed.clear()
+        flatzoo.embed(videos, MODEL, tmp_path / 'features', processes=2)  # what is there is not computed again
+    finally:
+        (root / 'val' / ACTIONS[0] / 'broken.mp4').unlink()

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from PIL import Image
 import flatzoo
 from flatzoo.cli import main
 from flatzoo.data.actions import write_spliced
-from flatzoo.data.decode import VideoError, VideoReader
+from flatzoo.data.decode import VideoError, VideoReader, live
 from flatzoo.data.decode.clock import Clock
 from flatzoo.data.decode.live import kind_of, read_live
 from flatzoo.data.decode.stream import StreamFrame
@@ -131,20 +130,29 @@ def test_sources_that_are_not_there(tmp_path):
             next(read_live(source, stall=.2))
 
 
-def test_a_growing_file(model, video, expected, tmp_path):
+class Pauses:
+    """Time that passes only while something waits; the file grows in the first pause."""
+
+    def __init__(self, path, rest):
+        self.now, self.path, self.rest = 0., path, rest
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        with open(self.path, 'ab') as file:
+            file.write(self.rest)
+        self.rest = b''
+
+
+def test_a_growing_file(model, video, expected, tmp_path, monkeypatch):
     data, path = video.read_bytes(), tmp_path / 'growing.ts'
     path.write_bytes(data[:len(data) // 2])
-
-    def grow():
-        time.sleep(.3)
-        with open(path, 'ab') as file:
-            file.write(data[len(data) // 2:])
-
-    thread = threading.Thread(target=grow)
-    thread.start()
+    clock = Pauses(path, data[len(data) // 2:])
+    monkeypatch.setattr(live, 'time', clock)
     sightings = list(watch(str(path), model, plan_windows(model, .5, 1.), stall=1.))
-    thread.join()
-    assert same([sighting.record for sighting in sightings], expected)
+    assert same([sighting.record for sighting in sightings], expected) and clock.rest == b'' and clock.now >= 1
     assert all(sighting.dropped == 0 and sighting.latency >= 0 for sighting in sightings)
 
 
@@ -190,7 +198,7 @@ def test_a_slow_model_drops_the_oldest_frames(model, monkeypatch):
 
     class Slow(watching.WindowModel):
         def __call__(self, windows):
-            read.wait(5)
+            read.wait(60)
             return super().__call__(windows)
 
     monkeypatch.setattr(watching, 'read_live', frames)

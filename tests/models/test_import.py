@@ -22,18 +22,20 @@ def run(code: str) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def before_and_after() -> tuple[list[str], list[str], list[str]]:
-    """timm's names, modules of timm's registry and heavy packages, before and after importing flatzoo."""
+def before_and_after() -> tuple[list[str], ...]:
+    """timm's names, modules of timm's registry, heavy packages and all new ones, before and after importing flatzoo."""
     code = f'''
 import sys, timm
 names, modules = set(timm.list_models()), set(timm.list_modules())
-loaded = set(sys.modules)
 entrypoints = {{name: timm.model_entrypoint(name) for name in names}}
+loaded = set(sys.modules)
 import flatzoo
+new = set(sys.modules) - loaded
 print(*(name for name in {HEAVY} if name in sys.modules and name not in loaded), ';',
       *(name for name in names if timm.model_entrypoint(name) is not entrypoints[name]), ';',
       *(name for name in timm.list_modules() if name in modules and timm.list_models(module=name) and
-        any(timm.model_entrypoint(model).__module__.startswith('flatzoo') for model in timm.list_models(module=name))))
+        any(timm.model_entrypoint(model).__module__.startswith('flatzoo') for model in timm.list_models(module=name))),
+      ';', *(name for name in new))
 '''
     return tuple(part.split() for part in ' '.join(run(code)).split(';'))
 
@@ -42,9 +44,9 @@ def test_imports_nothing_heavy(before_and_after):
     assert before_and_after[0] == []
 
 
-def test_imports_little():
+def test_imports_little(before_and_after):
     """Beside flatzoo and what timm brings along: not the server side of the Hub, not torch's compiler."""
-    new = run('import timm, sys; before = set(sys.modules); import flatzoo; print(*(set(sys.modules) - before))')
+    new = before_and_after[3]
     assert {name.split('.')[0] for name in new} <= {'flatzoo', 'huggingface_hub'}
     assert {name for name in new if name.startswith('huggingface_hub')} <= {
         'huggingface_hub._commit_api', 'huggingface_hub.lfs'}

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from flatzoo import VideoModel
+from flatzoo.models import backbone as backbones, base
 
 BACKBONES = ['test_resnet', 'test_vit', 'test_vit3', 'test_convnext', 'test_efficientnet', 'test_mambaout']
 SWIN = dict(backbone='swin_tiny_patch4_window7_224', embed_dim=16, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 8))
@@ -157,6 +158,23 @@ def test_set_input_size(args, change, tmp_path):
         assert all(side % window == 0 for side, window in zip(block.input_resolution, block.window_size, strict=True))
     save_for_hf(model, tmp_path, safe_serialization=True)
     assert torch.equal(timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()(clip), logits)
+
+
+def test_a_size_is_tried_once_for_each_way_to_build(monkeypatch):
+    tried = []
+    check = backbones.check_image
+    monkeypatch.setattr(base, 'check_image', lambda *args: tried.append(args[2]) or check(*args))
+    monkeypatch.setattr(backbones, '_fitting', set())
+    for size in (32, 32, 64, 32, 64):
+        create(backbone='test_resnet', img_size=size).set_input_size(num_frames=4)
+    first, second = ([(3 * size, 3 * size), (2 * size, 2 * size)] for size in (32, 64))
+    assert tried == [*first, first[1], *second, first[1], second[1]]
+    create(backbone='test_resnet', img_size=32, device='meta', num_classes=2)
+    create(backbone='test_resnet', img_size=32, in_chans=1)
+    assert tried[-2:] == [second[1], first[0]]
+    for _ in range(2):
+        with pytest.raises(ValueError, match='does not take|super image of'):
+            create(backbone='test_maxvit', img_size=30)
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def test_shards_go_on_where_they_were(root, tmp_path):
     (tmp_path / 'b').mkdir()
     port = free_port()
     processes = [start(recipe, tmp_path / 'b', rank, 2, port, kill=('save_last', 2)) for rank in range(2)]
-    processes[0].join(60)
+    processes[0].join(600)
     assert processes[0].exitcode == -9
     processes[1].kill()
     processes[1].join()

@@ -3,16 +3,16 @@ import csv
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+from processes import Process
 from train_runs import finish, same, small_recipe, start, train, weights, write_clips
 
-import flatzoo
+from flatzoo.cli import main
 from flatzoo.hub.staging import staging_folder
 from flatzoo.train.checkpoint import load_last
 from flatzoo.train.loop import Trainer, TrainingInterrupted
@@ -57,7 +57,7 @@ def go_on(root, folder, errors):
 def test_killed_while_a_file_is_written(root, straight, tmp_path, name, call, names):
     folder = tmp_path / 'run'
     process = start(small_recipe(root, folder, **OPTIONS), tmp_path, kill=(name, call, names))
-    process.join(120)
+    process.join(600)
     assert process.exitcode == -9
     go_on(root, folder, tmp_path / 'second')
     check_same_end(folder, straight)
@@ -86,6 +86,19 @@ def updates(folder):
     return load_last(last)['update'] if last.exists() else -1
 
 
+def train_until_signalled(config, number):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+    step = Trainer._step
+
+    def signalled(self, batch):
+        if self.update == 4:
+            os.kill(os.getpid(), number)
+        step(self, batch)
+
+    Trainer._step = signalled
+    sys.exit(main(['train', '--config', str(config)]))
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('workers', [0, 1])
 def test_interrupted_it_says_where_and_goes_on_there(root, straight, tmp_path, number, workers):
@@ -93,22 +106,7 @@ def test_interrupted_it_says_where_and_goes_on_there(root, straight, tmp_path, n
     options = {**OPTIONS, 'recovery_interval': 0, 'workers': workers}
     recipe = small_recipe(root, folder, **options)
     (tmp_path / 'args.yaml').write_text(recipe.to_yaml())
-    code = (
-        'import os, signal, sys\n'
-        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'  # a shell lets its background jobs ignore it
-        'from flatzoo.cli import main\n'
-        'from flatzoo.train.loop import Trainer\n'
-        'step = Trainer._step\n'
-        'def signalled(self, batch):\n'
-        '    if self.update == 4:\n'
-        f'        os.kill(os.getpid(), {int(number)})\n'
-        '    step(self, batch)\n'
-        'Trainer._step = signalled\n'
-        'if __name__ == "__main__":\n'
-        f'    sys.exit(main(["train", "--config", {str(tmp_path / "args.yaml")!r}]))\n')
-    (tmp_path / 'signalled.py').write_text(code)
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(flatzoo.__file__).parent.parent), *sys.path]))
-    done = subprocess.run([sys.executable, str(tmp_path / 'signalled.py')], capture_output=True, text=True, env=env)
+    done = Process(tmp_path / 'log', train_until_signalled, tmp_path / 'args.yaml', number).wait()
     assert done.returncode == 128 + number
     last = done.stderr.splitlines()[-1]
     assert last == (
@@ -139,7 +137,7 @@ def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_no
         (tmp_path / name / 'model.safetensors').write_bytes(b'half')
     with staging_folder(tmp_path, '.saving-') as staging:
         with staging_folder(tmp_path, '.pulling-') as other:
-            assert sorted(tmp_path.glob('.*[!k]')) == sorted([staging, other])
+            assert {path for path in tmp_path.iterdir() if path.suffix != '.lock'} == {staging, other}
         assert staging.is_dir()
     assert not list(tmp_path.iterdir())
     with pytest.raises(OSError, match='No space left') as caught, staging_folder(tmp_path, '.saving-'):

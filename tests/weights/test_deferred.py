@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flatzoo.weights.deferred import DeferredInit
 
@@ -160,6 +161,28 @@ def test_exceptions_leave_it():
     torch.manual_seed(0)
     assert torch.equal(nn.Linear(16, 16).weight, first)
     deferred.fill()  # the parameter of the failed model is gone
+
+
+class Drawn(TorchDispatchMode):
+    """Counts random operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in ('uniform_', 'normal_')
+        return func(*args, **(kwargs or {}))
+
+
+def test_models_on_meta_draw_nothing():
+    with DeferredInit() as deferred:
+        layer = nn.Linear(64, 64, device='meta')
+        nn.init.trunc_normal_(layer.weight)
+    with Drawn() as drawn:
+        nn.Linear(8, 8, device='meta')
+        assert drawn.count == 2
+        deferred.fill()
+        timm.create_model('sifar_swin_tiny', device='meta')
+    assert drawn.count == 2 and layer.weight.is_meta
 
 
 def test_nested_contexts_and_meta():

@@ -1,13 +1,13 @@
 """Weights that come from files quickly: nothing is drawn in vain, nothing is copied that can be mapped."""
 import hashlib
 import json
-import subprocess
 import sys
 import warnings
 
 import pytest
 import timm
 import torch
+from processes import Process, run_code
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -198,7 +198,7 @@ peak = max(peak, anonymous())
 done.set(); thread.join()
 print(json.dumps([size, peak - before]))
 '''
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    result = Process(tmp_path / 'log', run_code, code).wait()
     assert result.returncode == 0, result.stderr
     size, peak = json.loads(result.stdout)
     assert size > 300e6

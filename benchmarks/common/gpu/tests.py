@@ -43,7 +43,7 @@ def run(context: Context) -> None:
         return
     import pytest
 
-    files = [path for path in sorted((ROOT / 'tests').glob('test_*.py')) if 'mark.gpu' in path.read_text()]
+    files = [path for path in sorted((ROOT / 'tests').rglob('test_*.py')) if 'mark.gpu' in path.read_text()]
     files.sort(key=lambda path: next((i for i, name in enumerate(ORDER) if name in path.name), len(ORDER)))
     options = ['-o', 'addopts=', '-m', 'gpu', '--continue-on-collection-errors', '-p', 'no:cacheprovider', '--tb=long']
     if context.rehearse:

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(found: 'Audit') -> str:
-    lines = [f'{printable(found.name)} on {printable(found.data)}: it {found.verdict.title}.']
+    lines = [f'{printable(found.name)} on {printable(found.data)}: {found.verdict.sentence}']
     lines += [f'  {reason}' for reason in found.verdict.reasons]
     lines += [
         f'{row["accuracy"]:8.1f} %  {row["shown"]}' + ('' if row['p'] is None else f' (p = {row["p"]:.2g})')

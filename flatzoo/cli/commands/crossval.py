@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if recipe.hold_out is not None or recipe.test_split is not None:
         raise CommandError('each group is held out in turn; leave --hold-out and --test-split out.')
     output = Path(options.get('output') or OUTPUT)
+    _check_classes(recipe)
     groups = args.groups or _groups(recipe)
     rows = []
     for group in groups:
@@ -80,8 +81,9 @@ def _row(group: str, folder: Path) -> dict[str, Any]:
 
     results = json.loads((folder / RESULTS).read_text(encoding='utf-8'))
     last = results['last']
+    row = results.get('averaged', last)  # the mean of several epochs, if that was asked for
     return {
-        'group': group, 'clips': results['eval_clips'], 'top1': last['eval_top1'], 'epoch': last['epoch'],
+        'group': group, 'clips': results['eval_clips'], 'top1': row['eval_top1'], 'epoch': last['epoch'],
         'train_clips': results['train_clips']}
 
 
@@ -107,6 +109,17 @@ def _say(rows: list[dict[str, Any]], output: Path) -> None:
 def folder_name(group: str) -> str:
     """A name for the folder of a group: letters, digits and `._-` stay."""
     return re.sub(r'[^\w.-]', '_', group).lstrip('.') or '_'
+
+
+def _check_classes(recipe: 'Recipe') -> None:
+    from flatzoo.data.lists import DataError
+    from flatzoo.data.multi_label import one_class_only
+    from flatzoo.train.build import read_lists
+
+    try:
+        one_class_only(read_lists(recipe)[0], 'crossval counts right answers')
+    except (DataError, OSError) as error:
+        raise CommandError(' '.join(str(error).split())) from error
 
 
 def _groups(recipe: 'Recipe') -> list[str]:

@@ -68,7 +68,11 @@ def add_embedding_arguments(parser: argparse.ArgumentParser, required: bool = Tr
         '--batch-size', type=count, default=8, metavar='N', help='views at a time (default: %(default)s)')
     work.add_argument(
         '--workers', type=count, default=min(8, os.cpu_count() or 1), metavar='N',
-        help='files that are decoded at the same time (default: %(default)s)')
+        help='files that are decoded at the same time, in each process (default: %(default)s)')
+    work.add_argument(
+        '--processes', type=count, default=1, metavar='N',
+        help="more than one are spread by Ray over this machine, or over the cluster of RAY_ADDRESS; needs pip install "
+        "'flatzoo[ray]' (default: %(default)s)")
 
 
 def embedding_kwargs(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def embedding_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     return dict(
         layout=args.layout, dtype=args.dtype, device=args.device, allow_untrained=args.allow_untrained,
         protocol=EvalProtocol(num_clips=args.num_clips, num_crops=args.num_crops), batch_size=args.batch_size,
-        workers=args.workers, progress=True, **kwargs)
+        workers=args.workers, progress=True, processes=args.processes, **kwargs)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         features = embed(
             sources, args.model, args.out, per=args.per, window=args.window, tokens=args.tokens,
             **embedding_kwargs(args))
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise CommandError(one_line(error)) from error
     for row in features.errors:
         write_error(row.error)

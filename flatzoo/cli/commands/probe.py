@@ -10,7 +10,9 @@ stay together, and --leave-group-out measures on one person after the other.
   attentive, step, linear   the probes of flatzoo, on tokens (flatzoo embed --tokens)
 
 --out saves a model that every command takes. It names its backbone, with a digest of the weights, and
-does not copy it. knn saves its features. Needs pip install 'flatzoo[probe]'.
+does not copy it. knn saves the features that it answers by. Where clips have several classes ('a|b' in a
+list), each class gets a score of its own, and the figure is the mean average precision. Needs
+pip install 'flatzoo[probe]'.
 
     flatzoo probe features/ --out runs/mine
     flatzoo probe folder videos/ --model probe_dinov2_s --num-frames 4 --out runs/mine
@@ -82,25 +84,34 @@ def run(args: argparse.Namespace) -> int:
             result.save(args.out, args.with_backbone)
         if args.report is not None:
             _write_report(Path(args.report), result)
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise CommandError(one_line(error)) from error
     write(json.dumps(_entry(result), indent=2) if args.json else _text(result, args.per_class))
     for note in result.notes:
         write(f'note: {note}.', sys.stderr)
     if args.out is not None:
-        write(f"saved: {args.out}. Try 'flatzoo predict CLIP --model {args.out}'." if args.kind != 'knn' else
-              f'saved the features: {args.out}', sys.stderr)
+        write(f"saved: {args.out}. Try 'flatzoo predict CLIP --model {args.out}'.", sys.stderr)
     return int(bool(result.features.errors))
 
 
 def _text(result: 'ProbeResult', per_class: bool) -> str:
     low, high = result.interval
     penalty = f', {result.penalty}' if result.penalty else ''
+    about = (
+        f'  {result.evaluation.clips} clips: {result.tested_on}; {len(result.classes)} classes; '
+        f'{result.kind}{penalty}; {result.seconds:.1f} s')
+    if result.features.multi_label:
+        lines = [
+            f'{result.map:8.2f} %  mean average precision, between {low:.1f} and {high:.1f} % with 95 % confidence',
+            f'{result.evaluation.micro_f1:8.2f} %  F1 of all decisions at the score 0.5', about]
+        rows = sorted(result.evaluation.per_class(), key=lambda entry: entry['ap']) if per_class else ()
+        return '\n'.join([*lines, *(
+            f'{row["ap"]:8.2f} %  {printable(row["class"])}, {row["clips"]} clips, recall {row["recall"]:.1f} %'
+            for row in rows)])
     lines = [
         f'{result.accuracy:8.2f} %  top-1, between {low:.1f} and {high:.1f} % with 95 % confidence',
         f'{result.evaluation.mean_class:8.2f} %  mean of the classes',
-        f'  {result.evaluation.clips} clips: {result.tested_on}; {len(result.classes)} classes; '
-        f'{result.kind}{penalty}; {result.seconds:.1f} s']
+        about]
     if per_class:
         for entry in sorted(result.evaluation.per_class(), key=lambda entry: entry['top1']):
             taken = f', {entry["times"]} of them taken for {printable(entry["taken_for"])}' if entry['times'] else ''
@@ -109,22 +120,26 @@ def _text(result: 'ProbeResult', per_class: bool) -> str:
 
 
 def _entry(result: 'ProbeResult') -> dict[str, Any]:
+    names = ('map', 'micro_f1') if result.features.multi_label else ('top1', 'mean_class')
+    figures = {name: round(getattr(result.evaluation, name), 4) for name in names}
     return {
-        'kind': result.kind, 'top1': round(result.accuracy, 4), 'interval': [round(end, 4) for end in result.interval],
-        'mean_class': round(result.evaluation.mean_class, 4), 'clips': result.evaluation.clips,
+        'kind': result.kind, **figures, 'interval': [round(end, 4) for end in result.interval],
+        'clips': result.evaluation.clips,
         'tested_on': result.tested_on, 'penalty': result.penalty, 'notes': list(result.notes),
         'seconds': round(result.seconds, 2), 'model': result.features.settings['model'],
         'digest': result.features.settings['digest'], 'classes': result.evaluation.per_class()}
 
 
 def _write_report(folder: Path, result: 'ProbeResult') -> None:
-    """`classes.csv` and `confusion.png`."""
+    """`classes.csv`; and `confusion.png` of single classes."""
     from flatzoo.evaluation.results import write_results
     from flatzoo.visualize.confusion import confusion_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = result.evaluation.per_class()
     write_results(folder / 'classes.csv', rows, rows[0])
+    if result.features.multi_label:  # clips of several classes have no confusions
+        return
     figure = confusion_figure(
         result.evaluation.confusion, result.evaluation.classes, f'{result.kind}: {result.accuracy:.2f} % top-1')
     partial = folder / 'confusion.png.partial'

@@ -284,7 +284,7 @@ class _View:
                 'weights with --checkpoint FILE; with --allow-untrained random weights are shown.')
         if self._answer is None:
             with torch.inference_mode():
-                probabilities = model(self.clip.to(self._device()))[0].float().softmax(-1)
+                probabilities = model.probabilities(model(self.clip.to(self._device()))[0].float())
             names = model.pretrained_cfg.get('label_names')
             index = probabilities.argmax().item() if target is None else _class_index(target, names, model.num_classes)
             name = printable(names[index]) if names else f'class {index}'

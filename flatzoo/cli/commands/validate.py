@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from flatzoo import VideoModel
     from flatzoo.data.lists import VideoList
     from flatzoo.evaluation.evaluate import Evaluation
+    from flatzoo.evaluation.multi_label import MultiLabelEvaluation
 
 __all__ = ['add_arguments', 'run']
 
@@ -238,7 +239,7 @@ def _measure(
         order: str,
         args: argparse.Namespace,
         rows: list[dict[str, Any]],
-) -> tuple[dict[str, Any], 'Evaluation'] | None:
+) -> tuple[dict[str, Any], 'Evaluation | MultiLabelEvaluation'] | None:
     """The row of a model and what was counted; None if `rows` has it already."""
     from flatzoo.evaluation.evaluate import evaluate
     from flatzoo.evaluation.results import result_row, result_setting
@@ -264,15 +265,17 @@ def _measure(
     return result_row(setting, model, videos, evaluation), evaluation
 
 
-def _text(row: dict[str, Any], evaluation: 'Evaluation', metric: str, per_class: bool) -> str:
+def _text(
+        row: dict[str, Any], evaluation: 'Evaluation | MultiLabelEvaluation', metric: str, per_class: bool) -> str:
     order = '' if row['order'] == 'normal' else f', frames in {row["order"]} order'
+    if hasattr(evaluation, 'map'):
+        return '\n'.join([f'{row["model"]}{order}', *_multi_label_lines(row, evaluation, per_class)])
     lines = [
         f'{row["model"]}{order}',
         f'{row["top1"]:8.2f} %  top-1',
         *([f'{row["top5"]:8.2f} %  top-5'] if len(evaluation.classes) > 5 else []),  # else it says nothing
         f'{row["mean_class"]:8.2f} %  mean of the classes' + (', by which this data is judged' * (metric != 'top1')),
-        f'  {row["clips"]} clips of {row["data"]} ({row["split"]}), {row["num_frames"]} frames of {row["img_size"]} '
-        f'pixels, {row["views"]} view{"s" * (row["views"] != 1)}, {row["gmacs_views"]:g} G multiply-adds a video',
+        _setting_line(row),
     ]
     if row['broken']:
         answered = row['clips'] - row['broken']
@@ -287,18 +290,44 @@ def _text(row: dict[str, Any], evaluation: 'Evaluation', metric: str, per_class:
     return '\n'.join(lines)
 
 
-def _write_report(folder: Path, row: dict[str, Any], evaluation: 'Evaluation') -> None:
-    """`NAME.classes.csv`, `NAME.confusion.csv` (pairs that occur) and `NAME.confusion.png`."""
+def _setting_line(row: dict[str, Any]) -> str:
+    return (
+        f'  {row["clips"]} clips of {row["data"]} ({row["split"]}), {row["num_frames"]} frames of {row["img_size"]} '
+        f'pixels, {row["views"]} view{"s" * (row["views"] != 1)}, {row["gmacs_views"]:g} G multiply-adds a video')
+
+
+def _multi_label_lines(row: dict[str, Any], evaluation: 'MultiLabelEvaluation', per_class: bool) -> list[str]:
+    lines = [
+        f'{evaluation.map:8.2f} %  mean average precision of the classes (a clip may have several)',
+        f'{evaluation.micro_f1:8.2f} %  F1 of all decisions at the score 0.5',
+        f'{evaluation.top1:8.2f} %  of the clips have their highest score at one of their classes', _setting_line(row)]
+    if row['broken']:
+        lines.append(f'  {row["broken"]} clips could not be answered and come last in the order of every class')
+    if row['missing']:
+        lines.append(f'  {row["missing"]} listed files are not there and were left out')
+    if per_class:
+        for entry in sorted(evaluation.per_class(), key=lambda entry: entry['ap']):
+            lines.append(
+                f'{entry["ap"]:8.2f} %  {printable(entry["class"])}, {entry["clips"]} clips, recall '
+                f'{entry["recall"]:.1f} %')
+    return lines
+
+
+def _write_report(folder: Path, row: dict[str, Any], evaluation: 'Evaluation | MultiLabelEvaluation') -> None:
+    """`NAME.classes.csv`; and `NAME.confusion.csv` (pairs that occur) and `NAME.confusion.png` of single classes."""
     from flatzoo.evaluation.results import write_results
     from flatzoo.visualize.confusion import confusion_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     name = ''.join(character if character.isalnum() or character in '._-' else '_' for character in row['model'])
     name += '' if row['order'] == 'normal' else f'.{row["order"]}'
-    table = [{**entry, 'top1': round(entry['top1'], 4), 'top5': round(entry['top5'], 4)}
-             for entry in evaluation.per_class()]
+    table = [
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in entry.items()}
+        for entry in evaluation.per_class()]
     if table:
         write_results(folder / f'{name}.classes.csv', table, table[0])
+    if hasattr(evaluation, 'map'):  # clips of several classes have no confusions
+        return
     pairs = [
         {'class': evaluation.classes[true], 'answer': evaluation.classes[answer], 'clips': evaluation.confusion[
             true, answer].item()}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from .. import CommandError, write
 from ..arguments import add_answering_arguments, add_view_arguments, answering_model, chosen_protocol, count
-from ..outputs import line_of
+from ..outputs import line_of, note_scores
 from ..windows import add_event_arguments, event_options, said_precision, seconds, window_protocol
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         write(
             f'windows of {plan.window:g} s ({plan.source}{"; --window says another" if plan.is_default else ""}), one '
             f'every {plan.every:g} s; Ctrl-C ends', sys.stderr)
+        note_scores(model, in_windows=True)
         sightings = watch(
             args.source, model, plan, args.topk, args.stall, args.retries, args.drop,
             note=lambda line: write(f'note: {line}', sys.stderr))

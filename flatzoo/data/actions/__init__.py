@@ -17,3 +17,11 @@ from .splice import (
     spliced_frames as spliced_frames,
     write_spliced as write_spliced,
 )
+from .verbs import (
+    VERBS as VERBS,
+    VerbClips as VerbClips,
+    mirrored_verb as mirrored_verb,
+    paint_verb as paint_verb,
+    render_verb as render_verb,
+    reversed_verb as reversed_verb,
+)

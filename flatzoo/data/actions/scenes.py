@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['SCENE_CLASSES', 'SPLITS', 'Split', 'describe', 'paint', 'paint_frame', 'paint_stretch']
+__all__ = [
+    'SCENE_CLASSES', 'SPLITS', 'Split', 'describe', 'paint', 'paint_frame', 'paint_stretch', 'surface_texture']
 
 Split = Literal['train', 'test']
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -141,6 +142,11 @@ def _texture(rng: random.Random, px: int, split: str, kind: str) -> Tensor:
     low, high = (torch.tensor([rng.random() for _ in range(3)])[:, None, None] for _ in range(2))
     grain = torch.rand(px, px, generator=generator) - 0.5
     return (low + field * (high - low) + grain * rng.uniform(0, 0.12)).clamp(0, 1)
+
+
+def surface_texture(rng: random.Random, px: int, split: str) -> Tensor:
+    """A random texture `[3, px, px]` in 0..1 of a random kind of those of a split."""
+    return _texture(rng, px, split, _surface(rng, split))
 
 
 # Shapes
@@ -440,6 +446,15 @@ def describe(pair: int, seed: int, split: str) -> dict[str, str]:
     return _labels(_scene(pair, seed, 16, split))
 
 
+def _repainted(scene: _Scene, repaint: Callable[[int, int, Tensor], Tensor]) -> _Scene:
+    """The scene with other pixels, see `paint_stretch`."""
+    first = 1 + len(scene.bystanders)
+    layers = [
+        layer._replace(sprite=layer.sprite._replace(pixels=repaint(number, number - first, layer.sprite.pixels)))
+        for number, layer in enumerate((scene.place, *scene.bystanders, *scene.actors))]
+    return _Scene(layers[0], layers[1:first], layers[first:])
+
+
 def paint_stretch(
         pair: int,
         seed: int,
@@ -449,6 +464,7 @@ def paint_stretch(
         camera_shake: float,
         split: str,
         acting: bool = True,
+        repaint: Callable[[int, int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Paints moments of the even action of a pair: uint8 `[T, 3, size, size]`.
 
@@ -461,8 +477,12 @@ def paint_stretch(
         camera_shake: See `render_action`.
         split: See `render_action`.
         acting: Whether the actors move. Else they stay as they are at the first moment, and only bystanders drift.
+        repaint: Gives new pixels `[4, S, S]` for those of a layer, from its number, back to front (0 is the
+            background), its number among the actors (below 0 for all that do not act), and its pixels.
     """
     scene = _scene(pair, seed, size, split)
+    if repaint is not None:
+        scene = _repainted(scene, repaint)
     if not acting:
         still = [layer._replace(pose=functools.partial(lambda pose, t: pose, layer.pose(times[0])))
                  for layer in scene.actors]

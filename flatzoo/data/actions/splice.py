@@ -6,7 +6,7 @@ camera moves all the time, so that stillness alone does not tell a gap.
 """
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Segment(NamedTuple):
     Attributes:
         start: Its start in seconds.
         end: Its end.
-        label: Its name, of `ACTIONS`.
+        label: Its name, of `ACTIONS` or of other given names.
     """
 
     start: float
@@ -90,6 +90,8 @@ def spliced_frames(
         gap_seconds: tuple[float, float] = (1.0, 4.0),
         camera_shake: float = 0.0,
         split: Split = 'train',
+        names: Sequence[str] = ACTIONS,
+        paint: Callable[..., Tensor] = paint_stretch,
 ) -> Iterator[tuple[Tensor, Segment | None]]:
     """Renders a long video piece by piece.
 
@@ -102,6 +104,8 @@ def spliced_frames(
         gap_seconds: Shortest and longest gap; (0, 0) for none.
         camera_shake: See `render_action`.
         split: See `render_action`.
+        names: The actions, in pairs: `VERBS[:-1]` for those of `render_verb`.
+        paint: What paints them: `paint_verb` for those of `render_verb`.
 
     Yields:
         Frames uint8 `[T, 3, size, size]`, and the action that they show; None for a gap.
@@ -120,26 +124,27 @@ def spliced_frames(
     frames, number = 0, 0
     before: tuple[int, int, float] | None = None  # pair, seed of the scene and its last moment
     while frames < seconds * fps:
-        label, scene = rng.randrange(len(ACTIONS)), (seed << 32) + number
+        label, scene = rng.randrange(len(names)), (seed << 32) + number
         number += 1
         pair, backwards = divmod(label, 2)
         gap = round(rng.uniform(*gap_seconds) * fps)
         count = max(2, round(rng.uniform(*action_seconds) * fps))
         drifts = rng.random() < 0.3
-        for piece in _gap(gap, before, (pair, scene, float(backwards)), drifts, size, camera_shake, split, count):
+        after = pair, scene, float(backwards)
+        for piece in _gap(gap, before, after, drifts, size, camera_shake, split, count, paint):
             frames += len(piece)
             yield piece, None
         times = [(i + 0.5) / count for i in range(count)]
         order = times[::-1] if backwards else times
-        segment = Segment(float(frames / fps), float((frames + count) / fps), ACTIONS[label])
+        segment = Segment(float(frames / fps), float((frames + count) / fps), names[label])
         frames += count
-        yield paint_stretch(pair, scene, order, times, size, camera_shake, split), segment
+        yield paint(pair, scene, order, times, size, camera_shake, split), segment
         before = pair, scene, 1.0 - backwards
     if gap_seconds[1]:
         pair, scene, place = before
         count = max(1, round(gap_seconds[0] * fps))
         moments = [1 + i / (2 * fps) for i in range(count)]
-        yield paint_stretch(pair, scene, [place] * count, moments, size, camera_shake, split), None
+        yield paint(pair, scene, [place] * count, moments, size, camera_shake, split), None
 
 
 def _gap(
@@ -151,6 +156,7 @@ def _gap(
         shake: float,
         split: str,
         action: int,
+        paint: Callable[..., Tensor],
 ) -> Iterator[Tensor]:
     """Frames of a gap: the scene before stands still, then the scene to come does; between them another one drifts."""
     third = count // 3 if drifts else 0
@@ -164,13 +170,13 @@ def _gap(
             continue
         if place == 'drift':
             camera = [(i + 0.5) / length for i in range(length)]
-            yield paint_stretch(
+            yield paint(
                 after[0], ~after[1], camera, camera, size, shake, split, acting=False)
             continue
         pair, scene, moment = place
         shift = -length if place is after else action  # the camera goes on before and after the action
         camera = [(shift + i + 0.5) / action for i in range(length)]
-        yield paint_stretch(pair, scene, [moment] * length, camera, size, shake, split)
+        yield paint(pair, scene, [moment] * length, camera, size, shake, split)
 
 
 def write_spliced(

@@ -5,7 +5,9 @@ from typing import Any
 
 from ..lists import DataError, same_name, unnamed
 
-__all__ = ['read_labels']
+__all__ = ['read_label_sets', 'read_labels']
+
+MARK = '|'  # between the classes of a clip that has several
 
 _WHOLE = re.compile(r'\d+(\.0*)?')  # pandas writes 3.0 where a column has gaps
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.IGNORECASE)
@@ -57,6 +59,51 @@ def read_labels(
     names = tuple(sorted(set(texts)))
     label_of = {name: label for label, name in enumerate(names)}
     return [label_of[text] for text in texts], names
+
+
+def read_label_sets(
+        labels: Sequence[Any],
+        names: Sequence[str] | None,
+        error: Callable[[int, str], DataError],
+) -> tuple[list[tuple[int, ...]], tuple[str, ...], bool]:
+    """As `read_labels`, where a clip may have several classes: `a|b`, or a list of them.
+
+    A label that the list of classes has as it is, sign and all, is one class.
+
+    Args:
+        labels: The labels of all splits: strings, numbers, or lists of these.
+        names: Names of the classes, from a list beside the data.
+        error: Makes the error from the index of a label and the reason.
+
+    Returns:
+        The labels of each clip, as they are listed and each once; the names of the classes; and whether any clip has,
+        or may have, several.
+
+    Raises:
+        DataError: See `read_labels`, or a label is empty.
+    """
+    known = set(map(same_name, names or ()))
+    parts: list[list[Any]] = []
+    several = False
+    for place, label in enumerate(labels):
+        if isinstance(label, list):
+            several, own = True, label
+        elif isinstance(label, str) and MARK in label and same_name(label.strip()) not in known:
+            several, own = True, label.split(MARK)
+        else:
+            own = [label]
+        if not own or any(isinstance(part, str) and not part.strip() for part in own):
+            raise error(
+                place, f'one of its labels is empty ({label!r}); write them as a{MARK}b, and give clips of nothing a '
+                'class of their own')
+        parts.append(own)
+    places = [place for place, own in enumerate(parts) for _ in own]
+    flat, classes = read_labels(
+        [part for own in parts for part in own], names, lambda index, why: error(places[index], why))
+    sets: list[dict[int, None]] = [{} for _ in parts]
+    for place, label in zip(places, flat):
+        sets[place][label] = None
+    return [tuple(own) for own in sets], classes, several
 
 
 def _numbered(

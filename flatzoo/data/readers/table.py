@@ -10,6 +10,10 @@ CSV may be separated by commas, semicolons, tabs or blanks. Without a header its
 number of frames and label, as in the lists of many video libraries. The number of frames is not used; the files tell
 it.
 
+A clip may have several classes: `label` is then `a|b`, in JSONL also a list. One such clip is enough for the list to be
+one of several classes per clip (`VideoList.multi_label`). Where a class has `|` in its name, list the names in
+`classes.txt`.
+
 The list is `train.csv` or `val.csv` in the root, or one list with a column `split`. In one list without that column
 everything is the split `all`. If the labels are names, the classes are the sorted names. If they are numbers, the names
 may stand in `classes.txt` or `labels.txt` beside the list, one a line. A mixture of names and numbers is an error,
@@ -24,7 +28,7 @@ from typing import Any
 from ..files import bad_line, depth_option, first_file, is_video, read_lines, read_text, to_int
 from ..groups import GROUP_COLUMNS, GROUPS_FILE
 from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list
-from ._labels import read_labels
+from ._labels import read_label_sets
 
 SPLITS = ('train', 'val', 'test', 'all')
 _PATHS = (
@@ -79,12 +83,13 @@ def read(root: Path, split: str, kind: str, depth: int | None = None) -> VideoLi
     folder = root if root.is_dir() else root.parent
     path = first_file(folder, 'classes.txt', 'labels.txt')
     names = None if path is None else tuple(line for _, line in read_lines(path))
-    labels, classes = read_labels(
+    labels, classes, several = read_label_sets(
         [row['label'] for *_, row in rows], names, lambda place, why: bad_line(*rows[place][:2], why))
     clips = [
-        _clip(path, number, row, folder, label)
-        for (path, number, own, row), label in zip(rows, labels, strict=True) if split in (own, 'all')]
-    return generic_list(kind, split, clips, classes, depth=depth_option(depth))
+        _clip(path, number, row, folder, own_labels, several)
+        for (path, number, own, row), own_labels in zip(rows, labels, strict=True) if split in (own, 'all')]
+    return generic_list(
+        kind, split, clips, classes, depth=depth_option(depth), metric='map' if several else 'top1')
 
 
 _SPLIT_OF = {name: own for own, names in SPLIT_NAMES.items() for name in names}
@@ -114,8 +119,11 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
             row[wanted] = value
         if not isinstance(row['path'], str):
             raise bad_line(path, number, f'the path should be text, it is {row["path"]!r}')
-        if isinstance(row['label'], list | dict | bool):
-            raise bad_line(path, number, f'the label should be a name or a whole number, it is {row["label"]!r}')
+        own = row['label'] if isinstance(row['label'], list) else [row['label']]
+        if not own or any(isinstance(part, list | dict | bool) or part is None for part in own):
+            raise bad_line(
+                path, number, f'the label should be a name or a whole number, or several of them, it is '
+                f'{row["label"]!r}')
         yield number, row
 
 
@@ -205,22 +213,24 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _clip(path: Path, number: int, row: dict[str, Any], folder: Path, label: int) -> Clip:
+def _clip(
+        path: Path, number: int, row: dict[str, Any], folder: Path, labels: tuple[int, ...], several: bool) -> Clip:
     def value(name: str) -> Any:
         return row[name] if row.get(name) not in (None, '') else None
 
     target = row['path'] if '://' in row['path'] else str(folder / row['path'])  # an absolute path stays
     name = str(value('id') or row['path'])
+    label, all_labels = labels[0], labels if several else ()
     group = str(next((one for one in map(value, GROUP_COLUMNS) if one is not None), ''))
     frames = value('start'), value('end')
     times = value('start_time'), value('end_time')
     if times == (None, None):
         start, end = (None if one is None else to_int(one, path, number, 'a frame') for one in frames)
-        return Clip(target, label, start or 0, end, 'frames', name, group=group)
+        return Clip(target, label, start or 0, end, 'frames', name, group=group, labels=all_labels)
     if frames != (None, None):
         raise bad_line(path, number, 'gives its start or end in frames and in seconds')
     try:
         start, end = (None if one is None else float(one) for one in times)
     except (TypeError, ValueError):
         raise bad_line(path, number, f'start_time and end_time should be seconds, they are {times}') from None
-    return Clip(target, label, start or 0, end, 'seconds', name, group=group)
+    return Clip(target, label, start or 0, end, 'seconds', name, group=group, labels=all_labels)

@@ -72,20 +72,23 @@ def _blocks(audits: Sequence[Audit], command: str) -> list[tuple[str, Any]]:
 def _of_one(found: Audit) -> list[tuple[str, Any]]:
     count, lost = len(found.labels), len(found.broken)
     blocks: list[tuple[str, Any]] = [
-        ('heading', f'{found.name} on {found.data}'), ('verdict', f'It {found.verdict.title}.')]
+        ('heading', f'{found.name} on {found.data}'), ('verdict', found.verdict.sentence)]
     blocks += [('text', reason) for reason in found.verdict.reasons]
     blocks.append(('text', (
         f'{count} clips, {len(found.classes)} classes'
         + (f', {lost} clips could not be read and are left out' if lost else '')
-        + f'; {found.seconds:.0f} s. Intervals are those of 95 %. p: McNemar\'s exact test, one-sided, corrected for '
-        'the number of controls (Holm); differences after Agresti and Min.')))
+        + f'; {found.seconds:.0f} s. Intervals are those of 95 %, differences after Agresti and Min. Bits: what an '
+        'answer tells less of the class, in the mean, each control with a temperature of its own. p, one-sided: the '
+        "smaller one of McNemar's exact test and a permutation test of the bits, twice, corrected for the number of "
+        'controls (Holm).')))
     rows = [
         [row['shown'], f'{row["accuracy"]:.1f} %', '{:.0f} to {:.0f} %'.format(*row['interval']),
-         '' if row['difference'] is None else '{:.0f} to {:.0f}'.format(*row['difference']), _p(row['p']),
+         '' if row['difference'] is None else '{:.0f} to {:.0f}'.format(*row['difference']),
+         '' if row['bits'] is None else f'{row["bits"] + 0.0:.2f}', _p(row['p']),
          row['accuracy']]
         for row in found.rows()]
     blocks.append(('bars', (
-        ['what is shown', 'right', 'interval', 'lost against in order (points)', 'p'], rows)))
+        ['what is shown', 'right', 'interval', 'lost against in order (points)', 'bits lost', 'p'], rows)))
     if found.symmetric:
         pairs = '; '.join(f'{a} and {b}' for a, b in found.symmetric)
         blocks.append(('text', f'Reversed, these classes are taken for each other: {pairs}.'))

@@ -1,4 +1,5 @@
 """Runs the controls on a list of clips and judges what they prove."""
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,15 @@ from torch import Tensor
 from flatzoo.console.progress import Progress
 from flatzoo.data.clips import clip_span, open_clip
 from flatzoo.data.lists import Clip, VideoList
+from flatzoo.data.multi_label import one_class_only
 from flatzoo.data.views import read_views
 from flatzoo.inference.ahead import load_ahead
 
 from ..calibration import calibration_error, fit_temperature
 from ..evaluate import match_classes
-from ..statistics import accuracy_interval, difference_interval, holm, mcnemar, sign_flip
-from .controls import CONTROLS, Answers, ask
+from ..statistics import accuracy_interval, difference_interval, holm, sign_flip
+from .controls import CONTROLS, ORDER_FREE, SINGLE_FRAME, Answers, ask
+from .scores import best_place, better, true_scores
 from .subject import Subject, subject_of
 from .verdict import LEVELS, Verdict, judge
 
@@ -35,6 +38,7 @@ class Audit:
         classes: Names of the classes.
         labels: Class of each clip that was answered, `[N]`.
         answers: Most probable class under each control, `[N]`.
+        scores: Log-probability of the true class under each control in nats, `[N]`, see `audit.scores`.
         groups: Group of each clip.
         clips: Name of each clip.
         verdict: What they prove.
@@ -48,6 +52,7 @@ class Audit:
     classes: tuple[str, ...]
     labels: Tensor
     answers: dict[str, Tensor]
+    scores: dict[str, Tensor]
     groups: tuple[str | None, ...]
     clips: tuple[str, ...]
     verdict: Verdict
@@ -62,22 +67,29 @@ class Audit:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each control: `control`, `shown`, `accuracy` with its `interval`, and against the frames in order
-        `difference` (an interval) and `p`, corrected for the number of controls (Holm). Shares are in per cent.
+        `difference` (an interval), `bits` (what a clip's answer tells less about its class) and `p`, corrected for the
+        number of controls (Holm). Shares are in per cent.
         """
         normal = self.correct['in_order']
         names = [name for name in CONTROLS if name != 'in_order']
-        corrected = dict(zip(names, holm([mcnemar(normal, self.correct[name]) for name in names])))
+        corrected = dict(zip(names, holm([better(self.both('in_order'), self.both(name)) for name in names])))
         rows = []
         for name in CONTROLS:
             right = self.correct[name]
             low, high = accuracy_interval(right, self.groups)
             row = {
                 'control': name, 'shown': CONTROLS[name], 'accuracy': 100 * float(right.double().mean()),
-                'interval': (100 * low, 100 * high), 'difference': None, 'p': corrected.get(name)}
+                'interval': (100 * low, 100 * high), 'difference': None, 'bits': None,
+                'p': corrected.get(name)}
             if name != 'in_order':
                 row['difference'] = tuple(100 * end for end in difference_interval(normal, right))
+                row['bits'] = float((self.scores['in_order'] - self.scores[name]).mean()) / math.log(2)
             rows.append(row)
         return rows
+
+    def both(self, control: str) -> tuple[Tensor, Tensor]:
+        """Whether each clip is answered right under a control, and the log-probability of its class."""
+        return self.correct[control], self.scores[control]
 
     def per_class(self) -> list[dict[str, Any]]:
         """A row for each class that has clips: `class`, `clips`, and the accuracy under each control in per cent."""
@@ -125,9 +137,10 @@ def audit(
 
     Raises:
         ModelError: There is no such model.
-        DataError: The model has other classes.
+        DataError: The model has other classes, or clips have several classes.
         ValueError: No clip can be read, or the model gives logits of another shape or that are not finite.
     """
+    one_class_only(videos, 'an audit counts right answers')
     start = time.monotonic()
     subject = subject_of(model, **kwargs)
     if subject.classes is not None:
@@ -174,13 +187,16 @@ def audit(
         raise ValueError(f'{subject.name}: its logits are not finite. Check the weights of the model.')
     labels = torch.tensor([videos.clips[index].label for index in kept])
     named = {name: found.argmax(1) for name, found in answers.plain.items()}
-    named['best_frame'] = _best_place(answers.held.argmax(-1), labels)
-    named['frame_in_place'] = _best_place(answers.placed.argmax(-1), labels)
+    scores = {name: true_scores(found, labels) for name, found in answers.plain.items()}
+    for name, found in (('best_frame', answers.held), ('frame_in_place', answers.placed)):
+        named[name] = _best_place(found.argmax(-1), labels)
+        scores[name] = best_place(torch.stack([true_scores(part, labels) for part in found.unbind(1)], 1))
     counts = labels.bincount(minlength=len(videos.classes))
     verdict = judge(
-        {name: found == labels for name, found in named.items()}, labels == counts.argmax(), alpha, margin)
+        {name: (found == labels, scores[name]) for name, found in named.items()}, labels == counts.argmax(), alpha,
+        margin)
     return Audit(
-        subject.name, f'{videos.name} ({videos.split})', videos.classes, labels, named,
+        subject.name, f'{videos.name} ({videos.split})', videos.classes, labels, named, scores,
         tuple(groups[index] for index in kept), tuple(videos.clips[index].name for index in kept), verdict,
         _symmetric(named, labels, videos.classes),
         _calibration(logits, labels) if calibrate else None, tuple(broken), time.monotonic() - start)
@@ -189,16 +205,18 @@ def audit(
 def rank_models(audits: Sequence[Audit]) -> list[dict[str, Any]]:
     """Ranks models by what they use of time, the one that uses most first.
 
-    Models are compared on the same clips: what counts is how much better a clip is answered than under the best control
-    of the model itself. Between two models that differ in the use of order that is the best order-free control, and
-    below that the best single frame.
+    Models are compared on the same clips: what counts is how much more the answer for a clip tells of its class than
+    under the best control of the model itself (log-probabilities, see `audit.scores`), and how much better it is.
+    Between two models that differ in the use of order that is the best order-free control, and below that the best
+    single frame.
 
     Args:
         audits: Of the same clips.
 
     Returns:
         A row for each model: `name`, `title` of its verdict, `gain_order` and `gain_frames` in points, and `p`, that it
-        gains as much as the model above it (None of the first; a permutation test with changes of sign).
+        gains as much as the model above it (None of the first; the smaller p of two permutation tests, of right
+        answers and of log-probabilities, twice).
 
     Raises:
         ValueError: The audits are of different clips.
@@ -210,6 +228,11 @@ def rank_models(audits: Sequence[Audit]) -> list[dict[str, Any]]:
 
     def gain(found: Audit, control: str) -> Tensor:
         return found.correct['in_order'].double() - found.correct[control].double()
+
+    def gained(found: Audit, kind: str) -> Tensor:
+        """What is gained in log-probability over the control of a kind that leaves least to gain."""
+        names = SINGLE_FRAME if kind == 'best_single' else ORDER_FREE
+        return found.scores['in_order'] - found.scores[max(names, key=lambda name: float(found.scores[name].mean()))]
 
     def place(found: Audit) -> tuple[float, ...]:
         level = 'frame' if found.verdict.level == 'undecided' else found.verdict.level  # what it gains then decides
@@ -223,7 +246,9 @@ def rank_models(audits: Sequence[Audit]) -> list[dict[str, Any]]:
         if above is not None:
             orders = above.verdict.level in ('motion', 'order')
             control = 'best_order_free' if orders else 'best_single'
-            p = sign_flip(gain(above, getattr(above.verdict, control)) - gain(found, getattr(found.verdict, control)))
+            p = min(1.0, 2 * min(
+                sign_flip(gain(above, getattr(above.verdict, control)) - gain(found, getattr(found.verdict, control))),
+                sign_flip(gained(above, control) - gained(found, control))))
         rows.append({
             'name': found.name, 'title': found.verdict.title,
             'gain_order': 100 * float(gain(found, found.verdict.best_order_free).mean()),
@@ -247,10 +272,7 @@ def _read(videos: VideoList, index: int, subject: Subject) -> tuple[Tensor, Tens
 
 
 def _best_place(answers: Tensor, labels: Tensor) -> Tensor:
-    """Answers `[N]` of the best of T places, which for each half of the clips is chosen on the other half.
-
-    Chosen on the same clips, the best of T would be better than it is.
-    """
+    """Answers `[N]` of the best of T places, chosen as `best_place` does, by the share of right answers."""
     right = (answers == labels[:, None]).double()
     halves = torch.arange(len(labels)) % 2
     best = [int(right[halves != half].mean(0).argmax()) if (halves != half).any() else 0 for half in (0, 1)]

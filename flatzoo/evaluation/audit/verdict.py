@@ -1,4 +1,5 @@
 """What the controls prove, in words."""
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -6,6 +7,7 @@ from torch import Tensor
 
 from ..statistics import difference_interval, mcnemar
 from .controls import CONTROLS, ORDER_FREE, SINGLE_FRAME
+from .scores import better
 
 __all__ = ['LEVELS', 'Verdict', 'judge']
 
@@ -32,9 +34,14 @@ class Verdict:
     best_single: str
     best_order_free: str
 
+    @property
+    def sentence(self) -> str:
+        """The title as a sentence."""
+        return 'One frame suffices.' if self.level == 'frame' else f'It {self.title}.'
+
 
 def judge(
-        correct: Mapping[str, Tensor],
+        answers: Mapping[str, tuple[Tensor, Tensor]],
         most_frequent: Tensor,
         alpha: float = 0.01,
         margin: float = 0.05,
@@ -42,30 +49,36 @@ def judge(
     """Judges the answers under all controls.
 
     A model must beat every control of a kind, so that the largest p of their tests counts and needs no correction
-    (intersection-union test). That something does not matter is only said where the 95 % interval of the difference
-    stays below the margin.
+    (intersection-union test); each p is that of `audit.scores.better`. That something does not matter is only said
+    where the 95 % interval of the difference stays below the margin.
 
     Args:
-        correct: Whether each clip was answered right, bool `[N]`, by control.
+        answers: By control: whether each clip was answered right, bool `[N]`, and the log-probability of its class.
         most_frequent: Whether the most frequent class is right.
         alpha: Largest p that proves something.
         margin: Share of clips below which a difference does not matter.
     """
+    correct = {name: found[0] for name, found in answers.items()}
     normal, count = correct['in_order'], len(most_frequent)
+
+    def above(name: str) -> float:
+        return better(answers['in_order'], answers[name])
+
     p = {
         'above the most frequent class': mcnemar(normal, most_frequent),
-        'above every single frame': max(mcnemar(normal, correct[name]) for name in SINGLE_FRAME),
-        'above every order-free control': max(mcnemar(normal, correct[name]) for name in ORDER_FREE),
-        'above the reversed frames': mcnemar(normal, correct['reversed']),
+        'above every single frame': max(map(above, SINGLE_FRAME)),
+        'above every order-free control': max(map(above, ORDER_FREE)),
+        'above the reversed frames': above('reversed'),
     }
     single, free = (
         max(names, key=lambda name: float(correct[name].double().mean())) for names in (SINGLE_FRAME, ORDER_FREE))
 
     def versus(name: str) -> str:
         low, high = difference_interval(normal, correct[name])
+        bits = float((answers['in_order'][1] - answers[name][1]).mean()) / math.log(2)
         return (
             f'{_percent(normal)} in order, {_percent(correct[name])} with {CONTROLS[name]} (difference '
-            f'{100 * low:.0f} to {100 * high:.0f} points)')
+            f'{100 * low:.0f} to {100 * high:.0f} points; an answer tells {bits:.2f} bits more of the class)')
 
     def is_small(name: str) -> bool:
         return difference_interval(normal, correct[name])[1] < margin
@@ -89,7 +102,7 @@ def judge(
             if not is_small('reversed'):
                 title = 'uses motion; whether its direction, cannot be told'
                 reasons.append(few)
-    elif p['above every single frame'] < alpha:
+    elif p['above every single frame'] < alpha and not is_small(single):
         level, title = 'frames', 'uses several frames but not their order'
         reasons.append(
             f'It beats every single frame: {versus(single)}, p = {p["above every single frame"]:.2g}.')
@@ -104,6 +117,8 @@ def judge(
         if not is_small(single):
             level, title = 'undecided', 'may use more than one frame; that cannot be told'
             reasons.append(few)
+        elif p['above every single frame'] < alpha:
+            reasons.append(f'Further frames add something, but less than {100 * margin:g} points of accuracy.')
     return Verdict(level, title, tuple(reasons), p, single, free)
 
 

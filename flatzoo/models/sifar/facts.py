@@ -6,6 +6,7 @@ views of the ResNets (Table 7).
 from dataclasses import replace
 
 from flatzoo.data.protocol import EvalProtocol
+from flatzoo.data.temporal import TemporalContract
 
 from ..record import IMAGENET_21K, IMAGENET_22K, KINETICS_400, SSV2, DataSet, Figure, Paper, TagRecord
 
@@ -128,6 +129,15 @@ def records() -> dict[str, TagRecord]:
         intended_use='To try flatzoo without a download, in tests and for demonstrations. Not for real video.',
         limits='The sixteen classes are motions of textured shapes in rendered scenes. On real video the model names '
                'the motion that it believes to see; it was never measured there.')
+    found['sifar_resnet10t.actions49'] = TagRecord(
+        PAPER, DataSet('flatzoo.data.actions, verbs', None, 'action recognition'),
+        size=0, sha256='',
+        temporal=TemporalContract(1.5, 8, 0.1875),
+        intended_use='A start for training on few clips of your own, and to try long videos and streams: it has a '
+                     'class for nothing.',
+        limits='Its classes are motions of rendered figures, hands and things. On real video it names the motion '
+               'that it believes to see, and is often wrong: train it on your own clips first. Which of the two '
+               'shipped weights is the better start is measured in benchmarks/results/transfer_findings.md.')
     return found
 
 

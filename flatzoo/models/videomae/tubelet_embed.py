@@ -2,6 +2,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor
 
@@ -33,7 +34,7 @@ class TubeletEmbed(PatchEmbed):
     (with `pos_embed='none'`) it replaces the patch embedding and the position embedding.
 
     If the stride of a convolution over space and time equals its kernel, it is a convolution over space with the t
-    frames of a tubelet as channels. This module computes it in that way. The weight is `[D, t * C, p, p]` (frame by
+    frames of a tubelet as channels. The layer `proj` describes it. The weight is `[D, t * C, p, p]` (frame by
     frame), a shape that backends, memory formats and timm's adaptation to other numbers of channels support. The frames
     are a view of the folded clip.
 
@@ -129,7 +130,9 @@ class TubeletEmbed(PatchEmbed):
                 f'Expected frames of shape (B * T, C={chans}, H={height}, W={width}) with T={self.num_frames}, '
                 f'got {list(x.shape)}.'
             )
-        x = x.reshape(-1, self.tubelet_size * chans, height, width)  # [B * T / t, t * C, H, W]
-        x = self.proj(x).flatten(2).transpose(1, 2)  # [B * T / t, h * w, D]
+        x = x.reshape(
+            -1, self.tubelet_size * chans, self.grid_size[0], self.patch_size[0], self.grid_size[1], self.patch_size[1])
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B * T / t, h * w, t * C * p * p]
+        x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
         x = x.reshape(-1, self.num_patches, x.shape[-1])  # [B, T / t * h * w, D]
         return self.norm(x) + self.pos_embed

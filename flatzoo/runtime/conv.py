@@ -1,0 +1,77 @@
+"""Convolutions in bfloat16 that are checked once, since some CPUs get them wrong.
+
+On CPUs with AMX the convolutions of some torch releases give wrong numbers, without an error, for some shapes in
+bfloat16: with 2.14.1 for patches of 16 x 16 pixels and six channels, among others (reports of the kind:
+https://github.com/pytorch/pytorch/issues/169688, https://github.com/uxlfoundation/oneDNN/pull/5568). So the first
+forward of each shape computes some channels of one image in float32, too. If they differ by more than rounding, this
+shape is computed in float32 from then on.
+"""
+from collections.abc import Hashable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .packed_linear import Prepared, runs_fast
+
+__all__ = ['CheckedConv2d', 'CheckedConv3d']
+
+_CHANNELS = 8  # of the output that are computed twice
+_MOST = 0.05  # of the largest number: ten times what rounding to bfloat16 changes
+
+_right: dict[Hashable, bool] = {}
+
+
+class _Checked(Prepared):
+    @classmethod
+    def accepts(cls, module: nn.Module) -> bool:
+        """Convolutions that pad with zeros."""
+        return module.padding_mode == 'zeros'
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, ...]` -> `[B, C', ...]`."""
+        if x.dtype != torch.bfloat16 or self.weight.dtype != x.dtype or not runs_fast(x, self):
+            return super().forward(x)
+        key = (
+            type(self), *self.weight.shape, self.stride, self.padding, self.dilation, self.groups, *x.shape,
+            x.stride(1) == 1, torch.get_num_threads())
+        if _right.get(key, True):
+            out = super().forward(x)
+            if key not in _right and x.isfinite().all():
+                _right[key] = self._is_right(x, out)
+            if _right.get(key, True):
+                return out
+        weight = self.derived('float weight', self.weight, Tensor.float)
+        bias = None if self.bias is None else self.bias.float()
+        return self._conv_forward(x.float(), weight, bias).to(x.dtype)
+
+    def _is_right(self, x: Tensor, out: Tensor) -> bool:
+        """Whether some output channels of the first image are those of float32, up to rounding."""
+        weight, bias, groups = self.weight, self.bias, self.groups
+        x, out = x[:1], out[:1]
+        if groups == 1:
+            some = _spread(len(weight))
+            rows = some
+        else:  # whole groups, with their input channels
+            some = _spread(groups)
+            rows = torch.arange(len(weight)).view(groups, -1)[some].flatten()
+            x = x.unflatten(1, (groups, -1))[:, some].flatten(1, 2)
+            groups = len(some)
+        convolve = F.conv3d if self.weight.dim() == 5 else F.conv2d
+        true = convolve(
+            x.float(), weight[rows].float(), None if bias is None else bias[rows].float(), self.stride, self.padding,
+            self.dilation, groups)
+        return bool((out[:, rows].float() - true).abs().max() <= _MOST * true.abs().max())
+
+
+class CheckedConv2d(_Checked, nn.Conv2d):
+    """`nn.Conv2d`, checked in bfloat16."""
+
+
+class CheckedConv3d(_Checked, nn.Conv3d):
+    """`nn.Conv3d`, checked in bfloat16."""
+
+
+def _spread(count: int) -> Tensor:
+    """Up to `_CHANNELS` indices from all over the range."""
+    return torch.linspace(0, count - 1, min(_CHANNELS, count)).long()

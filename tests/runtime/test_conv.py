@@ -1,0 +1,71 @@
+"""Convolutions in bfloat16: right on every CPU, wherever torch's own are wrong."""
+import pytest
+import torch
+from torch import nn
+
+import flatzoo
+from flatzoo.runtime import conv
+
+SHAPES = {  # in, out, kernel, stride, padding, groups, side; wrong with torch 2.14.1 on CPUs with AMX, but for the last
+    'tubelets': (6, 32, 16, 16, 0, 1, 32),
+    'narrow patches': (16, 32, 4, 4, 0, 1, 16),
+    'four channels': (4, 16, 16, 16, 0, 1, 32),
+    'depthwise': (12, 12, 3, 1, 1, 12, 8),
+    'padded': (3, 20, 3, 2, 1, 1, 9),
+}
+
+
+def layer_and_clip(args, dim=2):
+    torch.manual_seed(0)
+    in_chans, out, kernel, stride, padding, groups, side = args
+    cls = nn.Conv2d if dim == 2 else nn.Conv3d
+    layer = cls(in_chans, out, kernel, stride, padding, groups=groups)
+    return nn.Sequential(layer).requires_grad_(False), torch.randn(2, in_chans, *[side] * dim).bfloat16()
+
+
+@pytest.mark.parametrize('args', SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize('memory', [torch.contiguous_format, torch.channels_last], ids=['rows', 'channels last'])
+def test_equals_float32(args, memory):
+    model, x = layer_and_clip(args)
+    fast = flatzoo.optimize(model, torch.bfloat16)
+    true = nn.functional.conv2d(
+        x.double(), fast[0].weight.double(), fast[0].bias.double(), fast[0].stride, fast[0].padding,
+        groups=fast[0].groups)
+    for _ in range(2):
+        out = fast(x.to(memory_format=memory))
+        assert out.dtype == torch.bfloat16
+        assert (out - true).abs().max() < 0.02 * true.abs().max()
+
+
+@pytest.mark.parametrize('dim, args', [(2, SHAPES['padded']), (2, (8, 16, 3, 1, 1, 4, 6)), (3, (3, 9, 2, 2, 0, 1, 4))])
+def test_a_wrong_one_runs_in_float32(monkeypatch, dim, args):
+    monkeypatch.setattr(conv, '_right', {})
+    model, x = layer_and_clip(args, dim)
+    true = model.bfloat16().float()(x.float())  # with the weights as bfloat16 has them
+    cls, dtypes = type(model[0]), []
+    convolve = cls._conv_forward
+
+    def wrong(self, x, weight, bias):
+        dtypes.append(x.dtype)
+        out = convolve(self, x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+        return out.flip(1) if x.dtype == torch.bfloat16 else out
+
+    monkeypatch.setattr(cls, '_conv_forward', wrong)
+    fast = flatzoo.optimize(model, torch.bfloat16)
+    for _ in range(2):
+        assert (fast(x) - true).abs().max() < 0.02 * true.abs().max()
+    assert dtypes == [torch.bfloat16, torch.float32, torch.float32]  # tried once
+    assert torch.equal(fast(torch.full_like(x, torch.nan)).isnan(), true.isfinite())
+
+
+def test_a_right_one_is_checked_once(monkeypatch):
+    monkeypatch.setattr(conv, '_right', {})
+    model, x = layer_and_clip(SHAPES['padded'])
+    fast = flatzoo.optimize(model, torch.bfloat16)
+    fast(torch.full_like(x, torch.nan))  # tells nothing
+    assert not conv._right
+    fast(x)
+    checked = dict(conv._right)
+    assert len(checked) == 1
+    fast(x), flatzoo.optimize(model.float())(x.float())
+    assert conv._right == checked
