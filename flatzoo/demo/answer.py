@@ -53,6 +53,8 @@ class Answer(NamedTuple):
         animation: The same maps over the frames of the clip, as a looping GIF. None where the model has no such maps.
         importance: What each frame adds to the probability; None for clips of one frame.
         notes: For each part that is None, a sentence that says why.
+        seconds: Time from the first to the last frame of the video.
+        frames: Frames of the video that the answer comes from.
     """
 
     probabilities: dict[str, float]
@@ -61,6 +63,8 @@ class Answer(NamedTuple):
     animation: bytes | None
     importance: 'Figure | None'
     notes: list[str]
+    seconds: float
+    frames: int
 
 
 # What the page offers: name -> from the number of frames to a layout; None for the one of training.
@@ -118,7 +122,8 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
     try:
         with VideoReader(path) as video:
             views = read_views(protocol, video, name, (0, len(video)), model.num_frames, model.img_size)
-            times = video.timestamps[protocol.sample(len(video), model.num_frames)[0]] - video.timestamps[0]
+            rows, stamps = protocol.sample(len(video), model.num_frames), video.timestamps - video.timestamps[0]
+            times, length = stamps[rows[0]], stamps[-1].item()
     except VideoError as error:
         raise VideoError(str(error).replace(path, name)) from None
     permutation = ORDERS[order](model.num_frames)
@@ -146,7 +151,8 @@ def answer_video(model: VideoModel, path: str, order: str = 'as filmed') -> Answ
         notes.append(f'No importance of frames: {error}')
     return Answer(
         {printable(label): probability for label, _, probability in top},
-        super_image_figure(images, index, seconds), maps_figure, animation, importance, notes)
+        super_image_figure(images, index, seconds), maps_figure, animation, importance, notes, length,
+        len(rows.unique()))
 
 
 def _gif(frames: Tensor, maps: Tensor, times: list[float]) -> bytes:

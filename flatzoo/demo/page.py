@@ -16,7 +16,7 @@ from flatzoo.models.base import VideoModel
 from .answer import LAYOUTS, ORDERS, Limits, answer_video, check_video
 from .follow import Cameras, follow_video
 from .pictures import picture_html
-from .timeline import empty_timeline
+from .timeline import clock, empty_timeline
 from .uploads import KEPT_MINUTES, Turns, Uploads
 
 __all__ = ['build_page']
@@ -80,7 +80,8 @@ def build_page(load: Callable[..., VideoModel], models: Sequence[str], limits: L
             gr.Warning(html.escape(str(error)), duration=None)
             return nothing
         turns.want(session, (video, model_name, layout))
-        return answer.probabilities, *picture_html(answer, dark), video
+        asked = f'Top 5 for all of {clock(answer.seconds)}, from {answer.frames} frames'
+        return gr.Label(answer.probabilities, label=asked), *picture_html(answer, dark), video
 
     def follow(
             video: str | None, model_name: str, layout: str, is_live: bool, request: gr.Request) -> Iterator[Any]:
@@ -108,7 +109,8 @@ def build_page(load: Callable[..., VideoModel], models: Sequence[str], limits: L
         if seen is None:
             return gr.skip(), gr.skip()
         record, timeline = seen
-        return {printable(item.label): item.probability for item in record.top}, timeline
+        top = {printable(item.label): item.probability for item in record.top}
+        return gr.Label(top, label=f'Top 5 of the last {record.end - record.start:.1f} seconds'), timeline
 
     def leave(request: gr.Request) -> None:
         uploads.show(request.session_hash, None)

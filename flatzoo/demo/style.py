@@ -58,9 +58,9 @@ button[aria-label='Trim video to selection'] { display: none; }
 .flatzoo-timeline :is(th, td):nth-child(3) { width: 99%; white-space: normal; overflow-wrap: anywhere; }
 .flatzoo-timeline :is(th, td):last-child { text-align: right; padding-right: 4px !important; }
 .flatzoo-timeline thead th { position: sticky; top: 0; background: var(--block-background-fill); font-weight: 600; }
-.flatzoo-timeline :is(td button, .files a) { all: unset; cursor: pointer; color: var(--link-text-color);
+.flatzoo-timeline :is(td button, .files a) { all: unset; cursor: pointer; color: var(--c0);
     text-decoration: underline; }
-.flatzoo-timeline :is(td button, .files a):focus-visible { outline: 2px solid var(--link-text-color); }
+.flatzoo-timeline :is(td button, .files a):focus-visible { outline: 2px solid var(--c0); }
 .flatzoo-timeline .none { margin-top: 12px; }
 .flatzoo-timeline .files { margin: 12px 0 0; display: flex; flex-wrap: wrap; gap: 6px 16px; }
 """

@@ -14,6 +14,8 @@ from flatzoo.models import VideoModel
 
 from .windows import Record, predict_windows
 
+START = 'spawn'  # a fork would copy locked threads of torch and FFmpeg
+
 __all__ = ['FileRecords', 'SpreadError', 'spread_windows']
 
 
@@ -62,7 +64,7 @@ def spread_windows(
     Raises:
         SpreadError: A process has ended, or cannot load the model.
     """
-    context = multiprocessing.get_context('spawn')  # a fork would copy locked threads of torch and FFmpeg
+    context = multiprocessing.get_context(START)
     stopped = context.Event()
     pool = ProcessPoolExecutor(
         min(processes, max(len(files), 1)), context, _begin, (load, threads, options, stopped))

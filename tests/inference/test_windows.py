@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from amflow_cases import VIT
+from processes import FORKSERVER
 
 import flatzoo
 from flatzoo.cli import main, windows as windows_command
@@ -24,6 +25,7 @@ from flatzoo.data.decode.stream import read_stream
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.temporal import TemporalContract
 from flatzoo.data.views import read_views
+from flatzoo.inference import spread
 from flatzoo.inference.load import load_model, model_name
 from flatzoo.inference.spread import SpreadError, spread_windows
 from flatzoo.inference.window_frames import Frame, WindowBuffer, window_rows
@@ -330,7 +332,13 @@ def test_arrays_of_numpy(model):
     assert len(list(flatzoo.predict_windows(frames, model, 1., 1., fps=10))) == 4
 
 
-def test_another_process_answers_alike(trained, model, video, tmp_path):
+@pytest.fixture
+def quick_start(monkeypatch):
+    """Processes that have imported everything."""
+    monkeypatch.setattr(spread, 'START', FORKSERVER.get_start_method())
+
+
+def test_another_process_answers_alike(quick_start, trained, model, video, tmp_path):
     broken = tmp_path / 'broken.mp4'
     broken.write_bytes(b'no video')
     load = functools.partial(load_model, model_name(trained[1]))
@@ -343,8 +351,7 @@ def test_another_process_answers_alike(trained, model, video, tmp_path):
     assert isinstance(none.error, VideoError) and none.path == str(broken) and none.records == []
 
 
-@pytest.mark.slow
-def test_whole_files_are_spread_over_processes(trained, video, capsys, tmp_path):
+def test_whole_files_are_spread_over_processes(quick_start, trained, video, capsys, tmp_path):
     names = [tmp_path / f'{name}.mp4' for name in 'abc']
     for name in names:
         name.write_bytes(video.read_bytes())
@@ -361,8 +368,7 @@ def test_whole_files_are_spread_over_processes(trained, video, capsys, tmp_path)
             assert x['probability'] == pytest.approx(y['probability'], abs=1e-4)
 
 
-@pytest.mark.slow
-def test_a_process_that_ends_is_told(video):
+def test_a_process_that_ends_is_told(quick_start, video):
     load = functools.partial(os._exit, 3)  # as the kernel does for lack of memory
     with pytest.raises(SpreadError, match='fewer --processes'):
         list(spread_windows([str(video)], load, 1))

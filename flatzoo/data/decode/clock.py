@@ -6,13 +6,15 @@ __all__ = ['Clock']
 BACK = 1.0  # seconds: what goes back less is frames out of order, what goes back more is a restart
 GAP = 5.0  # seconds without a frame that are worth a note
 INTERVAL = 1 / 25  # of frames, as long as nothing is known
+STRAY = 16  # frames after which a restart is one: behind damage, decoders give a few old frames late
 
 
 class Clock:
     """Gives the frames of a stream ascending times.
 
     Timestamps restart where recordings were strung together or a camera was started anew, and those of MPEG-TS wrap
-    after 26.5 hours. The clock then goes on by one frame. A gap without frames stays a gap.
+    after 26.5 hours. The clock then goes on by one frame. A gap without frames stays a gap. A few old frames that come
+    late, before the timestamps go on where they were, are no restart.
 
     Args:
         interval: Seconds between frames that the header states; None if it states nothing.
@@ -35,6 +37,8 @@ class Clock:
         self.start = start
         self.last: float | None = None
         self.offset = 0.0
+        self._former: tuple[float, int] | None = None  # offset before the last restart, and frames since
+        self._untold: str | None = None  # a restart that the next frame has yet to confirm
 
     def time(self, stamp: float | None) -> float:
         """The time of the next frame.
@@ -47,10 +51,14 @@ class Clock:
             self.last = self.start
             return self.last
         expected = self.last + self.interval
+        if stamp is not None:
+            self._return(stamp)
         time = expected if stamp is None else stamp + self.offset
         step = time - self.last
         if step <= -BACK:
-            self.note(f'timestamps restart {self.last:.2f} s after the start (by {step:.1f} s); the time goes on there')
+            self._untold = (
+                f'timestamps restart {self.last:.2f} s after the start (by {step:.1f} s); the time goes on there')
+            self._former = self.offset, 0
             self.offset += expected - time
             time = expected
         elif step <= 0:
@@ -61,3 +69,17 @@ class Clock:
             self.interval = step if self.interval == INTERVAL else 0.75 * self.interval + 0.25 * step
         self.last = time
         return time
+
+    def _return(self, stamp: float) -> None:
+        """Takes back a restart if the timestamps are again where they were before."""
+        if self._former is None:
+            return
+        former, count = self._former
+        if abs(stamp + former - self.last) < BACK:
+            self.note(f'{count + 1} frame{"s" if count else ""} out of order at {self.last:.2f} s')
+            self.offset, self._former, self._untold = former, None, None
+            return
+        if self._untold is not None:
+            self.note(self._untold)
+            self._untold = None
+        self._former = (former, count + 1) if count < STRAY else None
