@@ -131,6 +131,7 @@ def probe(
         *,
         features: str | os.PathLike | None = None,
         leave_group_out: bool = False,
+        leave_out: Sequence[str] = (),
         seed: int = 0,
         probe_args: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -151,6 +152,7 @@ def probe(
         model: Of lists: the model that looks at the clips, see `flatzoo.embed`.
         features: Of lists: folder that keeps the features.
         leave_group_out: Whether to measure by leaving out one group (person) after the other, over all splits.
+        leave_out: Groups to measure on, over all splits; all other clips fit the head.
         seed: Of folds and random weights.
         probe_args: Of an attentive probe or STEP: its arguments, and `lr`, `weight_decay`, `epochs`.
         **kwargs: Of lists: further arguments of `flatzoo.embed`.
@@ -184,7 +186,7 @@ def probe(
         embedder = embedder or Embedder.of_settings(source.settings)
     values = _values(source, kind, embedder)
     if source.multi_label:
-        return _of_several(source, values, kind, embedder, notes, start, leave_group_out, seed, probe_args)
+        return _of_several(source, values, kind, embedder, notes, start, leave_group_out, leave_out, seed, probe_args)
 
     def fit(indices: Sequence[int]) -> tuple[Any, tuple[int, ...], Callable[[Tensor], Tensor]]:
         """A head, the labels of its classes, and what answers with these labels."""
@@ -201,7 +203,7 @@ def probe(
         train_tokens(network, values[index], torch.searchsorted(known, labels), seed=seed, **training)
         return network, tuple(known.tolist()), lambda tokens: known[answer_tokens(network, tokens)]
 
-    train, test, tested_on = _division(source, leave_group_out)
+    train, test, tested_on = _division(source, leave_group_out, leave_out)
     if test is not None:
         head, known, answer = fit(train)
         index = torch.as_tensor(test)
@@ -231,6 +233,7 @@ def _of_several(
         notes: list[str],
         start: float,
         leave_group_out: bool,
+        leave_out: Sequence[str],
         seed: int,
         probe_args: dict[str, Any] | None,
 ) -> ProbeResult:
@@ -248,7 +251,7 @@ def _of_several(
         train_tokens(network, values[index], targets[index][:, known], seed=seed, **training)
         return network, tuple(known.tolist()), lambda new: answers_of(known.tolist(), token_logits(network, new), size)
 
-    train, test, tested_on = _division(source, leave_group_out)
+    train, test, tested_on = _division(source, leave_group_out, leave_out)
     head, known, answer = fit(train)
     if test is not None:
         index = torch.as_tensor(test)
@@ -311,9 +314,27 @@ def _values(features: Features, kind: str, embedder: Embedder | None) -> Tensor:
     return torch.cat(pooled).float().clone()
 
 
-def _division(features: Features, leave_group_out: bool) -> tuple[list[int], list[int] | None, str]:
+def _division(
+        features: Features,
+        leave_group_out: bool,
+        leave_out: Sequence[str] = (),
+) -> tuple[list[int], list[int] | None, str]:
     """Indices of the clips to fit to and to test on (None for cross-validation), and what the latter are."""
     everything = list(range(len(features)))
+    if leave_out:
+        known = sorted(set(features.groups) - {None})
+        if leave_group_out:
+            raise ValueError('leave_group_out leaves every group out in turn: leave leave_out out.')
+        if wrong := sorted(set(leave_out) - set(known)):
+            raise ValueError(
+                f'there is no group {wrong[0]}; ' + (f'the groups are {", ".join(known[:10])}.' if known else
+                'no clip has one. Name the group of each clip in groups.csv in the folder of the data set (columns '
+                'path and group), and embed again.'))
+        test = [index for index, group in enumerate(features.groups) if group in leave_out]
+        train = [index for index in everything if features.groups[index] not in leave_out]
+        if not train:
+            raise ValueError('all clips are of these groups, so nothing is left to learn from.')
+        return train, test, f'the clips of {", ".join(leave_out)}, left out of the fit'
     if leave_group_out:
         count = len(set(features.groups) - {None})
         if count < 2:

@@ -182,6 +182,20 @@ def test_bad_input(features, tmp_path):
         flatzoo.probe(features, 'svm')
 
 
+def test_named_groups_are_left_out():
+    labels, groups = [0, 1, 2] * 8, [f'g{i // 6}' for i in range(24)]
+    source = made(labels, splits=['train', 'val'] * 12, groups=groups)
+    result = flatzoo.probe(source, 'ridge', leave_out=['g1', 'g3'])
+    assert result.evaluation.clips == 12 and result.tested_on == 'the clips of g1, g3, left out of the fit'
+    assert {groups[index] for index in result.fitted_to} == {'g0', 'g2'}
+    with pytest.raises(ValueError, match='there is no group g9; the groups are g0, g1, g2, g3'):
+        flatzoo.probe(source, 'ridge', leave_out=['g9'])
+    with pytest.raises(ValueError, match='nothing is left to learn from'):
+        flatzoo.probe(source, 'ridge', leave_out=['g0', 'g1', 'g2', 'g3'])
+    with pytest.raises(ValueError, match='no clip has one. Name the group'):
+        flatzoo.probe(made(labels), 'ridge', leave_out=['g1'])
+
+
 def test_nearest_neighbours_are_a_model_of_the_features_that_answer(root, features, tmp_path, capsys):
     result = flatzoo.probe(features, 'knn')
     result.save(tmp_path / 'knn')

@@ -40,7 +40,7 @@ def refused(capsys, *args):
 
 @pytest.mark.parametrize('change, says', [
     (dict(architecture='sifar_swin_b99'), "no architecture 'sifar_swin_b99' .* Similar names: .*sifar_swin_b"),
-    (dict(video=dict(format=3, flatzoo_version='9.1.0')),
+    (dict(video=dict(format=4, flatzoo_version='9.1.0')),
      r'newer flatzoo \(flatzoo 9.1.0, format 4\); this is flatzoo .* pip install -U flatzoo'),
     (dict(num_classes=4), "num_classes 4 and has 3 'label_names'"),
     (dict(label_names=['a', 'b']), "num_classes 3 and has 2 'label_names'"),

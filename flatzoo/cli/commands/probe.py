@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='of the head (default: %(default)s)')
     parser.add_argument(
         '--leave-group-out', action='store_true', help='measure on one group after the other, over all splits')
+    parser.add_argument(
+        '--leave-out', nargs='+', default=[], metavar='GROUP', help='measure on these groups, over all splits')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of folds and random weights (default: 0)')
     parser.add_argument(
         '--probe-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
@@ -66,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from flatzoo.evaluation.probe import probe
 
     common = dict(
-        kind=args.kind, leave_group_out=args.leave_group_out, seed=args.seed, probe_args=args.probe_kwargs)
+        kind=args.kind, leave_group_out=args.leave_group_out, leave_out=args.leave_out, seed=args.seed,
+        probe_args=args.probe_kwargs)
     try:
         if is_spec(args.sources):
             if args.model is None:
