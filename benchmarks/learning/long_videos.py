@@ -20,6 +20,7 @@ import torch
 
 import flatzoo
 from benchmarks.common.files import write_file
+from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import VERBS, paint_verb, write_spliced
 from flatzoo.data.decode import VideoReader
 from flatzoo.evaluation.segments import segment_score
@@ -75,7 +76,8 @@ def main() -> None:
         f'{score.boundary:.2f} s | {100 * score.within:.1f} % | {"yes" if equal else "NO"} |\n')
     text = (
         f'{table}\n{sum(len(true) for _, true in found)} actions in {length / 60:.1f} minutes of video; '
-        f'{length / passed:.1f} times as fast as they play, on {torch.get_num_threads()} threads.\n')
+        f'{length / passed:.1f} times as fast as they play, on {torch.get_num_threads()} threads.\n'
+        f'{cpu_name()}; torch {torch.__version__}, flatzoo {flatzoo.__version__}.\n')
     print(text, end='')
     if args.out is not None:
         command = shlex.join(['python', 'benchmarks/learning/long_videos.py', *sys.argv[1:]])

@@ -66,7 +66,8 @@ def test_the_command_works_outside_of_the_repository(site):
     found = python(site, '-c', 'import importlib.util; print(importlib.util.find_spec("flatzoo").origin)')
     assert Path(found.strip()) == site / 'flatzoo/__init__.py'  # and not what is installed
     assert 'predict' in python(site, '-m', 'flatzoo', '--help')
-    assert 'sifar_resnet10t.actions16' in python(site, '-m', 'flatzoo', 'list', 'sifar_resnet10t*', '--pretrained')
+    listed = python(site, '-m', 'flatzoo', 'list', 'sifar_resnet10t*', '--pretrained')
+    assert 'sifar_resnet10t.actions16' in listed and 'sifar_resnet10t.actions49' in listed
     video = site / 'flatzoo/data/assets/is_picked_up.mp4'
     answer = python(site, '-m', 'flatzoo', 'predict', str(video))
     assert 'is picked up' in answer.splitlines()[1]  # the likeliest class: the model and its weights are in the wheel

@@ -131,7 +131,7 @@ def records() -> dict[str, TagRecord]:
                'the motion that it believes to see; it was never measured there.')
     found['sifar_resnet10t.actions49'] = TagRecord(
         PAPER, DataSet('flatzoo.data.actions, verbs', None, 'action recognition'),
-        size=0, sha256='',
+        size=2_504_762, sha256='0e41c659ae5a40977b8f6b3c02cf976d9b644f183dfd5d7ba67a287933378b6c',
         temporal=TemporalContract(1.5, 8, 0.1875),
         intended_use='A start for training on few clips of your own, and to try long videos and streams: it has a '
                      'class for nothing.',
