@@ -3,7 +3,8 @@
     python benchmarks/regenerate.py
     python benchmarks/regenerate.py --all  # counts every model again: after the code of a model has changed
 
-Costs (`results/data/cost.csv`) and the catalogue that `flatzoo list` reads are counted for new names only. Model cards
+Costs (`results/data/cost.csv`, `counted.json`) and the catalogue that `flatzoo list` reads are counted for new names
+only. Model cards
 are written from them. The reference (`docs/api/models.md`) names the modules of new papers. What takes longer is
 written when something that it shows has changed: the comparison of all models (`docs/models.md`, `docs/models/`), that
 of the ways to make an image model see video (`docs/image_to_video.md`, `docs/image_to_video/`) and the counted tables
@@ -21,15 +22,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository: 
 from benchmarks.common import cost
 from benchmarks.common.cards import write_cards
 from benchmarks.common.files import write_file
-from flatzoo import cli
-from flatzoo.zoo import catalogue
+from flatzoo.zoo import catalogue, comparison, comparison_page, image_to_video
+from flatzoo.zoo.catalogue import list_names
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = Path('benchmarks/results/data/cost.csv')
 SPEEDS = 'benchmarks/results/data/models.csv', 'benchmarks/results/data/image_to_video.csv'
 REFERENCE, INDENT = Path('docs/api/models.md'), '   '
-COMPARISON = ('compare', '--measured', *SPEEDS, '--page', 'docs/models')
-FAMILY = ('compare', '--family', 'image-to-video', '--measured', SPEEDS[1], '--page', 'docs/image_to_video')
+COUNTS = Path('benchmarks/results/data/counted.json')  # of the comparisons
+PAGES = Path('docs/models'), Path('docs/image_to_video')
 COUNTED = {  # page below results: script, and the models of which it is made
     'sifar_cost.md': ('cost/sifar_cost.py', 'sifar_'),
     'amflow_parameters.md': ('cost/amflow_parameters.py', 'amflow_'),
@@ -82,6 +83,19 @@ def name_modules() -> None:
         print(f'{REFERENCE} is new.')
 
 
+def write_comparisons(counted: dict[str, dict[str, int]]) -> None:
+    """Writes the pages that `flatzoo compare --page` would, and keeps what was counted for them."""
+    models, family = PAGES
+    rows = comparison.compare_models(list_names(), comparison.read_measured(SPEEDS), counted)
+    command = f'flatzoo compare --measured {" ".join(SPEEDS)} --page {models}'
+    comparison_page.write_page(rows, models, command, None)
+    measured = comparison.read_measured(SPEEDS[1:], passes=('forward', 'train'))
+    members = image_to_video.compare_members(image_to_video.MEMBERS, measured, counted=counted)
+    command = f'flatzoo compare --family image-to-video --measured {SPEEDS[1]} --page {family}'
+    comparison_page.write_page(members, family, command, image_to_video.members_table(members))
+    write_file(COUNTS, (json.dumps(counted, indent=1, sort_keys=True) + '\n').encode())
+
+
 def main() -> None:
     """Rewrites what is out of date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,10 +111,8 @@ def main() -> None:
         path = Path('benchmarks/results', page)
         if args.all or not path.exists() or any(name.startswith(prefix) for name in costs):
             subprocess.run([sys.executable, f'benchmarks/{script}', '--out', str(path)], check=True)
-    for command in (COMPARISON, FAMILY):
-        if args.all or costs or cards or listed or not Path(f'{command[-1]}.md').exists():
-            if code := cli.main([*command]):
-                raise SystemExit(code)
+    if args.all or costs or cards or listed or not all(page.with_suffix('.md').exists() for page in PAGES):
+        write_comparisons({} if args.all or not COUNTS.exists() else json.loads(COUNTS.read_text()))
 
 
 if __name__ == '__main__':

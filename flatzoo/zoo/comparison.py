@@ -5,7 +5,7 @@ files that name the hardware), and printed ones (from the records of the weights
 """
 import csv
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import timm
 
 from flatzoo.models import eval_protocol
 from flatzoo.models.record import Figure, tag_record
-from flatzoo.runtime.cost import ForwardCost, count_forward
+from flatzoo.runtime.cost import count_forward
 
 from .sources import weight_source
 
@@ -37,12 +37,16 @@ NOTES = (
 
 
 def compare_models(
-        names: Iterable[str], measured: Mapping[str, Sequence[dict[str, Any]]] | None = None) -> list[dict[str, Any]]:
+        names: Iterable[str],
+        measured: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+        counted: MutableMapping[str, dict[str, int]] | None = None,
+) -> list[dict[str, Any]]:
     """Facts of registered video models.
 
     Args:
         names: Names of models, `architecture` or `architecture.tag`.
         measured: Speeds, as `read_measured` returns them.
+        counted: What was counted before, as this function left it here. Only what is missing is counted, and added.
 
     Returns:
         A dictionary for each name, with these keys:
@@ -57,14 +61,14 @@ def compare_models(
           (whether these weights reach the figure; otherwise the model must be trained first), and `backbone`, `params`,
           `cost`, `note` and `where` as in `flatzoo.models.record.Figure`.
     """
-    counted: dict[tuple[str, int], ForwardCost] = {}
+    counted = {} if counted is None else counted
     rows = []
     for name in names:
         architecture = name.partition('.')[0]
         model = timm.create_model(name, device='meta')  # shapes alone: no memory, no initialisation
-        key = architecture, model.num_classes
+        key = f'{architecture}, {model.num_classes} classes'
         if key not in counted:
-            counted[key] = count_forward(model)
+            counted[key] = count_forward(model)._asdict()
         params = list(model.parameters())
         if hasattr(model, 'freeze_backbone'):
             model.freeze_backbone()
@@ -79,8 +83,7 @@ def compare_models(
             'params': sum(p.numel() for p in params),
             'trainable': sum(p.numel() for p in params if p.requires_grad),
             'weight_bytes': sum(p.numel() * p.element_size() for p in params),
-            'macs': counted[key].macs,
-            'peak_bytes': counted[key].peak_bytes,
+            **counted[key],
             'views': eval_protocol(name).views,
             'licence': source and source.licence,
             'data': source and source.data,

@@ -5,7 +5,7 @@ then the models as their papers have them. Each backbone also has a row of full 
 Figures are counted on the meta device, as in `flatzoo.zoo.comparison`; speeds come from files that name the hardware.
 """
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -130,6 +130,7 @@ def compare_members(
         members: Sequence[Member],
         measured: Mapping[str, Sequence[dict[str, Any]]] | None = None,
         done: Callable[[], None] = lambda: None,
+        counted: MutableMapping[str, dict[str, int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Facts of members of the family.
 
@@ -137,6 +138,7 @@ def compare_members(
         members: Which.
         measured: Speeds by name, as `flatzoo.zoo.comparison.read_measured` returns them with both passes.
         done: Called after each row.
+        counted: What was counted before, as this function left it here. Only what is missing is counted, and added.
 
     Returns:
         A dictionary for each member, of `name`, `group`, `built` (the call that builds it), `family` (of its paper),
@@ -144,10 +146,11 @@ def compare_members(
         (see `count_kept`), `file_bytes` (what is stored of a trained model); `licence` of the image weights or of the
         trained ones (several are joined by commas), `measured`, and `paper` as in `compare_models`.
     """
+    counted = {} if counted is None else counted
     rows = []
     for member in members:
         model = timm.create_model(member.model, device='meta', **member.args)  # shapes alone
-        macs = count_forward(model).macs
+        macs = counted[member.built]['macs'] if member.built in counted else count_forward(model).macs
         params = list(model.parameters())
         merged = getattr(model, 'merged', False)
         if merged:  # is trained no more
@@ -157,6 +160,8 @@ def compare_members(
         has_file = hasattr(model, 'adapter_tensors') and not merged
         stored = model.adapter_tensors() if has_file else model.state_dict()
         record = tag_record(member.model)
+        if member.built not in counted:
+            counted[member.built] = {'macs': macs, 'kept_bytes': count_kept(model)}
         rows.append({
             'name': member.name, 'group': member.group, 'built': member.built,
             'family': record.paper.name if record.paper else 'Any backbone',
@@ -164,7 +169,7 @@ def compare_members(
             'num_frames': model.num_frames, 'img_size': list(model.img_size), 'num_classes': model.num_classes,
             'params': sum(p.numel() for p in params),
             'trainable': sum(p.numel() for p in params if p.requires_grad),
-            'macs': macs, 'kept_bytes': count_kept(model),
+            **counted[member.built],
             'file_bytes': sum(tensor.numel() * tensor.element_size() for tensor in stored.values()),
             'licence': _licence(member, model),
             'measured': list((measured or {}).get(member.name, ())),
