@@ -73,7 +73,7 @@ def spread_windows(
     waiting: collections.deque = collections.deque()
     try:
         for file in files:
-            with contextlib.nullcontext() if waiting else _no_interrupt():  # the first one starts the processes
+            with _no_interrupt():  # it may start a process
                 waiting.append(pool.submit(_answer, file))
             if len(waiting) >= 2 * processes:
                 yield waiting.popleft().result()
