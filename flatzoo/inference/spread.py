@@ -1,8 +1,10 @@
 """Long videos over processes: whole files, each answered by one process with a model of its own."""
 import collections
+import contextlib
 import dataclasses
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -71,7 +73,8 @@ def spread_windows(
     waiting: collections.deque = collections.deque()
     try:
         for file in files:
-            waiting.append(pool.submit(_answer, file))
+            with _no_interrupt():  # it may start a process
+                waiting.append(pool.submit(_answer, file))
             if len(waiting) >= 2 * processes:
                 yield waiting.popleft().result()
         while waiting:
@@ -84,11 +87,24 @@ def spread_windows(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C: it is for the first process, which then says stop."""
+    if threading.current_thread() is not threading.main_thread():  # others may not change it
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 _here: dict[str, Any] = {}  # of a process: its model, and what it is told
 
 
 def _begin(load: Callable[[], VideoModel], threads: int, options: dict[str, Any], stopped: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which then says stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it was not so from the beginning
     torch.set_num_threads(threads)
     _here.update(model=load(), options=options, stopped=stopped)
 
