@@ -119,6 +119,8 @@ def load_model(
                 f'{checkpoint or name} has no trained head for {model.num_classes} classes. If it has one for another '
                 'number, give that with --num-classes; --allow-untrained answers all the same, at random.')
         warnings.warn(f'the head of {name} was never trained: its answers mean nothing.', stacklevel=2)
+    if checkpoint is not None:
+        model.multi_label = _is_multi_label(checkpoint, model.num_classes)
     model = model.eval().to(target)
     if precision is None:
         return model
@@ -147,6 +149,20 @@ def model_name(name: str) -> str:
             f'{name}: this folder holds no {CONFIG_FILE}, so no model. Give one that flatzoo train (after its first '
             'epoch), flatzoo pull --out, flatzoo probe --out or flatzoo.save_pretrained wrote.')
     return f'local-dir:{name}'
+
+
+def _is_multi_label(checkpoint: str, num_classes: int) -> bool:
+    """Whether the configuration beside a weight file, if there is one, says that clips may have several classes."""
+    from flatzoo.weights.config import CONFIG_FILE, multi_label_of_config, read_config
+
+    path = os.path.join(os.path.dirname(checkpoint), CONFIG_FILE)
+    if not os.path.isfile(path):
+        return False
+    try:
+        config = read_config(path)
+    except ValueError:  # of other software; the weights alone were asked for
+        return False
+    return config.get('num_classes') == num_classes and multi_label_of_config(config)
 
 
 def check_registered(name: str) -> None:

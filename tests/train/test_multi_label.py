@@ -191,6 +191,14 @@ def test_predict_gives_independent_scores_and_says_so(root, run, model, capsys):
     assert 'scores of classes by themselves' in capsys.readouterr().err
 
 
+def test_the_weight_file_alone_is_not_taken_for_one_class_per_clip(run, model, tmp_path):
+    from flatzoo.inference.load import load_model
+
+    options = dict(num_classes=3, backbone='test_vit', num_frames=4, img_size=32)
+    alone = load_model('superimage', str(run[0] / 'model.safetensors'), **options)
+    assert alone.multi_label and same(alone.state_dict(), model.state_dict())
+
+
 def test_validate_measures_mean_average_precision_and_reports_it(root, run, tmp_path, capsys):
     args = ['validate', 'csv', str(root), '--model', str(run[0]), '--workers', '0']
     assert main([*args, '--results', str(tmp_path / 'r.csv'), '--report', str(tmp_path), '--per-class']) == 0
