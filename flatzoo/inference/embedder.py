@@ -197,7 +197,8 @@ def load_backbone(
         name = f'{cfg["architecture"]}.{cfg["tag"]}' if cfg.get('tag') else cfg['architecture']
         size = dict(num_frames=model.num_frames, img_size=model.img_size, in_chans=model.in_chans)
         kwargs, layout = {**size, **kwargs}, 'time:1'
-    has_weights = ':' in name or timm.get_pretrained_cfg(name).has_weights
+    given = kwargs.get('checkpoint') is not None  # they take the place of those that the name has
+    has_weights = given or ':' in name or timm.get_pretrained_cfg(name).has_weights
     if not has_weights and not allow_untrained:
         raise ModelError(f'{name} has no weights. Choose another, or get features of random weights with '
                          '--allow-untrained.')
@@ -206,7 +207,8 @@ def load_backbone(
     options = dict(probe='linear') if frames else dict(layout=layout)
     return load_model(
         architecture, allow_untrained=True, device=device, needs_head=False, shown_as=name,
-        **{**options, 'backbone': name, 'backbone_pretrained': has_weights and not allow_untrained, **kwargs})
+        **{**options, 'backbone': name, 'backbone_pretrained': has_weights and not allow_untrained and not given,
+           **kwargs})
 
 
 def _is_image_model(name: str) -> bool:

@@ -5,6 +5,7 @@ import os
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 import flatzoo
 from flatzoo.cli import main
@@ -66,6 +67,16 @@ def test_an_image_model(root, options, shape):
     assert first.values.dtype == (torch.bfloat16 if 'dtype' in options else torch.float32)
     if options.get('per') == 'frame':
         torch.testing.assert_close(first.pooled(), flatzoo.embed(videos, IMAGE_MODEL, **IMAGE).values)
+
+
+def test_weights_of_a_file(root, tmp_path):
+    """Nothing is downloaded in their place: the test has no network."""
+    model = timm.create_model(IMAGE_MODEL, img_size=32).eval()
+    save_file(model.state_dict(), tmp_path / 'weights.safetensors')
+    embedder = Embedder(IMAGE_MODEL, num_frames=4, img_size=32, checkpoint=tmp_path / 'weights.safetensors')
+    for name, tensor in model.state_dict().items():
+        if not name.startswith('head.'):
+            assert torch.equal(embedder.model.backbone.state_dict()[name], tensor), name
 
 
 def test_nothing_is_computed_twice(root, tmp_path, computed):
