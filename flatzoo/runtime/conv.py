@@ -30,20 +30,31 @@ class _Checked(Prepared):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, ...]` -> `[B, C', ...]`."""
-        if x.dtype != torch.bfloat16 or self.weight.dtype != x.dtype or not runs_fast(x, self):
+        if x.dtype != torch.bfloat16:
             return super().forward(x)
-        key = (
-            type(self), *self.weight.shape, self.stride, self.padding, self.dilation, self.groups, *x.shape,
-            x.stride(1) == 1, torch.get_num_threads())
-        if _right.get(key, True):
-            out = super().forward(x)
-            if key not in _right and x.isfinite().all():
-                _right[key] = self._is_right(x, out)
-            if _right.get(key, True):
-                return out
+        seen = self.__dict__.setdefault('_derived', {}).setdefault('right', {})
+        right = seen.get((x.shape, x.stride()))
+        if right is None:
+            if self.weight.dtype != x.dtype or not runs_fast(x, self):
+                return super().forward(x)
+            right = self._check(x)
+            if right is not None:
+                seen[x.shape, x.stride()] = right
+        if right is not False or self.weight.dtype != x.dtype or not runs_fast(x, self):
+            return super().forward(x)
         weight = self.derived('float weight', self.weight, Tensor.float)
         bias = None if self.bias is None else self.bias.float()
         return self._conv_forward(x.float(), weight, bias).to(x.dtype)
+
+    def _check(self, x: Tensor) -> bool | None:
+        """Whether this shape is right, found out once for all layers that are alike; None for input that tells nothing.
+        """
+        key = (
+            type(self), *self.weight.shape, self.stride, self.padding, self.dilation, self.groups, *x.shape,
+            x.stride(1) == 1, torch.get_num_threads())
+        if key not in _right and x.isfinite().all():
+            _right[key] = self._is_right(x, super().forward(x))
+        return _right.get(key)
 
     def _is_right(self, x: Tensor, out: Tensor) -> bool:
         """Whether some output channels of the first image are those of float32, up to rounding."""
