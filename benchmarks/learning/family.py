@@ -149,6 +149,8 @@ def report(rows: list[dict]) -> str:
                 lines.append(
                     f'| {arm} | {orders} | {row.get("train_top1", "-")} | {row["epochs"] or "-"} | {row["seed"]} | '
                     f'{row["cpu_seconds"] / 60:.1f} |')
+    if missing := [arm for arm in (*PROBES, *TRAINED) if all(row['arm'] != arm for row in rows)]:
+        lines += ['', f'Not run yet: {", ".join(missing)}.']
     for machine in dict.fromkeys(row['machine'] for row in rows):
         versions = ', '.join(f'{key} {value}' for key, value in rows[0]['versions'].items())
         lines += ['', f'Machine: {machine}, shared with other work, one thread; {versions}.']
