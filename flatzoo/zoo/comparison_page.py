@@ -53,14 +53,14 @@ def write_page(
 
 
 def _svg(rows: Sequence[dict[str, Any]]) -> str:
-    """The plot. The same rows give the same bytes."""
+    """The plot, with its words as text. The same rows give the same bytes."""
     figure = accuracy_figure(rows)
     if figure is None:
         return ''
     import matplotlib
 
     file = io.StringIO()
-    with matplotlib.rc_context({'svg.hashsalt': 'flatzoo', 'svg.fonttype': 'path'}):
+    with matplotlib.rc_context({'svg.hashsalt': 'flatzoo', 'svg.fonttype': 'none'}):
         figure.savefig(file, format='svg', metadata={'Date': None})
     return follow_color_scheme(file.getvalue())
 
