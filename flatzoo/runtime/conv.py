@@ -3,8 +3,8 @@
 On CPUs with AMX the convolutions of some torch releases give wrong numbers, without an error, for some shapes in
 bfloat16: with 2.14.1 for patches of 16 x 16 pixels and six channels, among others (reports of the kind:
 https://github.com/pytorch/pytorch/issues/169688, https://github.com/uxlfoundation/oneDNN/pull/5568). So the first
-forward of each shape computes some channels of one image in float32, too. If they differ by more than rounding, this
-shape is computed in float32 from then on.
+forward of each shape convolves random numbers, and some channels of one image in float32, too. If they differ by more
+than rounding, this shape is computed in float32 from then on.
 """
 from collections.abc import Hashable
 
@@ -37,41 +37,39 @@ class _Checked(Prepared):
         if right is None:
             if self.weight.dtype != x.dtype or not runs_fast(x, self):
                 return super().forward(x)
-            right = self._check(x)
-            if right is not None:
-                seen[x.shape, x.stride()] = right
-        if right is not False or self.weight.dtype != x.dtype or not runs_fast(x, self):
+            right = seen[x.shape, x.stride()] = self._check(x)
+        if right or self.weight.dtype != x.dtype or not runs_fast(x, self):
             return super().forward(x)
         weight = self.derived('float weight', self.weight, Tensor.float)
         bias = None if self.bias is None else self.bias.float()
         return self._conv_forward(x.float(), weight, bias).to(x.dtype)
 
-    def _check(self, x: Tensor) -> bool | None:
-        """Whether this shape is right, found out once for all layers that are alike; None for input that tells nothing.
+    def _check(self, x: Tensor) -> bool:
+        """Whether this shape is right, found out once for all layers that are alike.
+
+        It is tried on random numbers: a black clip or a layer of zeros would hide what is wrong.
         """
         key = (
             type(self), *self.weight.shape, self.stride, self.padding, self.dilation, self.groups, *x.shape,
             x.stride(1) == 1, torch.get_num_threads())
-        if key not in _right and x.isfinite().all():
-            _right[key] = self._is_right(x, super().forward(x))
-        return _right.get(key)
+        if key not in _right:
+            generator = torch.Generator().manual_seed(0)
+            x, weight = (torch.empty_like(tensor).normal_(generator=generator) for tensor in (x, self.weight.detach()))
+            _right[key] = self._is_right(x, weight, self._conv_forward(x, weight, None))
+        return _right[key]
 
-    def _is_right(self, x: Tensor, out: Tensor) -> bool:
+    def _is_right(self, x: Tensor, weight: Tensor, out: Tensor) -> bool:
         """Whether some output channels of the first image are those of float32, up to rounding."""
-        weight, bias, groups = self.weight, self.bias, self.groups
-        x, out = x[:1], out[:1]
+        groups, x, out = self.groups, x[:1], out[:1]
         if groups == 1:
-            some = _spread(len(weight))
-            rows = some
+            rows = _spread(len(weight))
         else:  # whole groups, with their input channels
             some = _spread(groups)
             rows = torch.arange(len(weight)).view(groups, -1)[some].flatten()
             x = x.unflatten(1, (groups, -1))[:, some].flatten(1, 2)
             groups = len(some)
-        convolve = F.conv3d if self.weight.dim() == 5 else F.conv2d
-        true = convolve(
-            x.float(), weight[rows].float(), None if bias is None else bias[rows].float(), self.stride, self.padding,
-            self.dilation, groups)
+        convolve = F.conv3d if weight.dim() == 5 else F.conv2d
+        true = convolve(x.float(), weight[rows].float(), None, self.stride, self.padding, self.dilation, groups)
         return bool((out[:, rows].float() - true).abs().max() <= _MOST * true.abs().max())
 
 

@@ -6,6 +6,7 @@ stays in float32. Processors with VNNI or AMX multiply integers several times as
 large inputs leave all others a few steps of the scale. So the first forward compares each layer with float32 on its
 own input, and leaves those in float32 that differ too much or gain no time.
 """
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,9 @@ class Int8Linear(PackedLinear):
     def _product(self, x: Tensor, function: str = 'none', approximate: str = '') -> Tensor:
         low, high = (value.item() for value in x.aminmax())
         low, high = min(low, 0.0), max(high, 0.0)
+        if not math.isfinite(high - low):  # no scale holds them
+            out = F.linear(x, self.weight, self.bias)
+            return F.gelu(out, approximate=approximate) if function == 'gelu' else out
         scale = (high - low) / 255 or 1.0
         zero = round(-low / scale)
         integers = x.mul(1 / scale).add_(zero).round_().clamp_(0, 255).to(torch.uint8)
@@ -96,7 +100,7 @@ class Int8Linear(PackedLinear):
             error = self._product(rows) - true
             if self.bias is not None:
                 error -= self.bias
-            return bool(error.norm() <= MOST_ERROR * true.norm())  # False for NaN
+            return bool(true.norm() > 0) and bool(error.norm() <= MOST_ERROR * true.norm())  # False for NaN
 
         return self.derived('near', self.weight, compare)
 

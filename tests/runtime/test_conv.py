@@ -58,14 +58,33 @@ def test_a_wrong_one_runs_in_float32(monkeypatch, dim, args):
     assert torch.equal(fast(torch.full_like(x, torch.nan)).isnan(), true.isfinite())
 
 
+@torch.no_grad()
+def test_what_is_wrong_does_not_hide_behind_a_black_clip_or_a_layer_of_zeros(monkeypatch):
+    monkeypatch.setattr(conv, '_right', {})
+    convolve = nn.Conv2d._conv_forward
+
+    def wrong(self, x, weight, bias):
+        out = convolve(self, x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+        return out.flip(1) if x.dtype == torch.bfloat16 else out
+
+    monkeypatch.setattr(nn.Conv2d, '_conv_forward', wrong)
+    model, x = layer_and_clip(SHAPES['padded'])
+    zeros = nn.Sequential(nn.Conv2d(3, 20, 3, 2, 1))
+    zeros[0].weight.zero_()
+    state = torch.get_rng_state()
+    flatzoo.optimize(zeros, torch.bfloat16)(x)
+    fast = flatzoo.optimize(model, torch.bfloat16)
+    fast(torch.zeros_like(x))
+    assert list(conv._right.values()) == [False] and torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_right_one_is_checked_once(monkeypatch):
     monkeypatch.setattr(conv, '_right', {})
     model, x = layer_and_clip(SHAPES['padded'])
-    fast = flatzoo.optimize(model, torch.bfloat16)
-    fast(torch.full_like(x, torch.nan))  # tells nothing
-    assert not conv._right
+    fast, other = (flatzoo.optimize(model, torch.bfloat16) for _ in range(2))
     fast(x)
     checked = dict(conv._right)
     assert len(checked) == 1
-    fast(x), flatzoo.optimize(model.float())(x.float())
+    monkeypatch.setattr(conv.CheckedConv2d, '_is_right', None)  # would fail
+    fast(x), other(x), flatzoo.optimize(model.float())(x.float())
     assert conv._right == checked

@@ -54,6 +54,19 @@ def test_a_layer_that_does_not_bear_it_stays_in_float32():
     assert 1e-4 < error(fast(x), layer(x)) < MOST_ERROR
 
 
+def test_what_is_no_number_stays_visible():
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 4)
+    fast = flatzoo.optimize(nn.Sequential(layer), quantize='int8')[0]
+    fast(torch.randn(5, 8))
+    x = torch.randn(5, 8)
+    for value in (torch.nan, torch.inf):
+        x[1, 2] = value
+        for run, true in ((fast, layer(x)), (fast.gelu, nn.functional.gelu(layer(x)))):
+            out = run(x)
+            assert torch.equal(out.isfinite(), true.isfinite()) and not out[1].isfinite().all()
+
+
 @pytest.mark.parametrize('name, args', [
     ('sifar_swin_tiny', dict(num_frames=4, img_size=48, window_size=(4, None), embed_dim=16, depths=(2, 2),
                              num_heads=(2, 4))),
