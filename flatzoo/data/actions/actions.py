@@ -22,8 +22,8 @@ from torch.utils.data import Dataset
 from .scenes import SCENE_CLASSES, SPLITS, Split, describe, paint, paint_frame
 
 __all__ = [
-    'ACTIONS', 'ActionClips', 'ActionFrames', 'render_action', 'reversed_label', 'scene_labels', 'write_action',
-    'write_action_folder', 'write_action_splits',
+    'ACTIONS', 'ActionClips', 'ActionFrames', 'check_rendering', 'check_split', 'clip_seed', 'render_action',
+    'reversed_label', 'scene_labels', 'write_action', 'write_action_folder', 'write_action_splits',
 ]
 
 ACTIONS: tuple[str, ...] = (
@@ -60,12 +60,31 @@ def reversed_label(label: int | str) -> int:
     return _label_index(label) ^ 1
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
+    """Refuses an unknown split.
+
+    Raises:
+        ValueError: If there is no such split.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: give 'train' or 'test'")
 
 
-def _clip_seed(seed: int, index: int) -> int:
+def check_rendering(num_frames: int, size: int, camera_shake: float, split: str) -> None:
+    """Refuses what no clip can be rendered with, see `render_action`.
+
+    Raises:
+        ValueError: If an argument lies outside its range.
+    """
+    if num_frames < 1 or size < 16:
+        raise ValueError(
+            f'cannot render {num_frames} frames of {size} pixels: give at least 1 frame of at least 16 pixels')
+    if not 0 <= camera_shake <= 0.25:
+        raise ValueError(f'camera_shake must be from 0 to 0.25 (share of the frame), got {camera_shake}')
+    check_split(split)
+
+
+def clip_seed(seed: int, index: int) -> int:
     """The seed of clip `index` in the set of a seed. Two sets of up to 2**32 clips never share a seed."""
     return (seed << 32) + index
 
@@ -100,12 +119,7 @@ def render_action(
         ValueError: If an argument lies outside the range given above.
     """
     index = _label_index(label)
-    if num_frames < 1 or size < 16:
-        raise ValueError(
-            f'cannot render {num_frames} frames of {size} pixels: give at least 1 frame of at least 16 pixels')
-    if not 0 <= camera_shake <= 0.25:
-        raise ValueError(f'camera_shake must be from 0 to 0.25 (share of the frame), got {camera_shake}')
-    _check_split(split)
+    check_rendering(num_frames, size, camera_shake, split)
     pair, backwards = divmod(index, 2)
     clip = paint(pair, seed, num_frames, size, camera_shake, split)
     return clip.flip(0) if backwards else clip
@@ -127,7 +141,7 @@ def scene_labels(label: int | str, seed: int, split: Split = 'train') -> dict[st
         ValueError: If an argument lies outside its range.
     """
     index = _label_index(label)
-    _check_split(split)
+    check_split(split)
     return describe(index // 2, seed, split)
 
 
@@ -160,7 +174,7 @@ class ActionClips(Dataset):
             camera_shake: float = 0.0,
             transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        _check_split(split)
+        check_split(split)
         self.num_clips = num_clips
         self.num_frames = num_frames
         self.size = size
@@ -178,7 +192,7 @@ class ActionClips(Dataset):
         label = index % len(ACTIONS)
         clip = render_action(
             label,
-            _clip_seed(self.seed, index),
+            clip_seed(self.seed, index),
             self.num_frames,
             self.size,
             camera_shake=self.camera_shake,
@@ -217,7 +231,7 @@ class ActionFrames(Dataset):
             camera_shake: float = 0.0,
             zoom: float = 1.0,
     ) -> None:
-        _check_split(split)
+        check_split(split)
         if not zoom >= 1:
             raise ValueError(f'zoom must be at least 1, got {zoom}')
         self.num_frames = num_frames
@@ -233,7 +247,7 @@ class ActionFrames(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, int]]:
         if not 0 <= index < self.num_frames:
             raise IndexError(f'frame {index} of {self.num_frames}')
-        seed = ~_clip_seed(self.seed, index)  # below 0, where no clip of a set is
+        seed = ~clip_seed(self.seed, index)  # below 0, where no clip of a set is
         rng = random.Random(f'frame/{self.split}/{seed}')
         time, zoom = rng.random(), self.zoom ** rng.random()
         pair = index % (len(ACTIONS) // 2)
@@ -327,9 +341,9 @@ def write_action_folder(
         folder = Path(root) / name.replace(' ', '_')
         folder.mkdir(parents=True, exist_ok=True)
         for i in range(clips_per_class):
-            clip_seed = _clip_seed(seed, i * len(ACTIONS) + label)
+            scene_seed = clip_seed(seed, i * len(ACTIONS) + label)
             path = folder / f'{i:05d}.mp4'
-            write_action(path, label, clip_seed, size, num_frames, fps, camera_shake=camera_shake, split=split)
+            write_action(path, label, scene_seed, size, num_frames, fps, camera_shake=camera_shake, split=split)
             paths.append(path)
     return paths
 
@@ -379,8 +393,8 @@ def write_action_splits(
             folder = Path(root, split, ACTIONS[label].replace(' ', '_'))
             folder.mkdir(parents=True, exist_ok=True)
             for i in range(clips):
-                clip_seed = _clip_seed(seed, i * len(ACTIONS) + label)
-                jobs.append((folder / f'{i:05d}.mp4', label, clip_seed, size, num_frames, fps, of))
+                scene_seed = clip_seed(seed, i * len(ACTIONS) + label)
+                jobs.append((folder / f'{i:05d}.mp4', label, scene_seed, size, num_frames, fps, of))
     if workers == 1:
         for job in jobs:
             _write_job(job)

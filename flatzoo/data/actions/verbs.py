@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .actions import ACTIONS
+from .actions import ACTIONS, check_rendering, check_split, clip_seed
 from .plots import NEW_PAIRS, PLOTS, fidgets, thing
-from .scenes import SPLITS, Split, paint_stretch
+from .scenes import Split, paint_stretch
 from .splice import NOTHING, render_nothing
 from .stage import Camera, Part, Stage
 
@@ -101,14 +101,9 @@ def render_verb(
     """
     index = _label_index(label)
     start, stop = stretch
-    if num_frames < 1 or size < 16 or not start < stop:
-        raise ValueError(
-            f'cannot render {num_frames} frames of {size} pixels over {stretch}: give at least 1 frame of at least 16 '
-            'pixels, and a stretch that begins before it ends')
-    if not 0 <= camera_shake <= 0.25:
-        raise ValueError(f'camera_shake must be from 0 to 0.25 (share of the frame), got {camera_shake}')
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: give 'train' or 'test'")
+    if not start < stop:
+        raise ValueError(f'cannot render over {stretch}: give a stretch that begins before it ends')
+    check_rendering(num_frames, size, camera_shake, split)
     if VERBS[index] == NOTHING:
         return _nothing(seed, num_frames, size, camera_shake, split)
     pair, backwards = divmod(index, 2)
@@ -244,8 +239,7 @@ class VerbClips(Dataset):
             self, num_clips: int, num_frames: int = 8, size: int = 32, *, seed: int = 0, split: Split = 'train',
             camera_shake: float = 0.0,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: give 'train' or 'test'")
+        check_split(split)
         self.num_clips, self.num_frames, self.size = num_clips, num_frames, size
         self.seed, self.split, self.camera_shake = seed, split, camera_shake
 
@@ -257,6 +251,6 @@ class VerbClips(Dataset):
             raise IndexError(f'clip {index} of {self.num_clips}')
         label = index % len(VERBS)
         clip = render_verb(
-            label, (self.seed << 32) + index, self.num_frames, self.size, camera_shake=self.camera_shake,
+            label, clip_seed(self.seed, index), self.num_frames, self.size, camera_shake=self.camera_shake,
             split=self.split)
         return clip.transpose(0, 1), label
