@@ -6,6 +6,7 @@ stays in float32. Processors with VNNI or AMX multiply integers several times as
 large inputs leave all others a few steps of the scale. So the first forward compares each layer with float32 on its
 own input, and leaves those in float32 that differ too much or gain no time.
 """
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -105,8 +106,20 @@ class Int8Linear(PackedLinear):
         return self.derived('near', self.weight, compare)
 
 
+@functools.cache
+def _largest_weight() -> int:
+    """The largest integer of a weight that no product overflows: 127, or 63 on x86 processors without VNNI.
+
+    Their instruction adds two products of 8 bits in 16, and cuts off what is too large.
+    """
+    x, weight = torch.full((1, 64), 255, dtype=torch.uint8), torch.full((16, 64), 127, dtype=torch.int8)
+    scales, zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
+    out = _LINEAR(x, 1.0, 0, _pack(weight, None), scales, zeros, None, 1.0, 0, torch.float32, 'none', [], '')
+    return 127 if (out == 255 * 127 * 64).all() else 63
+
+
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """The weight in integers, as oneDNN wants it, and the scale of each output channel."""
-    scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / _largest_weight()
     integers = (weight / scales[:, None]).round().to(torch.int8)
     return _pack(integers, None), scales
