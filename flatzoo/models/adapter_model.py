@@ -363,6 +363,7 @@ class AdapterModel(VideoModel):
             RuntimeError: If keys are left over or missing, or there are only adapters.
         """
         state_dict = unwrap_checkpoint(state_dict)
+        self._fit_old_weights(state_dict)
         official = rename_official(state_dict, self.official_keys)
         if official is not None:
             return account_for_keys(self, self._complete(official))
@@ -456,6 +457,8 @@ class AdapterModel(VideoModel):
             raise ValueError(
                 f'{path}: these adapters were trained on backbone={header["backbone"]!r}, this model has '
                 f'{self._backbone_name!r}. Build the model with the former.')
+        if not self.args_of_old_files.keys() <= header['adapter_args'].keys():
+            self._fit_old_weights(tensors)
         there, here = {**self.args_of_old_files, **header['adapter_args']}, json.loads(json.dumps(self.adapter_args))
         other = [f'{name}={there.get(name)!r} (here {here[name]!r})' for name in here if there.get(name) != here[name]]
         if other:
@@ -477,6 +480,9 @@ class AdapterModel(VideoModel):
         self.load_state_dict(tensors, strict=False)
         self.saved_protocol = protocol
         self.pretrained_cfg = {**self.pretrained_cfg, 'label_names': header.get('label_names')}
+
+    def _fit_old_weights(self, weights: dict[str, Any]) -> None:
+        """Gives the model the form that it had when the weights were made, if it has changed since."""
 
     @torch.jit.ignore
     def adapter_tensors(self) -> dict[str, Tensor]:

@@ -201,14 +201,60 @@ def test_frames_are_compared_with_the_next_one_only():
     assert (before != after).flatten(2).any(2).tolist() == 2 * [[False, False, True, True]]
 
 
+@pytest.mark.parametrize('squeeze', ['before', 'after'])
+def test_recomputed_blocks_count_a_batch_once(squeeze):
+    """The running statistics of the units' norms are those of a run that keeps everything."""
+    args = dict(VIT, am_blocks=(0, -1), squeeze=squeeze)
+    plain, recomputed = perturb(build(args)).train(), perturb(build(args)).train()
+    recomputed.set_grad_checkpointing()
+    clip = random_clip(plain)
+    for model in (plain, recomputed):
+        model(clip).sum().backward()
+    norms = [{name: value for name, value in model.named_buffers() if '.input_norm.' in name}
+             for model in (plain, recomputed)]
+    assert len(norms[0]) == 4 * 3 and any((value != 0).any() for value in norms[0].values())
+    for name, value in norms[0].items():
+        assert_close(norms[1][name], value)
+    assert all(value == 1 for name, value in norms[1].items() if name.endswith('num_batches_tracked'))
+
+
+def test_weights_from_before_the_norm(tmp_path):
+    """A file without the argument is one of `unit_norm='none'`; the model that loads it becomes one, too."""
+    old = perturb(build(dict(VIT, unit_norm='none')))
+    old.save_adapters(tmp_path / 'old.safetensors')
+    with safe_open(tmp_path / 'old.safetensors', 'pt') as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        meta = file.metadata()
+    key = next(key for key, value in meta.items() if 'unit_norm' in value)
+    header = json.loads(meta[key])
+    for part in (header, header.get('adapter_args', {}), header.get('model_args', {})):
+        part.pop('unit_norm', None)
+    safetensors.torch.save_file(tensors, tmp_path / 'old.safetensors', {**meta, key: json.dumps(header)})
+    clip = random_clip(old)
+    new = build(VIT)
+    new.backbone.load_state_dict(old.backbone.state_dict())
+    new.load_adapters(tmp_path / 'old.safetensors')
+    assert new.adapter_args['unit_norm'] == new._model_args['unit_norm'] == 'none'
+    assert torch.equal(new.eval()(clip), old.eval()(clip))
+    whole = build(VIT)
+    whole.load_state_dict(whole.filter_checkpoint(old.state_dict()))
+    assert torch.equal(whole.eval()(clip), old.eval()(clip))
+
+
+def test_units_with_and_without_norm_are_not_mistaken(tmp_path):
+    build(dict(VIT, unit_norm='none')).save_adapters(tmp_path / 'none.safetensors')
+    with pytest.raises(ValueError, match=r"unit_norm='none' \(here 'batch'\)"):
+        build(VIT).load_adapters(tmp_path / 'none.safetensors')
+
+
 def test_flow_grad():
     """With flow_grad=False no gradient comes back from the flow through queries and keys."""
     for flow_grad in (True, False):
         model = perturb(build(dict(VIT, flow='vanilla', flow_grad=flow_grad, am_blocks=(-1,))))
         with torch.no_grad():
             model.adapters[-1]['attn'].down.weight[:, :32] = 0  # this adapter sees nothing but the flow
-        units, _ = model._run_blocks(model.super_image(random_clip(model)), over_time=model._over_time)[2][-1]
-        units[:, 0].sum().backward()  # of the adapter beside attention
+        seen, _ = model._run_blocks(model.super_image(random_clip(model)), seen=True)[2][-1]
+        seen[:, 0].sum().backward()  # of the adapter beside attention
         grad = model.backbone.blocks[0].mlp.fc1.weight.grad
         assert (grad is not None and bool(grad.any())) == flow_grad
 

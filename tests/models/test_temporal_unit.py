@@ -37,7 +37,7 @@ def test_any_number_of_frames(name, frames):
 @pytest.mark.parametrize('name', SMALL)
 def test_order_of_time_counts_and_clips_are_apart(name):
     torch.manual_seed(0)
-    unit = SMALL[name](dtype=torch.float64)
+    unit = SMALL[name](dtype=torch.float64).eval()
     x = torch.randn(2, 6, 16, dtype=torch.float64)
     y = unit(x)
     assert not torch.allclose(unit(x.flip(1)), y)
@@ -47,7 +47,7 @@ def test_order_of_time_counts_and_clips_are_apart(name):
 def test_tcn_frame_by_frame():
     """Convolutions look both ways, beyond the ends are zeros; the mean over time follows a linear layer as well."""
     torch.manual_seed(0)
-    unit = TCNUnit(4, 3, 3, (1, 2), dtype=torch.float64)
+    unit = TCNUnit(4, 3, 3, (1, 2), 'none', dtype=torch.float64)
     clip = torch.randn(5, 4, dtype=torch.float64)
     states = list(clip)
     for conv, dilation in zip(unit.convs, (1, 2), strict=True):
@@ -67,7 +67,7 @@ def test_tcn_frame_by_frame():
 @pytest.mark.parametrize('depth', [1, 2, 3])
 def test_lstm_is_that_of_torch(depth):
     torch.manual_seed(0)
-    unit = LSTMUnit(16, 12, depth, dtype=torch.float64)
+    unit = LSTMUnit(16, 12, depth, 'none', dtype=torch.float64)
     reference = nn.LSTM(16, 12, depth, batch_first=True, dtype=torch.float64)
     reference.load_state_dict({
         f'{name}_l{i}': value for i, cell in enumerate(unit.cells) for name, value in cell.state_dict().items()})
@@ -77,7 +77,7 @@ def test_lstm_is_that_of_torch(depth):
 
 def test_lstm_step_by_step():
     torch.manual_seed(0)
-    unit = LSTMUnit(16, 12, dtype=torch.float64)
+    unit = LSTMUnit(16, 12, norm='none', dtype=torch.float64)
     x = torch.randn(3, 4, 16, dtype=torch.float64)
     states = [None, None]
     for t in range(4):
@@ -90,7 +90,7 @@ def test_lstm_step_by_step():
 
 def test_transformer_is_that_of_torch():
     torch.manual_seed(0)
-    unit = TransformerUnit(16, 24, 2, 4, max_frames=9, dtype=torch.float64)
+    unit = TransformerUnit(16, 24, 2, 4, 9, 'none', dtype=torch.float64)
     x = torch.randn(3, 7, 16, dtype=torch.float64)
     tokens = torch.cat([unit.cls_token.expand(3, 1, 16), x + unit.pos_embed[:, :7]], dim=1)
     for block in unit.blocks:
@@ -106,6 +106,28 @@ def test_transformer_is_that_of_torch():
         })
         tokens = layer(tokens)
     torch.testing.assert_close(unit(x), unit.norm(tokens[:, 0]))
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_units_see_what_differs(name):
+    """What all clips have in common is taken away: that of the batch in training, the running mean after it."""
+    torch.manual_seed(0)
+    unit = SMALL[name](dtype=torch.float64)
+    small = 0.01 * torch.randn(6, 5, 16, dtype=torch.float64)
+    common = torch.randn(16, dtype=torch.float64)
+    torch.testing.assert_close(unit(small + 50 * common), unit(small))
+    unit.input_norm.momentum = 1.0  # the statistics of the last batch
+    large = unit(common + 100 * small)
+    unit.eval()
+    torch.testing.assert_close(unit(common + 100 * small), large, rtol=0.1, atol=0.1)  # variances of n and n - 1
+    x = unit.input_norm(common + 100 * small).flatten(0, 1)
+    torch.testing.assert_close(x.mean(0), torch.zeros_like(common), rtol=0, atol=1e-9)
+    torch.testing.assert_close(x.std(0), torch.ones_like(common), rtol=0, atol=1e-3)
+
+
+def test_unknown_norm():
+    with pytest.raises(ValueError, match="norm='layer' is neither 'batch' nor 'none'"):
+        TCNUnit(16, 12, norm='layer')
 
 
 @pytest.mark.parametrize('dim', [7, 48, 49, 98, 640])

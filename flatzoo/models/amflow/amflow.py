@@ -17,6 +17,7 @@ averaged, the flow of the last frame, and how to train. Our choices:
 - The last frame repeats the flow of the last pair. W_up starts at zero.
 - The backbone's own logits are those of the last frame's adapted features. With `backbone_logits='plain'` they come
   from a second pass without adapters.
+- Temporal units normalise what they see, see `flatzoo.models.amflow.temporal_unit`. Without that they learn little.
 - Widths are arguments. Those of the names without suffix come closest to the parameters that the paper prints for
   ViT-B, within 2 % in sum. `benchmarks/results/amflow_parameters.md` says what cannot be met, and why.
 
@@ -50,6 +51,7 @@ its own.
 The adapters of some other methods can be merged into the backbone after training. These cannot: there is a ReLU between
 their two matrices, and AM flow differs from clip to clip.
 """
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,10 +75,12 @@ from .temporal_unit import LSTMUnit, TCNUnit, TransformerUnit
 
 __all__ = ['AMFlow', 'amflow_from_adapters']  # timm's registry appends the entry points
 
+_logger = logging.getLogger(__name__)
+
 _CHOICES = dict(
     flow=('aligned', 'vanilla', 'none'), temporal=('tcn', 'lstm', 'transformer'),
     adapter=('parallel', 'serial', 'hyper'), fusion=('mean', 'linear', 'random'), squeeze=('before', 'after'),
-    backbone_logits=('adapted', 'plain'),
+    unit_norm=('batch', 'none'), backbone_logits=('adapted', 'plain'),
 )
 
 
@@ -114,6 +118,7 @@ class AMFlow(AdapterModel):
         fusion: How logits are fused: by their `mean`, by learned `linear` weights, or by fixed `random` weights.
         squeeze: Where tokens are averaged: `before` the temporal units, or `after` them. In the second case the units
             run for every token.
+        unit_norm: How temporal units normalise their vectors first: `batch`, without weights, or `none`.
         flow_grad: Whether gradients flow through queries and keys into earlier blocks. Without them training is
             cheaper.
         backbone_logits: Source of the backbone's own logits: the `adapted` features of the last frame, or a second,
@@ -150,7 +155,7 @@ class AMFlow(AdapterModel):
     method = 'AM Flow'
     layout_reason = 'compares one frame with the next'
     by_block = ('adapters', 'aligners', 'temporal')
-    args_of_old_files = {'backbone_logits': 'adapted'}
+    args_of_old_files = {'backbone_logits': 'adapted', 'unit_norm': 'none'}
 
     def __init__(
             self,
@@ -166,6 +171,7 @@ class AMFlow(AdapterModel):
             adapter: str = 'parallel',
             fusion: str = 'mean',
             squeeze: str = 'before',
+            unit_norm: str = 'batch',
             flow_grad: bool = True,
             backbone_logits: str = 'adapted',
             bottleneck: int = 640,
@@ -187,7 +193,7 @@ class AMFlow(AdapterModel):
             **kwargs: Any,
     ):
         chosen = dict(
-            flow=flow, temporal=temporal, adapter=adapter, fusion=fusion, squeeze=squeeze,
+            flow=flow, temporal=temporal, adapter=adapter, fusion=fusion, squeeze=squeeze, unit_norm=unit_norm,
             backbone_logits=backbone_logits)
         for name, value in chosen.items():
             if value not in _CHOICES[name]:
@@ -231,6 +237,7 @@ class AMFlow(AdapterModel):
             for i in self.am_blocks})
         self.fusion = LogitFusion(2 * len(self.am_blocks) + 1, fusion, **dd)
         self._build_heads()
+        self.register_load_state_dict_pre_hook(_fit_old_weights)
 
     # What the model is made of
 
@@ -275,20 +282,20 @@ class AMFlow(AdapterModel):
 
     def _temporal_unit(self, **dd: Any) -> nn.Module:
         args = self.adapter_args
-        dim = args['bottleneck']
+        dim, norm = args['bottleneck'], args['unit_norm']
         if args['temporal'] == 'tcn':
-            return TCNUnit(dim, args['tcn_dim'], args['tcn_kernel_size'], args['tcn_dilations'], **dd)
+            return TCNUnit(dim, args['tcn_dim'], args['tcn_kernel_size'], args['tcn_dilations'], norm, **dd)
         if args['temporal'] == 'lstm':
-            return LSTMUnit(dim, args['lstm_dim'], args['lstm_depth'], **dd)
+            return LSTMUnit(dim, args['lstm_dim'], args['lstm_depth'], norm, **dd)
         return TransformerUnit(
             dim, args['transformer_mlp_dim'], args['transformer_depth'], args['transformer_heads'], args['max_frames'],
-            **dd)
+            norm, **dd)
 
     def _build_heads(self) -> None:
         """Fresh classifiers, of the last frame and of the temporal units."""
         super()._build_heads()
         self.side_head = nn.Identity()
-        units = [unit for places in self.temporal.values() for unit in places.values()]
+        units = self._units()
         if self._num_classes and units:
             self.side_head = HeadBank(len(units), units[0].out_dim, self._num_classes, **self._device_dtype())
         self.side_head.train(self.training)
@@ -392,7 +399,7 @@ class AMFlow(AdapterModel):
         """Clips `[B, C, T, H, W]`, float normalised or uint8 -> logits `[B, num_classes]`, all classifiers fused."""
         images = self._images(x)
         fuse = self._num_classes > 0 and len(self.temporal) > 0
-        x, _, beside = self._run_blocks(images, over_time=self._over_time if fuse else None)
+        x, _, beside = self._run_blocks(images, seen=fuse)
         if not fuse:
             return self.forward_head(self._final(x))
         if self.backbone_logits == 'plain':
@@ -400,7 +407,32 @@ class AMFlow(AdapterModel):
             logits = self.forward_head(self.backbone.forward_features(last).unsqueeze(1))
         else:
             logits = self.forward_head(self._final(x))
-        return self._fuse(torch.cat([unit for unit, _ in beside if unit is not None], dim=1), logits)
+        seen = [vectors for block in self._seen(beside) for vectors in block.unbind(1)]
+        units = [self._over_time(unit, vectors) for unit, vectors in zip(self._units(), seen, strict=True)]
+        return self._fuse(torch.stack(units, dim=1), logits)
+
+    def _over_time(self, unit: nn.Module, seen: Tensor) -> Tensor:
+        """A temporal unit on what it sees of the frames, `[B * T, D]` or `[B * T, N, D]` -> `[B, U]`."""
+        seen = seen.unflatten(0, (-1, self.num_frames))
+        if seen.ndim == 3:
+            return unit(seen)
+        tokens = seen.shape[2]
+        return unit(seen.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, tokens)).mean(1)  # over [B * N, T, D]
+
+    def _units(self) -> list[nn.Module]:
+        return [unit for places in self.temporal.values() for unit in places.values()]
+
+    @staticmethod
+    def _seen(beside: list[tuple]) -> list[Tensor]:
+        return [seen for seen, _ in beside if seen is not None]
+
+    def _fit_old_weights(self, weights: dict[str, Any]) -> None:
+        names = [name for name in weights if name.startswith('temporal.')]
+        if names and self.adapter_args['unit_norm'] != 'none' and not any('.input_norm.' in name for name in names):
+            _logger.info("These weights are from before unit_norm='batch': the model gets unit_norm='none'.")
+            for unit in self._units():
+                unit.input_norm = nn.Identity()
+            self.adapter_args['unit_norm'] = self._args['unit_norm'] = 'none'
 
     def _fuse(self, units: Tensor, logits: Tensor) -> Tensor:
         """Outputs of the temporal units `[B, S, U]` and the last frame's logits -> logits `[B, num_classes]`."""
@@ -414,8 +446,8 @@ class AMFlow(AdapterModel):
 
     def forward_frames(self, x: Tensor) -> Tensor:
         """Frames `[N, C, H, W]` -> what the temporal units see, and logits, `[N, S * D + num_classes]`."""
-        x, _, beside = self._run_blocks(self.frame_images(x), over_time=lambda unit, hidden: hidden.mean(1))
-        seen = torch.cat([vectors for vectors, _ in beside if vectors is not None], dim=1)  # [N, S, D]
+        x, _, beside = self._run_blocks(self.frame_images(x), seen=True)
+        seen = torch.cat(self._seen(beside), dim=1)  # [N, S, D]
         logits = self.forward_head(self.runner.norm(self.backbone, x).unsqueeze(1))
         return torch.cat([seen.flatten(1), logits], dim=1)
 
@@ -423,7 +455,7 @@ class AMFlow(AdapterModel):
         """What `forward_frames` gave of the frames of clips, `[B * T, ...]` -> logits `[B, num_classes]`."""
         x = x.unflatten(0, (-1, self.num_frames))
         seen, logits = x.split([x.shape[2] - self._num_classes, self._num_classes], dim=2)
-        units = [unit for places in self.temporal.values() for unit in places.values()]
+        units = self._units()
         outputs = [unit(vectors) for unit, vectors in zip(units, seen.chunk(len(units), dim=2), strict=True)]
         return self._fuse(torch.stack(outputs, dim=1), logits[:, -1])
 
@@ -455,15 +487,18 @@ class AMFlow(AdapterModel):
             index: int,
             x: Tensor,
             position: Tensor | None,
-            over_time: Callable[[nn.Module, Tensor], Tensor] | None = None,
+            seen: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """One block with its adapters (equations 1 and 6): tokens, outputs of its temporal units, AM flow.
+        """One block with its adapters (equations 1 and 6): tokens, what its temporal units see, AM flow.
+
+        The units themselves run behind all blocks, since a block may run twice to save memory.
 
         Args:
             index: The block.
             x: Tokens of frames.
             position: Rotary positions of the tokens.
-            over_time: What to do with a temporal unit and the activations that it is for; None does nothing.
+            seen: Whether to return the activations of both bottlenecks, `[B * T, 2, D]`, or `[B * T, 2, N, D]` for
+                `squeeze='after'`. Blocks without temporal units return None.
         """
         block, runner, adapters = self.backbone.blocks[index], self.runner, self.adapters[index]
         hidden = []
@@ -473,23 +508,23 @@ class AMFlow(AdapterModel):
         shortcut = runner.shortcut(block, x, normed)
         change = runner.attention_branch(block, runner.attend(block, normed, q, k, v))
         if 'attn' in adapters:
-            delta, seen = adapters['attn'](
+            delta, bottleneck = adapters['attn'](
                 change if self.serial else normed, None if flow is None else flow.flatten(0, 1))
             change = change + delta
-            hidden.append(seen)
+            hidden.append(bottleneck)
         x = shortcut + change
 
         normed = block.norm2(x)
         change = runner.mlp_branch(block, block.mlp(normed))
-        delta, seen = adapters['mlp'](change if self.serial else normed)
-        hidden.append(seen)
+        delta, bottleneck = adapters['mlp'](change if self.serial else normed)
+        hidden.append(bottleneck)
         x = x + (change + delta)
 
-        unit = None
-        if over_time is not None and index in self.am_blocks:
-            temporal = self.temporal[str(index)].values()
-            unit = torch.stack([over_time(unit, seen) for unit, seen in zip(temporal, hidden)], dim=1)
-        return x, unit, flow
+        if not seen or index not in self.am_blocks:
+            return x, None, flow
+        if self.squeeze == 'before':
+            hidden = [bottleneck.mean(1) for bottleneck in hidden]
+        return x, torch.stack(hidden, dim=1), flow
 
     def _attention_flow(self, index: int, block: nn.Module, q: Tensor, k: Tensor) -> Tensor | None:
         """AM flow of a block `[B, T, N, heads]`. None if the block has no flow."""
@@ -503,14 +538,10 @@ class AMFlow(AdapterModel):
         received = self.runner.per_token(block, attention_received(q, k, scale=block.attn.scale))
         return self.aligners[str(index)](received)
 
-    def _over_time(self, unit: nn.Module, hidden: Tensor) -> Tensor:
-        """A temporal unit on the activations `[B * T, N, D]` of a bottleneck -> `[B, U]`."""
-        hidden = hidden.unflatten(0, (-1, self.num_frames))
-        if self.squeeze == 'before':
-            return unit(hidden.mean(2))
-        tokens = hidden.shape[2]
-        hidden = hidden.transpose(1, 2).flatten(0, 1)  # [B * N, T, D]
-        return unit(hidden).unflatten(0, (-1, tokens)).mean(1)
+
+def _fit_old_weights(model: AMFlow, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    model._fit_old_weights({name.removeprefix(prefix): None for name in state_dict if name.startswith(prefix)})
+
 
 amflow_from_adapters = model_from_adapters  # its name from the time when only AM Flow had adapters
 

@@ -1,4 +1,9 @@
-"""Temporal units of AM Flow: from one vector per frame to one vector of the clip."""
+"""Temporal units of AM Flow: from one vector per frame to one vector of the clip.
+
+A unit first normalises its vectors. They are means of activations over tokens, and means of different clips are alike:
+on a frozen DINOv2-S, clips of depth video differ by a tenth of what they have in common. Without a norm the classifiers
+behind the units learn almost nothing (`benchmarks/results/family_findings.md`). The paper says nothing about it.
+"""
 import torch
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
@@ -13,6 +18,26 @@ def _check_sequence(x: Tensor, dim: int) -> None:
             f'A temporal unit takes vectors of frames of shape (B, T, {dim}) with at least one frame T, got '
             f'{list(x.shape)}.'
         )
+
+
+class _FrameNorm(nn.BatchNorm1d):
+    """Takes away what all frames have in common, channel by channel: batch norm without weights, over clips and frames.
+
+    Its statistics are those of a batch in training, and running means otherwise.
+    """
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__(dim, affine=False, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, T, dim]` -> the same shape."""
+        return super().forward(x.mT).mT
+
+
+def _input_norm(norm: str, dim: int, **dd) -> nn.Module:
+    if norm not in ('batch', 'none'):
+        raise ValueError(f"norm={norm!r} is neither 'batch' nor 'none'.")
+    return _FrameNorm(dim, **dd) if norm == 'batch' else nn.Identity()
 
 
 class TCNUnit(nn.Module):
@@ -31,6 +56,7 @@ class TCNUnit(nn.Module):
         hidden_dim: Channels of the convolutions.
         kernel_size: Frames of a kernel, odd.
         dilations: Dilation of each convolution.
+        norm: How vectors are normalised first: `batch`, over clips and frames without weights, or `none`.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -47,6 +73,7 @@ class TCNUnit(nn.Module):
             hidden_dim: int = 320,
             kernel_size: int = 5,
             dilations: tuple[int, ...] = (1, 2, 4),
+            norm: str = 'batch',
             device=None,
             dtype=None,
     ):
@@ -58,6 +85,7 @@ class TCNUnit(nn.Module):
             raise ValueError('dilations is empty: name the dilation of at least one convolution.')
         self.dim = dim
         self.out_dim = dim
+        self.input_norm = _input_norm(norm, dim, **dd)
         self.convs = nn.ModuleList([
             nn.Conv1d(width, hidden_dim, kernel_size, dilation=d, padding=d * (kernel_size // 2), **dd)
             for width, d in zip([dim] + [hidden_dim] * (len(dilations) - 1), dilations, strict=True)
@@ -67,7 +95,7 @@ class TCNUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, dim]` -> `[B, dim]`."""
         _check_sequence(x, self.dim)
-        x = self.convs[0](x.mT).relu()  # [B, hidden_dim, T]
+        x = self.convs[0](self.input_norm(x).mT).relu()  # [B, hidden_dim, T]
         for conv in self.convs[1:]:
             x = x + conv(x).relu()
         return self.proj(x.mean(dim=2))  # the layer is linear, so the mean can come first
@@ -88,6 +116,7 @@ class LSTMUnit(nn.Module):
         dim: Width of a frame's vector.
         hidden_dim: Width of the states.
         depth: Layers.
+        norm: How vectors are normalised first: `batch`, over clips and frames without weights, or `none`.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -95,17 +124,20 @@ class LSTMUnit(nn.Module):
         out_dim: Width of the clip's vector, here `hidden_dim`.
     """
 
-    def __init__(self, dim: int, hidden_dim: int = 1024, depth: int = 2, device=None, dtype=None):
+    def __init__(
+            self, dim: int, hidden_dim: int = 1024, depth: int = 2, norm: str = 'batch', device=None, dtype=None):
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
         self.dim = dim
         self.out_dim = hidden_dim
+        self.input_norm = _input_norm(norm, dim, **dd)
         self.cells = nn.ModuleList([
             nn.LSTMCell(hidden_dim if i else dim, hidden_dim, **dd) for i in range(depth)])
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, dim]` -> `[B, hidden_dim]`."""
         _check_sequence(x, self.dim)
+        x = self.input_norm(x)
         weights = [w for c in self.cells for w in (c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh)]
         if x.device.type != 'cpu':
             return self._states(x, weights)
@@ -134,6 +166,7 @@ class TransformerUnit(nn.Module):
         depth: Blocks.
         num_heads: Heads.
         max_frames: Number of learned positions, and thus the largest number of frames of a clip.
+        norm: How vectors are normalised first: `batch`, over clips and frames without weights, or `none`.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -151,6 +184,7 @@ class TransformerUnit(nn.Module):
             depth: int = 1,
             num_heads: int = 8,
             max_frames: int = 32,
+            norm: str = 'batch',
             device=None,
             dtype=None,
     ):
@@ -161,6 +195,7 @@ class TransformerUnit(nn.Module):
         self.dim = dim
         self.out_dim = dim
         self.max_frames = max_frames
+        self.input_norm = _input_norm(norm, dim, **dd)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
         self.pos_embed = nn.Parameter(torch.empty(1, max_frames, dim, **dd))
         trunc_normal_(self.cls_token, std=.02)
@@ -183,6 +218,6 @@ class TransformerUnit(nn.Module):
                 f'The temporal transformer has learned positions of max_frames={self.max_frames} frames, got {frames}: '
                 f'build it with max_frames={frames}.'
             )
-        x = x + self.pos_embed[:, :frames]
+        x = self.input_norm(x) + self.pos_embed[:, :frames]
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # [B, 1 + T, dim]
         return self.norm(self.blocks(x)[:, 0])
