@@ -187,6 +187,21 @@ class Column(NamedTuple):
     choice: str = ''
 
 
+class Section(NamedTuple):
+    """A further small table below a comparison.
+
+    Attributes:
+        title: What stands above it.
+        note: What its figures mean.
+        titles: Titles of its columns.
+        rows: Its cells.
+    """
+    title: str
+    note: str
+    titles: list[str]
+    rows: list[list[str]]
+
+
 class Table(NamedTuple):
     """A comparison as text or as a page.
 
@@ -196,12 +211,14 @@ class Table(NamedTuple):
         page_columns: Those of the page that sorts itself, on which alternatives share a place.
         notes: What the figures mean, a text each.
         settings: What the numbers in the titles of `columns` stand for, a text each.
+        sections: Further tables below it.
     """
     title: str
     columns: list[Column]
     page_columns: list[Column]
     notes: list[str]
     settings: list[str]
+    sections: Sequence[Section] = ()
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .comparison import Column, Table, table_of
+from .comparison import Column, Section, Table, table_of
 from .comparison_plot import COLORS, accuracy_figure, follow_color_scheme
 
 __all__ = ['write_page']
@@ -84,6 +84,10 @@ def _markdown(rows: Sequence[dict[str, Any]], table: Table, folder: str, with_pl
             name, *cells = (column.text(row).replace('\n', '<br>') or '-' for column in shown)
             lines.append(_line([f'`{name}`', *cells]))
         lines.append('')
+    for section in table.sections:
+        lines += [
+            f'## {section.title}', '', section.note, '', _line(section.titles),
+            _line('---' if i == 0 else '---:' for i in range(len(section.titles))), *map(_line, section.rows), '']
     lines += ['## What the figures mean', '', *(f'- {note}' for note in (*table.settings, *table.notes))]
     return '\n'.join(lines) + '\n'
 
@@ -109,8 +113,22 @@ def _html(rows: Sequence[dict[str, Any]], table: Table, svg: str, command: str) 
         'HEAD': ''.join(map(_title, columns, hidden)),
         'BODY': '\n'.join(_row(row, columns, hidden) for row in rows),
         'NOTES': ''.join(f'<li>{_with_code(html.escape(text))}</li>' for text in table.notes),
+        'SECTIONS': '\n'.join(map(_section, table.sections)),
         'ABOUT': html.escape(f'{len(rows)} names: {families}.')}
     return re.sub('{([A-Z]+)}', lambda match: parts[match[1]], _TEMPLATE)
+
+
+def _section(section: Section) -> str:
+    heads = ''.join(
+        f'<th scope="col" class="{"r" if i else "l"}">{html.escape(title)}</th>'
+        for i, title in enumerate(section.titles))
+    rows = '\n'.join(
+        '<tr>' + ''.join(
+            f'<td class="{"r" if i else "l"}" data-label="{html.escape(section.titles[i])}">{html.escape(cell)}</td>'
+            for i, cell in enumerate(row)) + '</tr>' for row in section.rows)
+    return '\n'.join([
+        f'<h2>{html.escape(section.title)}</h2>', f'<p>{_with_code(html.escape(section.note))}</p>',
+        f'<div class="table">\n<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>'])
 
 
 def _shared_titles(columns: Sequence[Column]) -> list[str]:
@@ -265,11 +283,12 @@ li { margin-bottom: 0.4rem; overflow-wrap: anywhere; }
 </tbody>
 </table>
 </div>
+{SECTIONS}
 <ul>{NOTES}</ul>
 <script>
 const body = document.querySelector('tbody');
 const rows = [...body.rows];
-const titles = [...document.querySelectorAll('th')];
+const titles = [...document.querySelector('thead').querySelectorAll('th')];
 const selects = [...document.querySelectorAll('select')];
 const search = document.querySelector('input');
 const value = (row, column) => row.cells[column].dataset.value;

@@ -5,7 +5,9 @@ then the models as their papers have them. Each backbone also has a row of full 
 Figures are counted on the meta device, as in `flatzoo.zoo.comparison`; speeds come from files that name the hardware.
 """
 import fnmatch
+import json
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
@@ -16,6 +18,7 @@ from flatzoo.runtime.cost import count_forward, count_kept
 from .catalogue import list_names
 from .comparison import (
     Column,
+    Section,
     Table,
     accuracy_columns,
     accuracy_text,
@@ -27,7 +30,7 @@ from .comparison import (
 )
 from .sources import weight_source
 
-__all__ = ['MEMBERS', 'Member', 'compare_members', 'matching_members', 'members_table']
+__all__ = ['MEMBERS', 'Member', 'compare_members', 'matching_members', 'members_table', 'read_learned']
 
 
 class Member(NamedTuple):
@@ -55,6 +58,7 @@ _CLIP, _DINOV2 = 'vit_base_patch16_clip_quickgelu_224.openai', 'vit_base_patch14
 _FRAMES = dict(num_frames=8, img_size=224, num_classes=400)
 _SAME, _FINE = 'On one backbone: CLIP ViT-B/16', 'full fine-tuning'
 _PAPERS = 'As the papers have them'
+_LEARNED = ['way', 'top-1 (%)', 'reversed', 'shuffled', 'epochs', 'seed', 'CPU minutes']
 
 
 def _on(backbone: str, group: str, *rows: tuple[str, str, dict[str, Any]]) -> tuple[Member, ...]:
@@ -201,8 +205,37 @@ def _figures(architecture: str) -> list[dict[str, Any]]:
     return list(figures.values())
 
 
-def members_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The table of rows of `compare_members`; speeds have two columns for each setting that they were measured in."""
+def read_learned(path: Path) -> Section:
+    """Accuracies of ways to make an image model see video, as `benchmarks/learning/family.py` keeps them.
+
+    Args:
+        path: A JSON file of an object with `title`, `about` and `rows`. A row has the name of the `arm`, its top-1 in
+            % on clips in `normal` order, in `reverse` and in `shuffle`, the `seed`, `epochs` (None for probes) and
+            `cpu_seconds`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It holds something else.
+    """
+    try:
+        kept = json.loads(path.read_text(encoding='utf-8'))
+        rows = [[
+            row['arm'], *(f'{row[order]:.1f}' for order in ('normal', 'reverse', 'shuffle')),
+            str(row['epochs'] or '-'), str(row['seed']), f'{row["cpu_seconds"] / 60:.1f}'] for row in kept['rows']]
+        return Section(kept['title'], kept['about'], _LEARNED, rows)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path}: no accuracies as benchmarks/learning/family.py keeps them: {type(error).__name__}: '
+            f'{error}') from error
+
+
+def members_table(rows: Sequence[Mapping[str, Any]], learned: Section | None = None) -> Table:
+    """The table of rows of `compare_members`; speeds have two columns for each setting that they were measured in.
+
+    Args:
+        rows: The rows.
+        learned: Accuracies of `read_learned`, which stand below the table.
+    """
     settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
     several = len(settings) > 1
     speeds = [
@@ -229,7 +262,8 @@ def members_table(rows: Sequence[Mapping[str, Any]]) -> Table:
              for number, setting in enumerate(settings, 1)]
     return Table(
         'Image to video', [name, *counted[:7], *speeds, *counted[7:], accuracy],
-        [name, *accuracy_columns(rows), *chosen, *counted], [*NOTES, *_built_in(rows)], where)
+        [name, *accuracy_columns(rows), *chosen, *counted], [*NOTES, *_built_in(rows)], where,
+        () if learned is None else (learned,))
 
 
 def _built_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:

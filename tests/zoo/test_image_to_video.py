@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,32 @@ def test_command(tmp_path, capsys):
     assert row['clips_per_s: CPU, float32'] == '3.0' and row['clips_per_s of training: CPU, float32'] == '1.0'
     assert main(['compare', '--family', 'image-to-video', 'no_such']) == 1
     assert "no row of the family matches 'no_such'" in capsys.readouterr().err
+
+
+def test_what_was_learned_stands_below(tmp_path, capsys):
+    rows = [dict(arm='a <way>', normal=50.04, reverse=40, shuffle=30, epochs=None, seed=3, cpu_seconds=90)]
+    path = tmp_path / 'learned.json'
+    path.write_text(json.dumps(dict(title='Learned', about='On `clips`.', rows=rows)))
+    command = ['compare', '--family', 'image-to-video', 'tsm_mobile*', '--learned', str(path)]
+    assert main(command) == 0
+    table = r'Learned\n\nway .*\na <way> +50\.0 +40\.0 +30\.0 +- +3 +1\.5\n\nOn `clips`\.'
+    assert re.search(table, capsys.readouterr().out)
+    assert main([*command, '--page', str(tmp_path / 'page')]) == 0
+    text = (tmp_path / 'page.md').read_text()
+    assert '## Learned\n\nOn `clips`.\n' in text and '| a <way> | 50.0 | 40.0 | 30.0 | - | 3 | 1.5 |' in text
+    assert f'--learned {path}' in text
+    page = (tmp_path / 'page/comparison.html').read_text()
+    assert '<h2>Learned</h2>' in page and '>a &lt;way&gt;</td>' in page and '<code>clips</code>' in page
+
+
+@pytest.mark.parametrize('text', ['[]', '{"title": "a"}', 'x', '{"title": "a", "about": "b", "rows": [{"arm": "c"}]}'])
+def test_files_that_are_not_of_the_comparison(text, tmp_path, capsys):
+    path = tmp_path / 'learned.json'
+    path.write_text(text)
+    assert main(['compare', '--family', 'image-to-video', 'tsm_mobile*', '--learned', str(path)]) == 1
+    assert 'no accuracies as benchmarks/learning/family.py keeps them' in capsys.readouterr().err
+    assert main(['compare', 'tsm_mobile*', '--learned', str(path)]) == 1
+    assert '--learned goes with --family image-to-video' in capsys.readouterr().err
 
 
 def test_printed_accuracies_are_those_of_the_notes():

@@ -29,6 +29,7 @@ import json
 import shlex
 import textwrap
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ from ..table import table_text
 
 if TYPE_CHECKING:
     from flatzoo.console.progress import Progress
-    from flatzoo.zoo.comparison import Table
+    from flatzoo.zoo.comparison import Section, Table
 
 __all__ = ['matching_names']
 
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--measured', nargs='+', default=[], type=Path, metavar='FILE', help='CSV files of measured speeds')
     parser.add_argument(
         '--family', choices=['image-to-video'], help='compare the ways to make an image model see video')
+    parser.add_argument(
+        '--learned', type=Path, metavar='FILE',
+        help='with --family: JSON file of accuracies, of benchmarks/learning/family.py, that stand below the table')
     output = parser.add_mutually_exclusive_group()
     output.add_argument('--json', action='store_true', help='print a JSON list of objects')
     output.add_argument('--csv', action='store_true', help='print CSV')
@@ -59,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo compare`: 0, or a `CommandError` if a pattern matches nothing or a file cannot be used."""
+    if args.learned and not args.family:
+        raise CommandError('--learned goes with --family image-to-video.')
     rows, table = (_family if args.family else _models)(args)
     if args.page:
         from flatzoo.zoo.comparison_page import write_page
@@ -66,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
         try:
             measured = ['--measured', *map(str, args.measured)] if args.measured else []
             family = ['--family', args.family] if args.family else []
-            command = shlex.join(['flatzoo', 'compare', *args.patterns, *family, *measured, '--page', str(args.page)])
+            learned = ['--learned', str(args.learned)] if args.learned else []
+            command = shlex.join(
+                ['flatzoo', 'compare', *args.patterns, *family, *measured, *learned, '--page', str(args.page)])
             write('\n'.join(map(str, write_page(rows, args.page, command, table if args.family else None))))
         except (ImportError, OSError) as error:
             raise CommandError(error) from error
@@ -79,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             column.title: (lambda row, text=column.text: text(row).replace('\n', '; '), column.right)
             for column in table.columns}
         notes = [*table.settings, *(textwrap.fill(text, 110) for text in table.notes)]
-        write('\n\n'.join([table_text(rows, cells), *notes]))
+        write('\n\n'.join([table_text(rows, cells), *map(_section_text, table.sections), *notes]))
     return 0
 
 
@@ -101,16 +109,22 @@ def _models(args: argparse.Namespace) -> 'tuple[list[dict[str, Any]], Table]':
 def _family(args: argparse.Namespace) -> 'tuple[list[dict[str, Any]], Table]':
     from flatzoo.console.progress import Progress
     from flatzoo.zoo.comparison import read_measured
-    from flatzoo.zoo.image_to_video import compare_members, matching_members, members_table
+    from flatzoo.zoo.image_to_video import compare_members, matching_members, members_table, read_learned
 
     try:
         members = matching_members(args.patterns)
         measured = read_measured(args.measured, passes=('forward', 'train'))
+        learned = read_learned(args.learned) if args.learned else None
     except (OSError, ValueError) as error:
         raise CommandError(error) from error
     with Progress(len(members), 'row') as bar:
         rows = compare_members(members, measured, bar.update)
-    return rows, members_table(rows)
+    return rows, members_table(rows, learned)
+
+
+def _section_text(section: 'Section') -> str:
+    cells = {title: (itemgetter(i), i > 0) for i, title in enumerate(section.titles)}
+    return '\n\n'.join([section.title, table_text(section.rows, cells), textwrap.fill(section.note, 110)])
 
 
 def _counted(names: list[str], bar: 'Progress') -> Iterator[str]:
