@@ -27,6 +27,7 @@ from flatzoo.zoo.catalogue import list_names
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = Path('benchmarks/results/data/cost.csv')
+LEARNED = Path('benchmarks/results/data/family.json')  # what the ways to make an image model see video reach
 SPEEDS = 'benchmarks/results/data/models.csv', 'benchmarks/results/data/image_to_video.csv'
 REFERENCE, INDENT = Path('docs/api/models.md'), '   '
 COUNTS = Path('benchmarks/results/data/counted.json')  # of the comparisons
@@ -91,8 +92,9 @@ def write_comparisons(counted: dict[str, dict[str, int]]) -> None:
     comparison_page.write_page(rows, models, command, None)
     measured = comparison.read_measured(SPEEDS[1:], passes=('forward', 'train'))
     members = image_to_video.compare_members(image_to_video.MEMBERS, measured, counted=counted)
-    command = f'flatzoo compare --family image-to-video --measured {SPEEDS[1]} --page {family}'
-    comparison_page.write_page(members, family, command, image_to_video.members_table(members))
+    command = f'flatzoo compare --family image-to-video --measured {SPEEDS[1]} --learned {LEARNED} --page {family}'
+    table = image_to_video.members_table(members, image_to_video.read_learned(LEARNED))
+    comparison_page.write_page(members, family, command, table)
     write_file(COUNTS, (json.dumps(counted, indent=1, sort_keys=True) + '\n').encode())
 
 
