@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'add_event_arguments', 'add_window_arguments', 'asks_for_windows', 'event_options', 'predict_long',
-    'said_precision', 'seconds', 'window_protocol',
+    'record_classes', 'said_precision', 'seconds', 'window_protocol',
 ]
 
 MANY = 8  # files, from which on a progress bar is shown
@@ -81,10 +81,18 @@ def add_event_arguments(group: Any) -> None:
         '--low', type=_share, default=0.3, metavar='P',
         help='probability below which it ends (default: %(default)s)')
     group.add_argument(
-        '--smooth', type=int, default=3, metavar='N',
-        help='answers over which probabilities are averaged, an odd number (default: %(default)s)')
+        '--smooth', type=int, metavar='N',
+        help='answers over which probabilities are averaged, an odd number (default: as many as begin within one '
+        'window: 3 with windows of 2 seconds every 0.5)')
     group.add_argument(
         '--min-seconds', type=seconds, default=0.0, metavar='S', help='leave out shorter events (default: none)')
+
+
+def record_classes(args: argparse.Namespace, model: 'VideoModel', makes_events: bool) -> int:
+    """Classes per record: as asked, and enough of them for events."""
+    from flatzoo.inference.events import classes_for_events
+
+    return max(args.topk, classes_for_events(model.multi_label)) if makes_events else args.topk
 
 
 def event_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def predict_long(
     """
     from flatzoo.inference.windows import DEFAULT_EVERY, plan_windows
 
-    options = event_options(args)
+    options = dict(event_options(args), multi_label=model.multi_label)
     check_outputs(args, len(found))
     try:
         plan = plan_windows(model, args.every or DEFAULT_EVERY, args.window, protocol)
@@ -234,7 +242,8 @@ def _records_of(
         write(f'note: {line}', sys.stderr)
 
     options = dict(
-        every=plan.every, window=plan.window, topk=args.topk, protocol=plan.protocol, batch_size=args.batch_size)
+        every=plan.every, window=plan.window, topk=record_classes(args, model, wants_events(args)),
+        protocol=plan.protocol, batch_size=args.batch_size)
     processes = _processes(len(files), model, args)
     if processes == 1:
         for path in files:

@@ -289,6 +289,33 @@ def test_events_subtitles_timeline_and_a_copy(trained, video, capsys, tmp_path):
         assert said in capsys.readouterr().err
 
 
+def test_events_see_more_classes_than_are_printed(trained, video, capsys):
+    options = [*trained, '--every', .5, '--window', 1, '--high', .24, '--low', .2, '--events', '--json']
+    assert run(capsys, video, *options)[1] == run(capsys, video, *options, '--topk', 1)[1]
+
+
+def test_classes_of_a_multi_label_model_overlap(video, capsys, tmp_path):
+    pytest.importorskip('matplotlib')
+    model = build()
+    model.multi_label = True
+    with torch.no_grad():
+        model.get_classifier().weight.zero_()
+        model.get_classifier().bias.copy_(torch.tensor([2., -2, 3, 1, -3]))
+    flatzoo.save_pretrained(model, tmp_path, label_names=['run', 'jump', 'nothing', 'swim', 'fly'])
+    files = [option for name in ('timeline.png', 'annotate.mp4')
+             for option in (f'--{name[:-4]}', tmp_path / name)]
+    code, out, err = run(
+        capsys, video, '--model', tmp_path, '--every', .5, '--window', 1, '--topk', 1, *files, '--json')
+    [entry] = json.loads(out)
+    length = entry['events'][0]['end']
+    assert code == 0 and [(event['start'], event['end'], event['label']) for event in entry['events']] == [
+        (0, length, 'run'), (0, length, 'swim')]
+    assert [event['score'] for event in entry['events']] == pytest.approx([.8808, .7311], abs=1e-4)
+    assert 'scores of classes by themselves' in err and 'highest' not in err
+    with VideoReader(tmp_path / 'annotate.mp4') as copy:
+        assert len(copy) > 1
+
+
 @pytest.mark.parametrize('form, options', [
     ('csv', ['--every', 2]), ('jsonl', [])])
 def test_goes_on_where_it_was_cut_off(trained, video, capsys, tmp_path, form, options):
