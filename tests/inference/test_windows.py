@@ -289,11 +289,6 @@ def test_events_subtitles_timeline_and_a_copy(trained, video, capsys, tmp_path):
         assert said in capsys.readouterr().err
 
 
-def test_events_see_more_classes_than_are_printed(trained, video, capsys):
-    options = [*trained, '--every', .5, '--window', 1, '--high', .24, '--low', .2, '--events', '--json']
-    assert run(capsys, video, *options)[1] == run(capsys, video, *options, '--topk', 1)[1]
-
-
 def test_classes_of_a_multi_label_model_overlap(video, capsys, tmp_path):
     pytest.importorskip('matplotlib')
     model = build()

@@ -19,7 +19,7 @@ from .stream import StreamFrame, decode_stream
 if TYPE_CHECKING:
     import av
 
-__all__ = ['SourceKind', 'kind_of', 'read_live']
+__all__ = ['SourceKind', 'kind_of', 'name_of', 'read_live']
 
 SourceKind = str  # 'camera', 'address', 'pipe' or 'file'
 
@@ -48,6 +48,11 @@ def kind_of(source: str) -> SourceKind:
     return 'address'
 
 
+def name_of(source: str) -> str:
+    """A source as messages name it: an address without the user and the password in it."""
+    return re.sub(r'(?<=://)[^/@]*(?:@[^/@]*)*@', '', source, count=1) if kind_of(source) == 'address' else source
+
+
 def read_live(
         source: str,
         stall: float = 10.0,
@@ -71,7 +76,7 @@ def read_live(
     import av
 
     data = None
-    kind = kind_of(source)
+    kind, name = kind_of(source), name_of(source)
     try:
         if kind in ('pipe', 'file'):
             try:
@@ -85,14 +90,14 @@ def read_live(
             options = {
                 'format_whitelist': ','.join((*FORMATS, 'rtsp', 'sdp', 'rtp', 'hls', 'mpegts', 'flv')),
                 'protocol_whitelist': ','.join(_PROTOCOLS), 'rw_timeout': str(int(stall * 1e6))}
-            container = _open(source, source, stall, options)
+            container = _open(source, name, stall, options)
         try:
-            stream, _ = choose_stream(container, source)
+            stream, _ = choose_stream(container, name)
             rate = stream.average_rate or stream.guessed_rate
-            clock = Clock(1 / float(rate) if rate else None, lambda line: note(f'{source}: {line}'), start)
-            yield from decode_stream(container, stream, source, clock, note)
+            clock = Clock(1 / float(rate) if rate else None, lambda line: note(f'{name}: {line}'), start)
+            yield from decode_stream(container, stream, name, clock, note)
         except (TimeoutError, av.error.ExitError):
-            raise _stalled(source, stall) from None
+            raise _stalled(name, stall) from None
         finally:
             container.close()
     finally:
@@ -100,8 +105,8 @@ def read_live(
             data.close()
 
 
-def _stalled(source: str, stall: float) -> VideoError:
-    return VideoError(f'{source}: gave nothing for {stall:g} s. Check that it runs.')
+def _stalled(name: str, stall: float) -> VideoError:
+    return VideoError(f'{name}: gave nothing for {stall:g} s. Check that it runs.')
 
 
 def _open(what: Any, name: str, stall: float, options: dict[str, str]) -> 'av.container.InputContainer':
