@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.data.workers import available_cores
@@ -126,19 +126,21 @@ def said_precision(model: 'VideoModel') -> dict[str, str]:
     return {} if (precision := precision_of(model)) == 'fp32' else {'precision': precision}
 
 
-def check_outputs(args: argparse.Namespace, count: int) -> None:
+def check_outputs(args: argparse.Namespace, videos: Sequence[str]) -> None:
     """Refuses output files before any work is done."""
     for option, suffixes in (('subtitles', ('.srt', '.vtt')), ('timeline', PICTURES), ('annotate', ('.mp4',))):
         path = getattr(args, option)
         if path is None:
             continue
-        if count > 1:
-            args.usage_error(f'--{option} is of one video; {count} are given')
+        if len(videos) > 1:
+            args.usage_error(f'--{option} is of one video; {len(videos)} are given')
         if os.path.splitext(path)[1].lower() not in suffixes:
             args.usage_error(f'--{option} {path}: give a name that ends in {" or ".join(suffixes)}')
         folder = os.path.dirname(path) or '.'
         if not os.path.isdir(folder):
             raise CommandError(f'--{option} {path}: there is no folder {folder}.')
+        if any(os.path.exists(path) and os.path.exists(video) and os.path.samefile(path, video) for video in videos):
+            args.usage_error(f'--{option} {path}: that is the video itself, which would be lost; give another name')
     if args.timeline is not None:
         try:
             import matplotlib  # noqa: F401
@@ -166,7 +168,7 @@ def predict_long(
     from flatzoo.inference.windows import DEFAULT_EVERY, plan_windows
 
     options = dict(event_options(args), multi_label=model.multi_label)
-    check_outputs(args, len(found))
+    check_outputs(args, [path for path, _ in found])
     try:
         plan = plan_windows(model, args.every or DEFAULT_EVERY, args.window, protocol)
     except ValueError as error:

@@ -170,6 +170,7 @@ def test_a_growing_file(model, video, expected, tmp_path, monkeypatch):
     sightings = list(watch(str(path), model, plan_windows(model, .5, 1.), stall=1.))
     assert same([sighting.record for sighting in sightings], expected) and clock.rest == b'' and clock.now >= 1
     assert all(sighting.dropped == 0 and sighting.latency >= 0 for sighting in sightings)
+    assert clock.now < 1.2  # the end is waited for once, however often FFmpeg asks
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -265,6 +266,15 @@ def test_a_stalled_pipe_is_told(monkeypatch, video):
             for _ in read_live('-', stall=.3):
                 pass
     os.close(into)
+
+
+def test_mp4_in_a_pipe_is_told(monkeypatch, tmp_path):
+    write_spliced(tmp_path / 'a.mp4', 10, size=96, crf=10)
+    assert (tmp_path / 'a.mp4').stat().st_size > 2 ** 16  # more than FFmpeg keeps
+    with open(tmp_path / 'a.mp4', 'rb') as stdin:
+        monkeypatch.setattr('sys.stdin', stdin)
+        with pytest.raises(VideoError, match='pipe MPEG-TS'):
+            next(read_live('-'))
 
 
 def test_an_event_that_lasts_is_told_at_the_end(model, video, tmp_path, capsys):

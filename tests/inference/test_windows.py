@@ -333,6 +333,9 @@ def test_a_clip_is_never_written_to(trained, video, capsys):
     before = video.read_bytes()
     code, out, _ = run(capsys, *trained, '--csv', video)
     assert code == 0 and out.startswith('path,rank') and video.read_bytes() == before
+    with pytest.raises(SystemExit):
+        run(capsys, video, *trained, '--annotate', video.parent / '.' / video.name)
+    assert 'the video itself' in capsys.readouterr().err and video.read_bytes() == before
     (video.parent / 'mine.csv').write_text('x\n')
     code, _, err = run(capsys, video, *trained, '--csv', video.parent / 'mine.csv')
     assert code == 1 and 'was not written by such a run' in err

@@ -95,7 +95,14 @@ def read_live(
             stream, _ = choose_stream(container, name)
             rate = stream.average_rate or stream.guessed_rate
             clock = Clock(1 / float(rate) if rate else None, lambda line: note(f'{name}: {line}'), start)
-            yield from decode_stream(container, stream, name, clock, note)
+            try:
+                yield from decode_stream(container, stream, name, clock, note)
+            except VideoError as error:
+                if kind == 'pipe' and clock.last is None and 'mp4' in container.format.name:
+                    raise VideoError(
+                        f'{name}: no frame of this MP4 can be decoded; where its index lies behind the frames, a pipe '
+                        'cannot go back to them. Name the file, or pipe MPEG-TS or Matroska.') from error
+                raise
         except (TimeoutError, av.error.ExitError):
             raise _stalled(name, stall) from None
         finally:
@@ -160,13 +167,14 @@ class _GrowingFile:
     """A file at whose end more may come; it is complete when it has not grown for a while."""
 
     def __init__(self, path: str, stall: float):
-        self.stall = stall
+        self.stall, self.complete = stall, False
         self.file = open(path, 'rb')  # noqa: SIM115 - closed by `close`
 
     def read(self, size: int) -> bytes:
         end = time.monotonic() + self.stall
-        while not (data := self.file.read(size)) and time.monotonic() < end:
+        while not (data := self.file.read(size)) and not self.complete:  # FFmpeg asks several times at the end
             time.sleep(0.05)
+            self.complete = time.monotonic() >= end
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
