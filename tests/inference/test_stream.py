@@ -269,7 +269,7 @@ def test_a_stalled_pipe_is_told(monkeypatch, video):
 
 
 def test_mp4_in_a_pipe_is_told(monkeypatch, tmp_path):
-    write_spliced(tmp_path / 'a.mp4', 8, size=96, crf=0)
+    write_spliced(tmp_path / 'a.mp4', 4, size=256, crf=0, camera_shake=.05)
     assert (tmp_path / 'a.mp4').stat().st_size > 2 ** 16  # more than FFmpeg keeps
     with open(tmp_path / 'a.mp4', 'rb') as stdin:
         monkeypatch.setattr('sys.stdin', stdin)
