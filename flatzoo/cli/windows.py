@@ -76,10 +76,10 @@ def add_event_arguments(group: Any) -> None:
     """The arguments by which answers become events."""
     group.add_argument(
         '--high', type=_share, default=0.5, metavar='P',
-        help='probability at which an event begins (default: %(default)s)')
+        help='probability that an event reaches (default: %(default)s)')
     group.add_argument(
         '--low', type=_share, default=0.3, metavar='P',
-        help='probability below which it ends (default: %(default)s)')
+        help='probability that it keeps from its start to its end (default: %(default)s)')
     group.add_argument(
         '--smooth', type=int, metavar='N',
         help='answers over which probabilities are averaged, an odd number (default: as many as begin within one '
