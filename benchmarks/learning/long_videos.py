@@ -16,7 +16,6 @@ import itertools
 import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,11 +103,8 @@ def _report(model: torch.nn.Module, videos: Sequence, args: argparse.Namespace) 
     """A row for each step."""
     text = HEADER.format(overlap=args.overlap)
     options = dict(high=args.high, low=args.low, smooth=args.smooth, min_seconds=args.min_seconds)
-    speeds = []
     for every in args.every:
-        start = time.perf_counter()
         answered = _answer(model, videos, every, args.window)
-        speeds.append(sum(records[-1].end for records, _ in answered) / (time.perf_counter() - start))
         score = _score(answered, every, args.overlap, **options)
         equal = all(
             _same(records, path, model, every, args)
@@ -117,9 +113,7 @@ def _report(model: torch.nn.Module, videos: Sequence, args: argparse.Namespace) 
             f'| {every:g} s | {"default" if args.smooth is None else args.smooth} | {100 * score.f1:.1f} % | '
             f'{100 * score.precision:.1f} % | {100 * score.recall:.1f} % | {score.boundary:.2f} s | '
             f'{100 * score.within:.1f} % | {"yes" if equal else "NO"} |\n')
-    return text + (
-        f'\n{" and ".join(f"{speed:.1f}" for speed in speeds)} times as fast as the videos play, on '
-        f'{torch.get_num_threads()} threads.\n')
+    return text
 
 
 def _choose(model: torch.nn.Module, videos: Sequence, args: argparse.Namespace) -> str:

@@ -209,7 +209,9 @@ def _answer_all(
     ):
         for path, error in found:
             if error is None and path in output.done:
-                failed += output.done[path] is not None
+                if output.done[path] is not None:  # of an earlier run; the exit code tells of it, too
+                    failed += 1
+                    write_error(output.done[path])
                 continue
             output.begin(path)
             if error is None:

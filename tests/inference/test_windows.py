@@ -322,7 +322,8 @@ def test_goes_on_where_it_was_cut_off(trained, video, capsys, tmp_path, form, op
     command = [*names, *trained, *options, '--csv' if form == 'csv' else '--json-lines', file]
     assert run(capsys, *command)[0] == 1
     whole = file.read_bytes()
-    assert run(capsys, *command)[0] == 1 and file.read_bytes() == whole  # nothing is answered twice
+    code, _, err = run(capsys, *command)
+    assert code == 1 and file.read_bytes() == whole and 'b.mp4: is not a video' in err  # nothing is answered twice
     file.write_bytes(whole[:-5])  # as after a cut
     assert run(capsys, *command)[0] == 1 and file.read_bytes() == whole
     code, _, err = run(capsys, *command, '--topk', 1)

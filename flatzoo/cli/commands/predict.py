@@ -202,7 +202,9 @@ def _report(
     with Progress(left, 'file', disable=left < MANY) as progress:
         for number, (path, error) in enumerate(found):
             if error is None and path in done:
-                failed |= done[path] is not None
+                if done[path] is not None:  # of an earlier run; the exit code tells of it, too
+                    failed = True
+                    write_error(done[path])
                 continue
             answer = error or next(answers)[1]
             if isinstance(answer, Exception):
