@@ -245,7 +245,7 @@ def note_scores(model: Any, in_windows: bool = False) -> None:
 
     Args:
         model: The video model.
-        in_windows: Whether each window of a video gets the name of one class.
+        in_windows: Whether each window of a video gets the name of one class, in place of events of each class.
     """
     if model.multi_label:
         rest = '; a window has the name of the highest' if in_windows else ''

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flatzoo.data.workers import available_cores
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'add_event_arguments', 'add_window_arguments', 'asks_for_windows', 'event_options', 'predict_long',
-    'said_precision', 'seconds', 'window_protocol',
+    'record_classes', 'said_precision', 'seconds', 'window_protocol',
 ]
 
 MANY = 8  # files, from which on a progress bar is shown
@@ -76,15 +76,23 @@ def add_event_arguments(group: Any) -> None:
     """The arguments by which answers become events."""
     group.add_argument(
         '--high', type=_share, default=0.5, metavar='P',
-        help='probability at which an event begins (default: %(default)s)')
+        help='probability that an event reaches (default: %(default)s)')
     group.add_argument(
         '--low', type=_share, default=0.3, metavar='P',
-        help='probability below which it ends (default: %(default)s)')
+        help='probability that it keeps from its start to its end (default: %(default)s)')
     group.add_argument(
-        '--smooth', type=int, default=3, metavar='N',
-        help='answers over which probabilities are averaged, an odd number (default: %(default)s)')
+        '--smooth', type=int, metavar='N',
+        help='answers over which probabilities are averaged, an odd number (default: as many as begin within one '
+        'window: 3 with windows of 2 seconds every 0.5)')
     group.add_argument(
         '--min-seconds', type=seconds, default=0.0, metavar='S', help='leave out shorter events (default: none)')
+
+
+def record_classes(args: argparse.Namespace, model: 'VideoModel', makes_events: bool) -> int:
+    """Classes per record: as asked, and enough of them for events."""
+    from flatzoo.inference.events import classes_for_events
+
+    return max(args.topk, classes_for_events(model.multi_label)) if makes_events else args.topk
 
 
 def event_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -118,19 +126,21 @@ def said_precision(model: 'VideoModel') -> dict[str, str]:
     return {} if (precision := precision_of(model)) == 'fp32' else {'precision': precision}
 
 
-def check_outputs(args: argparse.Namespace, count: int) -> None:
+def check_outputs(args: argparse.Namespace, videos: Sequence[str]) -> None:
     """Refuses output files before any work is done."""
     for option, suffixes in (('subtitles', ('.srt', '.vtt')), ('timeline', PICTURES), ('annotate', ('.mp4',))):
         path = getattr(args, option)
         if path is None:
             continue
-        if count > 1:
-            args.usage_error(f'--{option} is of one video; {count} are given')
+        if len(videos) > 1:
+            args.usage_error(f'--{option} is of one video; {len(videos)} are given')
         if os.path.splitext(path)[1].lower() not in suffixes:
             args.usage_error(f'--{option} {path}: give a name that ends in {" or ".join(suffixes)}')
         folder = os.path.dirname(path) or '.'
         if not os.path.isdir(folder):
             raise CommandError(f'--{option} {path}: there is no folder {folder}.')
+        if any(os.path.exists(path) and os.path.exists(video) and os.path.samefile(path, video) for video in videos):
+            args.usage_error(f'--{option} {path}: that is the video itself, which would be lost; give another name')
     if args.timeline is not None:
         try:
             import matplotlib  # noqa: F401
@@ -157,8 +167,8 @@ def predict_long(
     """
     from flatzoo.inference.windows import DEFAULT_EVERY, plan_windows
 
-    options = event_options(args)
-    check_outputs(args, len(found))
+    options = dict(event_options(args), multi_label=model.multi_label)
+    check_outputs(args, [path for path, _ in found])
     try:
         plan = plan_windows(model, args.every or DEFAULT_EVERY, args.window, protocol)
     except ValueError as error:
@@ -199,7 +209,9 @@ def _answer_all(
     ):
         for path, error in found:
             if error is None and path in output.done:
-                failed += output.done[path] is not None
+                if output.done[path] is not None:  # of an earlier run; the exit code tells of it, too
+                    failed += 1
+                    write_error(output.done[path])
                 continue
             output.begin(path)
             if error is None:
@@ -234,7 +246,8 @@ def _records_of(
         write(f'note: {line}', sys.stderr)
 
     options = dict(
-        every=plan.every, window=plan.window, topk=args.topk, protocol=plan.protocol, batch_size=args.batch_size)
+        every=plan.every, window=plan.window, topk=record_classes(args, model, wants_events(args)),
+        protocol=plan.protocol, batch_size=args.batch_size)
     processes = _processes(len(files), model, args)
     if processes == 1:
         for path in files:

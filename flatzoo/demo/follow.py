@@ -9,7 +9,7 @@ from typing import Any
 
 from flatzoo.console.text import printable
 from flatzoo.data.decode import VideoError, VideoReader
-from flatzoo.inference.events import events
+from flatzoo.inference.events import Event, classes_for_events, events
 from flatzoo.inference.stream import Stream
 from flatzoo.inference.windows import Record, plan_windows, predict_windows
 from flatzoo.models import VideoModel
@@ -52,7 +52,8 @@ def follow_video(
         return
     notes: list[str] = []
     kept: list[Record] = []
-    answers = predict_windows(path, model, plan.every, plan.window, note=notes.append)
+    answers = predict_windows(
+        path, model, plan.every, plan.window, topk=classes_for_events(model.multi_label), note=notes.append)
     due = time.monotonic()
     with contextlib.closing(answers):
         for record in answers:
@@ -62,12 +63,16 @@ def follow_video(
             began = time.monotonic()
             if began >= due:
                 yield timeline_html(
-                    kept, events(kept), name, f'{about}{clock(record.end)} of {clock(length)} so far.',
+                    kept, _events(kept, model), name, f'{about}{clock(record.end)} of {clock(length)} so far.',
                     end=max(length, record.end), is_complete=False)
                 now = time.monotonic()
                 due = now + max(seconds, 10 * (now - began))  # a long timeline takes its time
     about += ' '.join(printable(note.replace(path, name)) for note in notes) or 'Click to jump there.'
-    yield timeline_html(kept, events(kept), name, about)
+    yield timeline_html(kept, _events(kept, model), name, about)
+
+
+def _events(records: list[Record], model: VideoModel) -> list[Event]:
+    return events(records, multi_label=model.multi_label)
 
 
 @dataclasses.dataclass
@@ -115,7 +120,8 @@ class Cameras:
             if camera is None or camera.settings != settings:
                 if camera is None and len(self._cameras) >= SESSIONS:
                     raise VideoError(f'{SESSIONS} cameras are watched already. Try again later.')
-                camera = self._cameras[session] = _Camera(Stream(model), settings, now)
+                camera = self._cameras[session] = _Camera(
+                    Stream(model, topk=classes_for_events(model.multi_label)), settings, now)
         moment = now - camera.began
         if moment <= camera.last:
             return None
@@ -128,7 +134,8 @@ class Cameras:
         about = f'The last {SHOWN:g} seconds: an answer every {plan.every:g} s, each for a window of {plan.window:g} s.'
         end = max(record.end, SHOWN)
         return record, timeline_html(
-            camera.kept, events(camera.kept), 'camera', about, start=end - SHOWN, end=end, can_jump=False)
+            camera.kept, _events(camera.kept, camera.stream.model), 'camera', about, start=end - SHOWN, end=end,
+            can_jump=False)
 
     def close(self, session: str) -> None:
         """Forgets the camera of a visitor."""

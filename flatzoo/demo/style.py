@@ -39,7 +39,7 @@ button[aria-label='Trim video to selection'] { display: none; }
 .flatzoo-timeline polyline { fill: none; stroke-width: 1.6; vector-effect: non-scaling-stroke; }
 .flatzoo-timeline .events { position: relative; height: 20px; margin-top: 2px;
     background: var(--background-fill-secondary); border-radius: 0 0 6px 6px; overflow: hidden; }
-.flatzoo-timeline .events i { position: absolute; top: 0; bottom: 0; min-width: 2px; border-radius: 3px; }
+.flatzoo-timeline .events i { position: absolute; min-width: 2px; border-radius: 3px; }
 .flatzoo-timeline .head { position: absolute; top: 0; bottom: 0; width: 2px; margin-left: -1px; display: none;
     background: var(--body-text-color); pointer-events: none; }
 .flatzoo-timeline .times { display: flex; justify-content: space-between; margin-top: 2px; font-size: .75rem;

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from flatzoo.console.text import printable
-from flatzoo.inference.events import Event
+from flatzoo.inference.events import Event, event_lanes
 from flatzoo.inference.subtitles import subtitles
 from flatzoo.inference.windows import Record
 
@@ -37,7 +37,7 @@ def timeline_html(
 
     Args:
         records: The answers so far, at least one.
-        events: The events so far.
+        events: The events so far, in the order of their starts.
         name: Name of the video, from which the files get theirs.
         about: A sentence below the title, plain text.
         start: Where the timeline begins, in seconds.
@@ -51,11 +51,14 @@ def timeline_html(
     lines = ''.join(
         f'<polyline style="stroke: var({color})" points="{points}"/>'
         for label, color in colors.items() for points in _lines(shown, label, start, length))
+    lanes = event_lanes(events)
+    height = 100 / (max(lanes, default=0) + 1)
     bars = ''.join(
         f'<i style="left: {100 * max(event.start - start, 0) / length:.3f}%; '
         f'width: {100 * (event.end - max(event.start, start)) / length:.3f}%; '
-        f'background: var({colors.get(event.label, "--rest")})" title="{_sentence(event)}"></i>'
-        for event in events if event.end > start)
+        f'background: var({colors.get(event.label, "--rest")}); top: {lane * height:.2f}%; height: {height:.2f}%" '
+        f'title="{_sentence(event)}"></i>'
+        for event, lane in zip(events, lanes, strict=True) if event.end > start)
     names = ''.join(
         f'<li><i style="background: var({color})"></i>{_text(label)}</li>' for label, color in colors.items())
     attributes = f' data-length="{length:.3f}" title="Click to jump there"' if can_jump else ''

@@ -1,5 +1,6 @@
 """A copy of a video with its events written into the picture."""
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,14 +20,14 @@ TICKS = 90_000  # of a second, in the written file
 
 
 def annotate(source: str | os.PathLike, target: str | os.PathLike, events: Sequence[Event], crf: int = 23) -> None:
-    """Writes a copy of a video as H.264, without sound, with the present event in a bar at the foot of the picture.
+    """Writes a copy of a video as H.264, without sound, with the present events in a bar at the foot of the picture.
 
     The file appears when it is complete. Frames are decoded, drawn on and encoded one by one.
 
     Args:
         source: The video.
         target: The file to write, `.mp4`.
-        events: Its events, in the order of time.
+        events: Its events, in the order of their starts.
         crf: Constant rate factor of the encoder: 0 is lossless, 51 worst.
 
     Raises:
@@ -45,14 +46,14 @@ def annotate(source: str | os.PathLike, target: str | os.PathLike, events: Seque
             stream.pix_fmt = 'yuv420p'
             stream.codec_context.time_base = Fraction(1, TICKS)
             size = None
-            for time, image, event in _with_events(source, events):
+            for time, image, present in _with_events(source, events):
                 if size is None:
                     size = tuple(side + side % 2 for side in image.size)  # H.264 wants even sizes
                     stream.width, stream.height = size
                 if image.size != size:
                     image = image.resize(size, Image.Resampling.BILINEAR)
-                if event is not None:
-                    _draw(image, f'{printable(event.label, 60)}  {event.score:.0%}')
+                if present:
+                    _draw(image, ',  '.join(f'{printable(event.label, 60)}  {event.score:.0%}' for event in present))
                 frame = av.VideoFrame.from_image(image)
                 last = max(last + 1, round(time * TICKS))
                 frame.pts, frame.time_base = last, Fraction(1, TICKS)
@@ -64,15 +65,15 @@ def annotate(source: str | os.PathLike, target: str | os.PathLike, events: Seque
 
 
 def _with_events(
-        source: str | os.PathLike, events: Sequence[Event]) -> Iterator[tuple[float, 'Image.Image', Event | None]]:
+        source: str | os.PathLike, events: Sequence[Event]) -> Iterator[tuple[float, 'Image.Image', list[Event]]]:
     from PIL import Image
 
-    place = 0
+    waiting, present = deque(events), []
     for frame in read_stream(source):
-        while place < len(events) and events[place].end <= frame.time:
-            place += 1
-        event = events[place] if place < len(events) and events[place].start <= frame.time else None
-        yield frame.time, Image.fromarray(frame.load().permute(1, 2, 0).numpy()), event
+        while waiting and waiting[0].start <= frame.time:
+            present.append(waiting.popleft())
+        present = [event for event in present if event.end > frame.time]
+        yield frame.time, Image.fromarray(frame.load().permute(1, 2, 0).numpy()), present
 
 
 def _draw(image: 'Image.Image', text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from flatzoo.data.decode import VideoError
-from flatzoo.data.decode.live import kind_of, read_live
+from flatzoo.data.decode.live import kind_of, name_of, read_live
 from flatzoo.data.decode.stream import StreamFrame
 from flatzoo.models import VideoModel
 
@@ -90,7 +90,7 @@ def watch(
                 try:
                     windows = buffer.push(Frame(frame.time, frame.load, transform, frame.num_bytes))
                 except ValueError as error:
-                    raise VideoError(f'{source}: {error}') from None
+                    raise VideoError(f'{name_of(source)}: {error}') from None
             for window in windows:
                 [logits] = answer([window])
                 record = Record(window.start, window.end, tuple(top_classes(model, logits, topk)), logits)
@@ -167,6 +167,7 @@ def _read(
 ) -> None:
     """Reads the source into `waiting`, again and again if it is lost."""
     began, failures, seen, last = time.monotonic(), 0, False, 0.0
+    name = name_of(source)
     try:
         while not waiting.stopped:
             start = max(time.monotonic() - began, last + 0.001) if seen else 0.0
@@ -188,10 +189,10 @@ def _read(
                 return
             failures += 1
             if failures > retries:
-                waiting.end(error or VideoError(f'{source}: ended, and came back {retries} times with nothing.'))
+                waiting.end(error or VideoError(f'{name}: ended, and came back {retries} times with nothing.'))
                 return
             pause = min(PAUSES[0] * 2 ** (failures - 1), PAUSES[1])
-            reason = str(error) if error is not None else f'{source}: ended'
+            reason = str(error) if error is not None else f'{name}: ended.'
             note(f'{reason} It is opened again in {pause:g} s (try {failures} of {retries}).')
             sleep(pause)
     except BaseException as error:  # noqa: BLE001 - raised where the frames are taken

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flatzoo.console.text import printable
-from flatzoo.inference.events import Event
+from flatzoo.inference.events import Event, event_lanes
 from flatzoo.inference.windows import Record
 
 from .figures import figure_class
@@ -25,7 +25,7 @@ def timeline_figure(records: Sequence[Record], events: Sequence[Event], title: s
 
     Args:
         records: Of one video, at least one.
-        events: Of the same video.
+        events: Of the same video, in the order of their starts.
         title: A line above.
 
     Raises:
@@ -49,8 +49,11 @@ def timeline_figure(records: Sequence[Record], events: Sequence[Event], title: s
         lines.plot(times, values, color=colors[label], label=printable(label, 40), linewidth=1.2)
     lines.set(ylim=(0, 1), ylabel='probability', title=printable(title, 100))
     lines.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
-    for event in events:
-        bars.axvspan(event.start, event.end, color=colors.get(event.label, 'gray'), alpha=0.8, linewidth=0)
+    for event, lane in zip(events, event_lanes(events), strict=True):
+        bars.barh(
+            lane, event.end - event.start, 0.9, event.start, color=colors.get(event.label, 'gray'), alpha=0.8,
+            linewidth=0)
+    bars.invert_yaxis()
     bars.set(yticks=[], ylabel='events', xlabel='time')
     bars.set_xlim(records[0].start, max(records[-1].end, records[0].start + 1e-3))
     bars.xaxis.set_major_formatter(lambda seconds, _: _clock(seconds))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from flatzoo.data.decode import VideoError, VideoReader, reader
 from flatzoo.data.decode.pyav_source import PyAVSource
+from flatzoo.data.decode.stream import read_stream
 
 HEIGHT, WIDTH = 48, 64
 
@@ -429,6 +430,19 @@ def test_truncated_files_give_the_frames_that_are_there(tmp_path, name, options)
         codes = read_codes(video.get_frames(range(len(video))))
         assert codes[:-1] == list(range(len(video) - 1))  # the last packet is cut
         assert codes[-1] in (len(video) - 1, len(video) - 2)
+
+
+def test_a_truncated_file_without_its_index_says_how_much_is_missing(tmp_path):
+    path = write_video(tmp_path / 'a.mp4', 60)
+    data = path.read_bytes()
+    path.write_bytes(data[:len(data) // 2])
+    frames = data.index(b'mdat') - 4
+    whole = frames + int.from_bytes(data[frames:frames + 4], 'big')
+    assert whole < len(data)  # the index lies behind
+    said = f'ends after {len(data) // 2 / 1e6:.2f} of at least {whole / 1e6:.2f} MB'
+    for read in (VideoReader, lambda path: next(read_stream(path))):
+        with pytest.raises(VideoError, match=said):
+            read(path)
 
 
 def test_damaged_packets_are_filled_with_the_nearest_earlier_frame(files, tmp_path):

@@ -23,6 +23,7 @@ from flatzoo.demo.server import serve
 from flatzoo.demo.timeline import LINES, POINTS, clock, empty_timeline, event_files, timeline_html
 from flatzoo.demo.uploads import Turns
 from flatzoo.inference.classifier import Prediction
+from flatzoo.inference.events import Event
 from flatzoo.inference.windows import Record
 
 MODEL = 'sifar_resnet10t'
@@ -61,11 +62,18 @@ def test_bars_lie_where_the_events_are():
     events = flatzoo.events(answers, smooth=1)
     assert [(event.label, event.start, event.end) for event in events] == [('a', 0, 3.5), ('b', 3.5, 7)]
     text = timeline_html(answers, events, 'clip.mp4', 'about')
-    bars = re.findall(r'<i style="left: ([\d.]+)%; width: ([\d.]+)%; background: var\((.*?)\)"', text)
+    bars = re.findall(r'<i style="left: ([\d.]+)%; width: ([\d.]+)%; background: var\((.*?)\);', text)
     assert bars == [('0.000', '50.000', '--c0'), ('50.000', '50.000', '--c1')]
     assert 'data-length="7.000"' in text and re.findall('data-time="(.*?)"', text) == ['0.000', '3.500']
     a, b = points(text)
     assert a[0] == pytest.approx((1000 / 7, 97 - 94 * 0.9), abs=0.1) and a[-1][1] == 97 and b[-1][1] < 20
+
+
+def test_bars_that_overlap_lie_in_lanes():
+    answers = records(*'aaabbb')
+    text = timeline_html(answers, [Event(0, 4, 'a', .9), Event(1, 2, 'b', .9), Event(5, 7, 'b', .9)], 'clip.mp4', '')
+    assert re.findall(r'top: ([\d.]+)%; height: ([\d.]+)%"', text) == [
+        ('0.00', '50.00'), ('50.00', '50.00'), ('0.00', '50.00')]
 
 
 def test_a_part_of_a_camera_is_shown():

@@ -17,7 +17,7 @@ from flatzoo.cli import main
 from flatzoo.data.actions import write_spliced
 from flatzoo.data.decode import VideoError, VideoReader, live
 from flatzoo.data.decode.clock import Clock
-from flatzoo.data.decode.live import kind_of, read_live
+from flatzoo.data.decode.live import kind_of, name_of, read_live
 from flatzoo.data.decode.stream import StreamFrame
 from flatzoo.inference import watch as watching
 from flatzoo.inference.watch import watch
@@ -100,6 +100,15 @@ def test_the_clock():
     assert clock.time(.1) == pytest.approx(before + clock.interval + .1) and 'restart' in notes[1]
 
 
+@pytest.mark.parametrize('start', [0, 66.])
+def test_first_frames_without_a_timestamp(start):
+    """As RTSP gives them; what follows counts from any number."""
+    notes = []
+    clock = Clock(.1, notes.append, start)
+    times = [clock.time(stamp) for stamp in (None, None, 1000., 1000.1, 1000.3)]
+    assert times == pytest.approx([start, start + .1, start + .2, start + .3, start + .5]) and not notes
+
+
 def test_old_frames_that_come_late_are_no_restart():
     notes = []
     clock = Clock(.1, notes.append)
@@ -115,6 +124,13 @@ def test_old_frames_that_come_late_are_no_restart():
     ('HTTP://a', 'address')])
 def test_kinds_of_sources(source, kind):
     assert kind_of(source) == kind
+
+
+@pytest.mark.parametrize('source, name', [
+    ('rtsp://me:secret@cam/a@b', 'rtsp://cam/a@b'), ('rtsp://me:se@cret@cam:554/', 'rtsp://cam:554/'),
+    ('http://cam/?to=me@b', 'http://cam/?to=me@b'), ('a@b.ts', 'a@b.ts'), ('-', '-')])
+def test_messages_do_not_tell_passwords(source, name):
+    assert name_of(source) == name
 
 
 @pytest.mark.parametrize('source', ['file:///etc/passwd', 'concat://a', 'data://x'])
@@ -154,6 +170,7 @@ def test_a_growing_file(model, video, expected, tmp_path, monkeypatch):
     sightings = list(watch(str(path), model, plan_windows(model, .5, 1.), stall=1.))
     assert same([sighting.record for sighting in sightings], expected) and clock.rest == b'' and clock.now >= 1
     assert all(sighting.dropped == 0 and sighting.latency >= 0 for sighting in sightings)
+    assert clock.now < 1.2  # the end is waited for once, however often FFmpeg asks
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -249,6 +266,15 @@ def test_a_stalled_pipe_is_told(monkeypatch, video):
             for _ in read_live('-', stall=.3):
                 pass
     os.close(into)
+
+
+def test_mp4_in_a_pipe_is_told(monkeypatch, tmp_path):
+    write_spliced(tmp_path / 'a.mp4', 4, size=256, crf=0, camera_shake=.05)
+    assert (tmp_path / 'a.mp4').stat().st_size > 2 ** 16  # more than FFmpeg keeps
+    with open(tmp_path / 'a.mp4', 'rb') as stdin:
+        monkeypatch.setattr('sys.stdin', stdin)
+        with pytest.raises(VideoError, match='pipe MPEG-TS'):
+            next(read_live('-'))
 
 
 def test_an_event_that_lasts_is_told_at_the_end(model, video, tmp_path, capsys):

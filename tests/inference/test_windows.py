@@ -289,6 +289,28 @@ def test_events_subtitles_timeline_and_a_copy(trained, video, capsys, tmp_path):
         assert said in capsys.readouterr().err
 
 
+def test_classes_of_a_multi_label_model_overlap(video, capsys, tmp_path):
+    pytest.importorskip('matplotlib')
+    model = build()
+    model.multi_label = True
+    with torch.no_grad():
+        model.get_classifier().weight.zero_()
+        model.get_classifier().bias.copy_(torch.tensor([2., -2, 3, 1, -3]))
+    flatzoo.save_pretrained(model, tmp_path, label_names=['run', 'jump', 'nothing', 'swim', 'fly'])
+    files = [option for name in ('timeline.png', 'annotate.mp4')
+             for option in (f'--{name[:-4]}', tmp_path / name)]
+    code, out, err = run(
+        capsys, video, '--model', tmp_path, '--every', .5, '--window', 1, '--topk', 1, *files, '--json')
+    [entry] = json.loads(out)
+    length = entry['events'][0]['end']
+    assert code == 0 and [(event['start'], event['end'], event['label']) for event in entry['events']] == [
+        (0, length, 'run'), (0, length, 'swim')]
+    assert [event['score'] for event in entry['events']] == pytest.approx([.8808, .7311], abs=1e-4)
+    assert 'scores of classes by themselves' in err and 'highest' not in err
+    with VideoReader(tmp_path / 'annotate.mp4') as copy:
+        assert len(copy) > 1
+
+
 @pytest.mark.parametrize('form, options', [
     ('csv', ['--every', 2]), ('jsonl', [])])
 def test_goes_on_where_it_was_cut_off(trained, video, capsys, tmp_path, form, options):
@@ -300,7 +322,8 @@ def test_goes_on_where_it_was_cut_off(trained, video, capsys, tmp_path, form, op
     command = [*names, *trained, *options, '--csv' if form == 'csv' else '--json-lines', file]
     assert run(capsys, *command)[0] == 1
     whole = file.read_bytes()
-    assert run(capsys, *command)[0] == 1 and file.read_bytes() == whole  # nothing is answered twice
+    code, _, err = run(capsys, *command)
+    assert code == 1 and file.read_bytes() == whole and 'b.mp4: is not a video' in err  # nothing is answered twice
     file.write_bytes(whole[:-5])  # as after a cut
     assert run(capsys, *command)[0] == 1 and file.read_bytes() == whole
     code, _, err = run(capsys, *command, '--topk', 1)
@@ -311,6 +334,9 @@ def test_a_clip_is_never_written_to(trained, video, capsys):
     before = video.read_bytes()
     code, out, _ = run(capsys, *trained, '--csv', video)
     assert code == 0 and out.startswith('path,rank') and video.read_bytes() == before
+    with pytest.raises(SystemExit):
+        run(capsys, video, *trained, '--annotate', video.parent / '.' / video.name)
+    assert 'the video itself' in capsys.readouterr().err and video.read_bytes() == before
     (video.parent / 'mine.csv').write_text('x\n')
     code, _, err = run(capsys, video, *trained, '--csv', video.parent / 'mine.csv')
     assert code == 1 and 'was not written by such a run' in err

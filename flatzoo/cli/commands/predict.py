@@ -38,7 +38,7 @@ from flatzoo.data.workers import available_cores
 
 from .. import CommandError, write, write_error
 from ..arguments import add_answering_arguments, add_view_arguments, answering_model, chosen_protocol, count
-from ..outputs import csv_line, note_scores, open_answers
+from ..outputs import csv_line, note_scores, open_answers, wants_events
 from ..windows import add_window_arguments, asks_for_windows, predict_long, said_precision, window_protocol
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     if files:
         model = answering_model(args)
         protocol = chosen_protocol(model, args)
-        note_scores(model, asks_for_windows(args))
+        note_scores(model, asks_for_windows(args) and not wants_events(args))
         if asks_for_windows(args):
             return _long_videos(found, model, protocol, args)
         frames, computed = protocol.num_clips * model.num_frames, said_precision(model)
@@ -202,7 +202,9 @@ def _report(
     with Progress(left, 'file', disable=left < MANY) as progress:
         for number, (path, error) in enumerate(found):
             if error is None and path in done:
-                failed |= done[path] is not None
+                if done[path] is not None:  # of an earlier run; the exit code tells of it, too
+                    failed = True
+                    write_error(done[path])
                 continue
             answer = error or next(answers)[1]
             if isinstance(answer, Exception):

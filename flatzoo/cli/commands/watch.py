@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from .. import CommandError, write
 from ..arguments import add_answering_arguments, add_view_arguments, answering_model, chosen_protocol, count
 from ..outputs import line_of, note_scores
-from ..windows import add_event_arguments, event_options, said_precision, seconds, window_protocol
+from ..windows import add_event_arguments, event_options, record_classes, said_precision, seconds, window_protocol
 
 if TYPE_CHECKING:
     from flatzoo.inference.watch import Sighting
@@ -80,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
         write(
             f'windows of {plan.window:g} s ({plan.source}{"; --window says another" if plan.is_default else ""}), one '
             f'every {plan.every:g} s; Ctrl-C ends', sys.stderr)
-        note_scores(model, in_windows=True)
+        note_scores(model, in_windows=not args.events)
         sightings = watch(
-            args.source, model, plan, args.topk, args.stall, args.retries, args.drop,
+            args.source, model, plan, record_classes(args, model, args.events), args.stall, args.retries, args.drop,
             note=lambda line: write(f'note: {line}', sys.stderr))
         with contextlib.closing(sightings):
-            _print(sightings, args, options, said_precision(model))
+            _print(sightings, args, dict(options, multi_label=model.multi_label), said_precision(model))
     except VideoError as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:

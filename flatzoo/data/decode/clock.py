@@ -14,7 +14,8 @@ class Clock:
 
     Timestamps restart where recordings were strung together or a camera was started anew, and those of MPEG-TS wrap
     after 26.5 hours. The clock then goes on by one frame. A gap without frames stays a gap. A few old frames that come
-    late, before the timestamps go on where they were, are no restart.
+    late, before the timestamps go on where they were, are no restart. Frames may have no timestamp; those of RTSP have
+    none until its server has told its clock.
 
     Args:
         interval: Seconds between frames that the header states; None if it states nothing.
@@ -36,7 +37,7 @@ class Clock:
         self.note = note
         self.start = start
         self.last: float | None = None
-        self.offset = 0.0
+        self.offset: float | None = None  # of the timestamps; None before the first one
         self._former: tuple[float, int] | None = None  # offset before the last restart, and frames since
         self._untold: str | None = None  # a restart that the next frame has yet to confirm
 
@@ -47,11 +48,13 @@ class Clock:
             stamp: Its timestamp in seconds; None if it has none.
         """
         if self.last is None:
-            self.offset = 0.0 if stamp is None else self.start - stamp
+            self.offset = None if stamp is None else self.start - stamp
             self.last = self.start
             return self.last
         expected = self.last + self.interval
         if stamp is not None:
+            if self.offset is None:
+                self.offset = expected - stamp
             self._return(stamp)
         time = expected if stamp is None else stamp + self.offset
         step = time - self.last

@@ -19,7 +19,7 @@ from .stream import StreamFrame, decode_stream
 if TYPE_CHECKING:
     import av
 
-__all__ = ['SourceKind', 'kind_of', 'read_live']
+__all__ = ['SourceKind', 'kind_of', 'name_of', 'read_live']
 
 SourceKind = str  # 'camera', 'address', 'pipe' or 'file'
 
@@ -48,6 +48,11 @@ def kind_of(source: str) -> SourceKind:
     return 'address'
 
 
+def name_of(source: str) -> str:
+    """A source as messages name it: an address without the user and the password in it."""
+    return re.sub(r'(?<=://)[^/@]*(?:@[^/@]*)*@', '', source, count=1) if kind_of(source) == 'address' else source
+
+
 def read_live(
         source: str,
         stall: float = 10.0,
@@ -71,7 +76,7 @@ def read_live(
     import av
 
     data = None
-    kind = kind_of(source)
+    kind, name = kind_of(source), name_of(source)
     try:
         if kind in ('pipe', 'file'):
             try:
@@ -85,14 +90,21 @@ def read_live(
             options = {
                 'format_whitelist': ','.join((*FORMATS, 'rtsp', 'sdp', 'rtp', 'hls', 'mpegts', 'flv')),
                 'protocol_whitelist': ','.join(_PROTOCOLS), 'rw_timeout': str(int(stall * 1e6))}
-            container = _open(source, source, stall, options)
+            container = _open(source, name, stall, options)
         try:
-            stream, _ = choose_stream(container, source)
+            stream, _ = choose_stream(container, name)
             rate = stream.average_rate or stream.guessed_rate
-            clock = Clock(1 / float(rate) if rate else None, lambda line: note(f'{source}: {line}'), start)
-            yield from decode_stream(container, stream, source, clock, note)
+            clock = Clock(1 / float(rate) if rate else None, lambda line: note(f'{name}: {line}'), start)
+            try:
+                yield from decode_stream(container, stream, name, clock, note)
+            except VideoError as error:
+                if kind == 'pipe' and clock.last is None and 'mp4' in container.format.name:
+                    raise VideoError(
+                        f'{name}: no frame of this MP4 can be decoded; where its index lies behind the frames, a pipe '
+                        'cannot go back to them. Name the file, or pipe MPEG-TS or Matroska.') from error
+                raise
         except (TimeoutError, av.error.ExitError):
-            raise _stalled(source, stall) from None
+            raise _stalled(name, stall) from None
         finally:
             container.close()
     finally:
@@ -100,8 +112,8 @@ def read_live(
             data.close()
 
 
-def _stalled(source: str, stall: float) -> VideoError:
-    return VideoError(f'{source}: gave nothing for {stall:g} s. Check that it runs.')
+def _stalled(name: str, stall: float) -> VideoError:
+    return VideoError(f'{name}: gave nothing for {stall:g} s. Check that it runs.')
 
 
 def _open(what: Any, name: str, stall: float, options: dict[str, str]) -> 'av.container.InputContainer':
@@ -155,13 +167,14 @@ class _GrowingFile:
     """A file at whose end more may come; it is complete when it has not grown for a while."""
 
     def __init__(self, path: str, stall: float):
-        self.stall = stall
+        self.stall, self.complete = stall, False
         self.file = open(path, 'rb')  # noqa: SIM115 - closed by `close`
 
     def read(self, size: int) -> bytes:
         end = time.monotonic() + self.stall
-        while not (data := self.file.read(size)) and time.monotonic() < end:
+        while not (data := self.file.read(size)) and not self.complete:  # FFmpeg asks several times at the end
             time.sleep(0.05)
+            self.complete = time.monotonic() >= end
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Counts in the header of an MP4 file, checked against the size of the file before FFmpeg believes them."""
+"""What an MP4 file says of itself, checked against its size before FFmpeg believes it."""
 import os
 import re
 import struct
@@ -18,10 +18,14 @@ def false_claim(path: str) -> VideoError:
 
 
 def check_mp4_claims(path: str) -> None:
-    """Refuses an MP4 file whose sample counts cannot be true, before FFmpeg makes room for as many samples."""
+    """Refuses an MP4 file whose sample counts cannot be true, before FFmpeg makes room for as many samples.
+
+    One that ends within its frames, before the index that lies behind them, is refused, too: nobody can read it.
+    """
     limit, end = claim_limit(path), os.path.getsize(path)
     with open(path, 'rb') as file:
         start = boxes = 0
+        first, has_index = b'', False
         while start < end and boxes < 1_000_000:  # other kinds of files end within a few
             boxes += 1
             file.seek(start)
@@ -35,7 +39,13 @@ def check_mp4_claims(path: str) -> None:
                 size = end - start
             if size < 8:
                 return
+            first = first or kind
+            if first == b'ftyp' and kind == b'mdat' and not has_index and start + size > end:
+                raise VideoError(
+                    f'{path}: is not a video that FFmpeg can read (it ends after {end / 1e6:.2f} of at least '
+                    f'{(start + size) / 1e6:.2f} MB, before the index that follows its frames). Get the video again.')
             if kind in (b'moov', b'moof'):
+                has_index = True
                 file.seek(start)
                 tables = file.read(min(size, end))
                 for match in re.finditer(rb'stsz.{4}(.{4})(.{4})|trun.{4}(.{4})', tables, re.DOTALL):

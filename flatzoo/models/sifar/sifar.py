@@ -443,7 +443,7 @@ def sifar_swin_tiny(pretrained: bool = False, **kwargs: Any) -> SifarSwin:
 def sifar_resnet10t(pretrained: bool = False, **kwargs: Any) -> VideoModel:
     """The smallest SIFAR, not in the paper: 8 frames of 32 pixels in 3x3 on a slim ResNet-10-T, 1.2 M parameters.
 
-    Its weights ship with flatzoo: it names the sixteen procedural actions of `flatzoo.data.actions`.
+    Its weights ship with flatzoo: they name rendered actions of `flatzoo.data.actions`.
     """
     model_args = dict(
         backbone='resnet10t', num_frames=8, img_size=32, channels=(32, 64, 128, 256), stem_width=16)
