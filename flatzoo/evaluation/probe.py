@@ -252,6 +252,9 @@ def _of_several(
         return network, tuple(known.tolist()), lambda new: answers_of(known.tolist(), token_logits(network, new), size)
 
     train, test, tested_on = _division(source, leave_group_out, leave_out)
+    for part, what in ((train, 'to learn from'), (test, 'to measure on')):
+        if part is not None and not targets[torch.as_tensor(part)].any():
+            raise ValueError(f'none of the {len(part)} clips {what} shows any of the classes. Add clips that do.')
     head, known, answer = fit(train)
     if test is not None:
         index = torch.as_tensor(test)
@@ -283,12 +286,16 @@ def _usable(features: Features) -> tuple[list[str], Features]:
     notes = []
     if features.errors:
         notes.append(f'{len(features.errors)} clips could not be read and are left out')
-    labelled = (features.targets.sum(1) > 0).nonzero().flatten()
-    if len(labelled) < 2:
+    has_class = features.targets.sum(1) > 0
+    none = torch.tensor([features.multi_label and row.label == '' for row in features.rows])  # a label, too
+    if not has_class.any():
         raise ValueError(
             'the clips have no classes. Embed a data set (SPEC ROOT), such as a folder with a folder for each class.')
+    if none.any():
+        notes.append(f'{int(none.sum())} of {len(features)} clips have an empty label and count as clips of no class')
+    labelled = (has_class | none).nonzero().flatten()
     if len(labelled) < len(features):
-        notes.append(f'{len(features) - len(labelled)} clips have no class and are left out')
+        notes.append(f'{len(features) - len(labelled)} clips have no label and are left out')
         features = features.select(labelled)
     if not features.multi_label and len(features.labels.unique()) < 2:
         raise ValueError(

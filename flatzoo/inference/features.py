@@ -36,7 +36,8 @@ class FeatureRow(NamedTuple):
         end: Where it ends, None for the end of the file.
         unit: `'frames'` or `'seconds'`, of both.
         id: The publisher's name of the clip.
-        label: Name of the class, None if it has none.
+        label: Name of the class, None if nobody has said it. Where clips may have several, their names with `|`
+            between; empty if the clip shows none of them.
         split: Name of the split, or empty.
         group: Person or place that the clip is of, None if none is named.
         times: Seconds from the begin of the file of the frames that were seen; empty for folders of frames.
@@ -107,7 +108,7 @@ class Features:
 
     @property
     def targets(self) -> Tensor:
-        """1 for the classes of each clip, float32 `[N, K]`; a row of zeros for clips without a class."""
+        """1 for the classes of each clip, float32 `[N, K]`; zeros for clips of no class or without a label."""
         place = {name: index for index, name in enumerate(self.classes)}
         targets = torch.zeros(len(self.rows), len(self.classes))
         for target, row in zip(targets, self.rows):

@@ -11,8 +11,8 @@ stay together, and --leave-group-out measures on one person after the other.
 
 --out saves a model that every command takes. It names its backbone, with a digest of the weights, and
 does not copy it. knn saves the features that it answers by. Where clips have several classes ('a|b' in a
-list), each class gets a score of its own, and the figure is the mean average precision. Needs
-pip install 'flatzoo[probe]'.
+list, an empty label for none), each class gets a score of its own, and the figure is the mean average
+precision. Needs pip install 'flatzoo[probe]'.
 
     flatzoo probe features/ --out runs/mine
     flatzoo probe folder videos/ --model probe_dinov2_s --num-frames 4 --out runs/mine

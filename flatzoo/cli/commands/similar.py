@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         for number, entry in enumerate(entries):
             lines = [
                 f'{near["similarity"]:8.3f}  {printable(near["path"])}' + (
-                    f'  ({printable(near["label"])})' if near['label'] is not None else '')
+                    f'  ({printable(near["label"])})' if near['label'] else '')
                 for near in entry['similar']]
             write(('\n' if number else '') + '\n'.join([printable(entry['path']), *lines]))
     for row in queries.errors:
