@@ -211,7 +211,9 @@ def probe(
     else:
         answers = torch.full((len(source),), -1)
         for fit_on, test_on in _folds(source, leave_group_out, seed):
-            answers[torch.as_tensor(test_on)] = fit(fit_on)[2](values[torch.as_tensor(test_on)])
+            known, test_on = source.labels[torch.as_tensor(fit_on)].unique(), torch.as_tensor(test_on)
+            # with one class there is nothing to fit
+            answers[test_on] = known if len(known) == 1 else fit(fit_on)[2](values[test_on])
         index = torch.arange(len(source))
         truth = source.labels
         head, known, _ = fit(train)
@@ -357,11 +359,12 @@ def _division(
 
 
 def _folds(features: Features, leave_group_out: bool, seed: int) -> list[tuple[Any, Any]]:
-    folds = folds_of(features.labels, features.groups, leave_one_out=leave_group_out, seed=seed)
-    if not folds:
+    labels = features.labels
+    folds = folds_of(labels, features.groups, leave_one_out=leave_group_out, seed=seed)
+    if not any(len(labels[torch.as_tensor(train)].unique()) > 1 for train, _ in folds):
         raise ValueError(
-            f'{len(features)} clips are too few for cross-validation: each class needs two clips, and two groups if '
-            'groups are named.')
+            f'{len(features)} clips are too few for cross-validation: where a part is left out, clips of two classes '
+            'must remain. Give more clips, of more groups if groups are named.')
     return folds
 
 

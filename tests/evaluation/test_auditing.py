@@ -163,6 +163,19 @@ def test_calibration(audited):
     assert calibration_error(3 * logits, labels) > 0.1
 
 
+@pytest.mark.parametrize('count', [10, 30, 300])
+def test_a_few_clips_that_are_all_right_do_not_make_sure(count):
+    """Laplace's rule of succession: after N right answers of N, the next one is right with (N + 1) / (N + 2)."""
+    labels = torch.arange(count) % 3
+    logits = 20.0 * torch.nn.functional.one_hot(labels, 3)
+    sure = (logits / fit_temperature(logits, labels)).softmax(1).amax(1)
+    torch.testing.assert_close(sure, torch.full((count,), (count + 1) / (count + 2)), atol=0.3 / count, rtol=0)
+    targets = torch.nn.functional.one_hot(labels, 3)
+    logits = 40.0 * targets - 20
+    scores = (logits / fit_temperature(logits, targets)).sigmoid()
+    torch.testing.assert_close(scores[targets > 0], sure, atol=0.5 / count, rtol=0)
+
+
 def test_pages(audited, tmp_path):
     found = audited('order', calibrate=True)
     object.__setattr__(found, 'classes', ('a|b', '<script>'))

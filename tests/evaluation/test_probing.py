@@ -171,6 +171,13 @@ def test_bad_input(features, tmp_path):
     single = flatzoo.probe(made([0, 1, 2, 0, 1, 0], ['train'] * 3 + ['val'] * 3), 'ridge')
     assert any('single clip to learn from: a, b, c' in note for note in single.notes)
     assert any('too few clips to choose the penalty' in note for note in single.notes)
+    with pytest.raises(ValueError, match='2 clips are too few for cross-validation'):
+        flatzoo.probe(made([0, 1]), 'ridge')
+    with pytest.raises(ValueError, match='clips of two classes must remain'):
+        flatzoo.probe(made([0, 0, 1, 1], groups=['x', 'x', 'y', 'y']), 'ridge')
+    one = flatzoo.probe(made([0] * 8 + [1]), 'logistic')  # no fold can learn it and measure it
+    assert one.evaluation.per_class()[0]['top1'] == 100 and one.evaluation.per_class()[1]['top1'] == 0
+    assert any('single clip to learn from: b' in note for note in one.notes)
     unseen = flatzoo.probe(made([0, 1] * 6 + [0, 1, 2], ['train'] * 12 + ['val'] * 3), 'ridge')
     assert unseen.classes == ('a', 'b') and unseen.evaluation.confusion[2].sum() == 1
     assert any('count as wrong: c' in note for note in unseen.notes)

@@ -109,7 +109,7 @@ def _text(result: 'ProbeResult', per_class: bool) -> str:
             f'{result.evaluation.micro_f1:8.2f} %  F1 of all decisions at the score 0.5', about]
         rows = sorted(result.evaluation.per_class(), key=lambda entry: entry['ap']) if per_class else ()
         return '\n'.join([*lines, *(
-            f'{row["ap"]:8.2f} %  {printable(row["class"])}, {row["clips"]} clips, recall {row["recall"]:.1f} %'
+            f'{row["ap"]:8.2f} %  {printable(row["class"])}, {_clips(row["clips"])}, recall {row["recall"]:.1f} %'
             for row in rows)])
     lines = [
         f'{result.accuracy:8.2f} %  top-1, between {low:.1f} and {high:.1f} % with 95 % confidence',
@@ -118,8 +118,12 @@ def _text(result: 'ProbeResult', per_class: bool) -> str:
     if per_class:
         for entry in sorted(result.evaluation.per_class(), key=lambda entry: entry['top1']):
             taken = f', {entry["times"]} of them taken for {printable(entry["taken_for"])}' if entry['times'] else ''
-            lines.append(f'{entry["top1"]:8.2f} %  {printable(entry["class"])}, {entry["clips"]} clips{taken}')
+            lines.append(f'{entry["top1"]:8.2f} %  {printable(entry["class"])}, {_clips(entry["clips"])}{taken}')
     return '\n'.join(lines)
+
+
+def _clips(count: int) -> str:
+    return f'{count} clip{"s" * (count != 1)}'
 
 
 def _entry(result: 'ProbeResult') -> dict[str, Any]:
