@@ -113,7 +113,7 @@ class ProbeResult:
             with_backbone: Whether to copy the backbone, too. Else it is named, with a digest of its weights.
 
         Raises:
-            ValueError: See `model`, or nearest neighbours of tokens.
+            ValueError: See `model`, or nearest neighbours of tokens or with their backbone.
             OSError: The folder cannot be written. Its content stays unchanged.
         """
         from flatzoo.hub.push import save_pretrained
@@ -121,6 +121,10 @@ class ProbeResult:
 
         if self.kind != 'knn':
             return save_pretrained(self.model(), folder, label_names=self.classes, with_backbone=with_backbone)
+        if with_backbone:
+            raise ValueError(
+                'nearest neighbours are saved as features, which name their backbone and cannot carry it. Leave '
+                'with_backbone out, or take ridge or logistic.')
         return save_neighbours(self.features.select(self.fitted_to), self.head.neighbors, folder)
 
 
@@ -163,6 +167,10 @@ def probe(
     """
     if kind not in ALL_KINDS:
         raise ValueError(f'kind={kind!r} is none of {", ".join(map(repr, ALL_KINDS))}.')
+    if probe_args and kind in KINDS:
+        raise ValueError(
+            f'probe_args ({", ".join(probe_args)}) are for attentive, step and linear; what {kind} needs is chosen by '
+            'cross-validation.')
     import_sklearn()
     embedder = None
     if isinstance(source, (str, os.PathLike)) and model is None:
@@ -170,7 +178,7 @@ def probe(
     if not isinstance(source, Features):
         if model is None:
             raise ValueError('a list of clips needs a model that looks at them: give its name.')
-        names = 'batch_size', 'workers', 'progress', 'processes'
+        names = 'batch_size', 'workers', 'progress', 'processes', 'note'
         options = {name: kwargs.pop(name) for name in names if name in kwargs}
         embedder = model if isinstance(model, Embedder) else Embedder(
             model, **{'tokens': kind in TOKEN_KINDS, **kwargs})

@@ -1,5 +1,7 @@
 """Probes: right on what can be told apart, measured on clips they have not seen, and saved as models like any other."""
 import json
+import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -271,3 +273,37 @@ def test_the_command(root, tmp_path, capsys):
     assert 'moves' in capsys.readouterr().out
     assert main(['probe', 'folder', str(root)]) == 1
     assert '--model NAME' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--num-frames', '4'], '--num-frames is for SPEC ROOT'), (['--features', 'x'], '--features is for SPEC ROOT'),
+    (['--raw'], '--ema or --raw is for SPEC ROOT'), (['--with-backbone'], 'give --out FOLDER, too'),
+    (['--probe-kwargs', 'lr=1'], 'probe_args .lr. are for attentive, step and linear'),
+    (['--kind', 'knn', '--with-backbone', '--out', 'x'], 'are saved as features, which name their backbone')])
+def test_arguments_that_would_do_nothing_are_refused(features, tmp_path, capsys, monkeypatch, arguments, message):
+    flatzoo.probe(features, 'knn').save(tmp_path / 'kept')
+    monkeypatch.chdir(tmp_path)
+    assert main(['probe', 'kept', *arguments]) == 1
+    assert re.search(message, capsys.readouterr().err) and not (tmp_path / 'x').exists()
+
+
+def test_a_folder_of_clips_without_its_layout_is_told_how(root, capsys):
+    assert main(['probe', str(root), '--model', MODEL]) == 1
+    assert f'flatzoo probe folder {root} --model {MODEL}' in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(features, tmp_path, monkeypatch, capsys):
+    import errno
+
+    from matplotlib.figure import Figure
+
+    flatzoo.probe(features, 'knn').save(tmp_path / 'kept')
+
+    def full(self, path, **kwargs):
+        path.write_bytes(b'half of it')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Figure, 'savefig', full)
+    assert main(['probe', str(tmp_path / 'kept'), '--report', str(tmp_path / 'report')]) == 1
+    assert f'error: {tmp_path / "report"}: the disk is full. What was there before is kept' in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / 'report').iterdir()] == ['classes.csv']

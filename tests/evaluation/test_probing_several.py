@@ -144,6 +144,19 @@ def test_no_class_from_the_list_to_the_saved_model(root, tmp_path):
     assert evaluate(model, videos).map == pytest.approx(result.map, abs=0.5)
 
 
+def test_a_list_that_has_one_class_per_clip_now(root, tmp_path):
+    out = tmp_path / 'features'
+    flatzoo.embed(every_split('csv', root), 'sifar_resnet10t', out)
+    paths = sorted(str(path) for path in root.glob('*.mp4'))
+    flatzoo.embed(paths, 'sifar_resnet10t', out)  # files say nothing of classes
+    assert flatzoo.load_features(out).multi_label
+    now = tmp_path / 'now.csv'
+    now.write_text('path,label\n' + ''.join(f'{path},{"ab"[i % 2]}\n' for i, path in enumerate(paths)))
+    flatzoo.embed(every_split('csv', now), 'sifar_resnet10t', out)
+    kept = flatzoo.load_features(out)
+    assert not kept.multi_label and kept.classes == ('a', 'b') and sorted(set(kept.labels.tolist())) == [0, 1]
+
+
 def test_what_cannot_be_learned_is_said():
     source = made(torch.tensor([[1, 0, 0]] * 6 + [[0, 0, 0]] * 2), splits=['train'] * 6 + ['val'] * 2)
     source = replace(source, rows=tuple(row._replace(label=row.label or '') for row in source.rows))

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             for file in write_pages(audits, args.out, command):
                 write(str(file), sys.stderr)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        raise CommandError(one_line(error)) from error
+        raise CommandError(one_line(error, args.out)) from error
     if args.json:
         write(json.dumps([_entry(found) for found in audits], indent=2))
     else:

@@ -75,6 +75,15 @@ def add_embedding_arguments(parser: argparse.ArgumentParser, required: bool = Tr
         "'flatzoo[ray]' (default: %(default)s)")
 
 
+def embedding_given(args: argparse.Namespace) -> list[str]:
+    """Those of these arguments that have another value than by default, as they are written."""
+    parser = argparse.ArgumentParser()
+    add_embedding_arguments(parser, required=False)
+    return [
+        ' or '.join(action.option_strings[-1] for action in parser._actions if action.dest == name)
+        for name, default in vars(parser.parse_args([])).items() if getattr(args, name) != default]
+
+
 def embedding_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `flatzoo.embed` that the arguments of the command describe."""
     from flatzoo.data.protocol import EvalProtocol
@@ -85,13 +94,16 @@ def embedding_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     return dict(
         layout=args.layout, dtype=args.dtype, device=args.device, allow_untrained=args.allow_untrained,
         protocol=EvalProtocol(num_clips=args.num_clips, num_crops=args.num_crops), batch_size=args.batch_size,
-        workers=args.workers, progress=True, processes=args.processes, **kwargs)
+        workers=args.workers, progress=True, processes=args.processes,
+        note=lambda text: write(f'note: {text}.', sys.stderr), **kwargs)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo embed`: 0 if all clips have a feature, 1 if not."""
     from flatzoo.inference.embed import embed
 
+    if (args.per == 'window') != (args.window is not None):
+        raise CommandError('--per window and --window SECONDS go together, such as: --per window --window 2.')
     sources = lists_or_files(args.sources, args.split)
     try:
         features = embed(

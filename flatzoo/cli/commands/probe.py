@@ -30,7 +30,7 @@ from flatzoo.console.text import printable
 from .. import CommandError, write
 from ..arguments import KeyValues
 from ..sources import is_spec, lists_or_files, one_line
-from .embed import add_embedding_arguments, embedding_kwargs
+from .embed import add_embedding_arguments, embedding_given, embedding_kwargs
 
 if TYPE_CHECKING:
     from flatzoo.evaluation.probe import ProbeResult
@@ -66,10 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo probe`: 0 if all clips have a feature, 1 if not."""
     from flatzoo.evaluation.probe import probe
+    from flatzoo.inference.features import INDEX
 
     common = dict(
         kind=args.kind, leave_group_out=args.leave_group_out, leave_out=args.leave_out, seed=args.seed,
         probe_args=args.probe_kwargs)
+    if args.with_backbone and args.out is None:
+        raise CommandError('--with-backbone says what is saved: give --out FOLDER, too.')
     try:
         if is_spec(args.sources):
             if args.model is None:
@@ -78,9 +81,15 @@ def run(args: argparse.Namespace) -> int:
                 lists_or_files(args.sources), model=args.model, features=args.features, **common,
                 **embedding_kwargs(args))
         elif len(args.sources) == 1:
-            if args.model is not None:
-                raise CommandError('--model is for SPEC ROOT; features know the model that they are of.')
-            result = probe(args.sources[0], **common)
+            source, given = args.sources[0], embedding_given(args) + ['--features'] * (args.features is not None)
+            if os.path.isdir(source) and not os.path.exists(os.path.join(source, INDEX)):
+                raise CommandError(
+                    f"{source}: holds no features. If it holds clips, say how they are laid out, and which network "
+                    f"looks at them: flatzoo probe folder {source} --model {args.model or 'NAME'}")
+            if given:
+                raise CommandError(
+                    f'{given[0]} is for SPEC ROOT: features know their model, and how it looked at the clips.')
+            result = probe(source, **common)
         else:
             raise CommandError('give one folder of features, or SPEC ROOT of a data set.')
         if args.out is not None:
@@ -88,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         if args.report is not None:
             _write_report(Path(args.report), result)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise CommandError(one_line(error)) from error
+        raise CommandError(one_line(error, args.report or args.out)) from error
     write(json.dumps(_entry(result), indent=2) if args.json else _text(result, args.per_class))
     for note in result.notes:
         write(f'note: {note}.', sys.stderr)
