@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ['ALL_KINDS', 'ProbeResult', 'probe']
 
 ALL_KINDS = (*KINDS, *TOKEN_KINDS)
+REFIT = 'the head that is saved learns from all clips; the figure is that of heads that learn from a part of them'
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +226,7 @@ def probe(
         index = torch.arange(len(source))
         truth = source.labels
         head, known, _ = fit(train)
-        notes.append('the saved head is fitted to all clips; the accuracy is that of heads fitted to a part of them')
+        notes.append(REFIT)
     notes += _notes(source, train, index.tolist(), known, getattr(head, 'penalty', 'fixed') == '')
     groups = [source.groups[i] for i in index.tolist()]
     low, high = accuracy_interval(truth == answers, groups, seed)
@@ -276,7 +277,7 @@ def _of_several(
             raise ValueError('all clips are of one group, so that none can be left out. Give clips of another one.')
         for fit_on, test_on in folds:
             logits[torch.as_tensor(test_on)] = fit(fit_on)[2](values[torch.as_tensor(test_on)])
-        notes.append('the saved head is fitted to all clips; the figure is that of heads fitted to a part of them')
+        notes.append(REFIT)
     notes += _notes(source, train, index.tolist(), known, getattr(head, 'penalty', 'fixed') == '')
     low, high = map_interval(logits, targets[index], [source.groups[i] for i in index.tolist()], seed)
     return ProbeResult(
