@@ -276,8 +276,8 @@ def test_the_command(root, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--num-frames', '4'], '--num-frames is for SPEC ROOT'), (['--features', 'x'], '--features is for SPEC ROOT'),
-    (['--raw'], '--ema or --raw is for SPEC ROOT'), (['--with-backbone'], 'give --out FOLDER, too'),
+    (['--num-frames', '4'], '--num-frames is for clips .SPEC ROOT.'), (['--features', 'x'], '--features is for clips'),
+    (['--raw'], '--ema or --raw is for clips'), (['--with-backbone'], 'give --out FOLDER, too'),
     (['--probe-kwargs', 'lr=1'], 'probe_args .lr. are for attentive, step and linear'),
     (['--kind', 'knn', '--with-backbone', '--out', 'x'], 'are saved as features, which name their backbone')])
 def test_arguments_that_would_do_nothing_are_refused(features, tmp_path, capsys, monkeypatch, arguments, message):

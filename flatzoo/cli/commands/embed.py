@@ -46,7 +46,7 @@ def add_embedding_arguments(parser: argparse.ArgumentParser, required: bool = Tr
     model.add_argument(
         '--layout', default='time:1', metavar='LAYOUT',
         help='of an image model: grid, ... for a super image (default: time:1, frame by frame)')
-    model.add_argument('--num-frames', type=count, metavar='N', help='frames of a clip (default: that of the model)')
+    model.add_argument('--num-frames', type=count, metavar='N', help='frames of a clip (default: as the model, 8 of an image model)')
     model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
     add_ema_arguments(model)
     model.add_argument(
@@ -55,8 +55,8 @@ def add_embedding_arguments(parser: argparse.ArgumentParser, required: bool = Tr
     model.add_argument('--allow-untrained', action='store_true', help='take random weights where there are none')
     model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     model.add_argument(
-        '--dtype', choices=('float32', 'bfloat16'), default='float32', help='to compute and store in (default: '
-        '%(default)s)')
+        '--dtype', choices=('float32', 'bfloat16'), default='float32',
+        help='numbers to compute in and to keep (default: %(default)s)')
 
     views = parser.add_argument_group('views', 'What a model sees of a clip. Features are averaged over the views.')
     views.add_argument('--num-clips', type=count, default=1, metavar='N', help='clips per video (default: %(default)s)')

@@ -1,8 +1,8 @@
 """Learn a classifier from few clips: a head on the features of a frozen network.
 
 SOURCE is a folder that 'flatzoo embed' wrote, or the layout of a data set and its folder (SPEC ROOT), whose
-clips the network --model then looks at first; --features keeps what it sees. The split train teaches, and
-val (or else test) measures. A data set without these splits is measured by cross-validation. The file
+clips the network --model then looks at first; --features keeps what it sees. The head learns from the split
+train and is measured on val (or else test). Without these splits it is measured by cross-validation. The file
 groups.csv in the folder of the data set (columns path and group) says which clips are of one person: they
 stay together, and --leave-group-out measures on one person after the other.
 
@@ -42,20 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'sources', nargs='+', metavar='SOURCE', help='FEATURES, a folder of features; or SPEC ROOT of a data set')
     parser.add_argument(
         '--kind', choices=('knn', 'ridge', 'logistic', 'attentive', 'step', 'linear'), default='logistic',
-        help='of the head (default: %(default)s)')
+        help='kind of head, see above (default: %(default)s)')
     parser.add_argument(
-        '--leave-group-out', action='store_true', help='measure on one group after the other, over all splits')
+        '--leave-group-out', action='store_true',
+        help='leave out one group (person) after the other, and measure on it; splits do not count')
     parser.add_argument(
-        '--leave-out', nargs='+', default=[], metavar='GROUP', help='measure on these groups, over all splits')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of folds and random weights (default: 0)')
+        '--leave-out', nargs='+', default=[], metavar='GROUP',
+        help='learn from all other groups, and measure on these; splits do not count')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the random folds and weights (default: 0)')
     parser.add_argument(
         '--probe-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='of attentive, step and linear: probe_depth=1, lr=0.001, weight_decay=0.05, epochs=20, ...')
 
     output = parser.add_argument_group('output')
     output.add_argument('--out', metavar='FOLDER', help='save the model there')
-    output.add_argument('--with-backbone', action='store_true', help='copy the backbone into the model')
-    output.add_argument('--features', metavar='FOLDER', help='of SPEC ROOT: keep the features there')
+    output.add_argument('--with-backbone', action='store_true', help='copy the backbone into the folder of --out')
+    output.add_argument('--features', metavar='FOLDER', help='keep the features of SPEC ROOT there, for the next time')
     output.add_argument(
         '--report', metavar='FOLDER', help='write a table of the classes and the picture of the confusions there')
     output.add_argument('--per-class', action='store_true', help='print the accuracy of every class')
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
                     f"looks at them: flatzoo probe folder {source} --model {args.model or 'NAME'}")
             if given:
                 raise CommandError(
-                    f'{given[0]} is for SPEC ROOT: features know their model, and how it looked at the clips.')
+                    f'{given[0]} is for clips (SPEC ROOT). Features know their model, and how it looked at the clips.')
             result = probe(source, **common)
         else:
             raise CommandError('give one folder of features, or SPEC ROOT of a data set.')
