@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -251,9 +252,14 @@ def test_the_shipped_model_uses_order(tmp_path, capsys):
         (tmp_path / 'val' / ACTIONS[label]).mkdir(parents=True)
         for clip in range(2):
             write_action(tmp_path / 'val' / ACTIONS[label] / f'{clip}.mp4', label, 50 + clip, size=32, num_frames=8)
+    blind = timm.create_model('sifar_resnet10t', pretrained=True)
+    blind.get_classifier().weight.data.zero_()
+    flatzoo.save_pretrained(blind, tmp_path / 'blind')
     assert main([
-        'audit', 'folder', str(tmp_path), '--model', 'sifar_resnet10t', '--out', str(tmp_path / 'page'), '--json']) == 0
-    found, = json.loads(capsys.readouterr().out)
+        'audit', 'folder', str(tmp_path), '--model', str(tmp_path / 'blind'), 'sifar_resnet10t', '--out',
+        str(tmp_path / 'page'), '--json']) == 0
+    nothing, found = json.loads(capsys.readouterr().out)
+    assert (nothing['rank'], found['rank'], nothing['level']) == (2, 1, 'nothing')
     assert found['level'] == 'order' and ['moves left', 'moves right'] in found['symmetric']
     assert (tmp_path / 'page.html').exists() and flatzoo.audit is audit
     assert len(read_videos('folder', tmp_path, 'val')) == sum(row['clips'] for row in found['classes'])

@@ -287,6 +287,16 @@ def test_arguments_that_would_do_nothing_are_refused(features, tmp_path, capsys,
     assert re.search(message, capsys.readouterr().err) and not (tmp_path / 'x').exists()
 
 
+def test_a_backbone_without_a_name_is_copied_and_the_command_says_so(root, tmp_path, capsys):
+    out = tmp_path / 'probe'
+    assert main([
+        'probe', 'folder', str(root), '--model', 'test_vit', '--allow-untrained', '--num-frames', '4', '--model-kwargs',
+        'img_size=32', '--out', str(out)]) == 0
+    assert f'saved: {out}, with a copy of the backbone' in capsys.readouterr().err
+    with safe_open(out / 'model.safetensors', 'pt') as file:
+        assert len(list(file.keys())) > 10
+
+
 def test_a_folder_of_clips_without_its_layout_is_told_how(root, capsys):
     assert main(['probe', str(root), '--model', MODEL]) == 1
     assert f'flatzoo probe folder {root} --model {MODEL}' in capsys.readouterr().err

@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise CommandError(one_line(error, args.out)) from error
     if args.json:
-        write(json.dumps([_entry(found) for found in audits], indent=2))
+        place = {row['name']: place for place, row in enumerate(ranking, 1)}
+        write(json.dumps([{**_entry(found), 'rank': place.get(found.name, 1)} for found in audits], indent=2))
     else:
         write('\n\n'.join(map(_text, audits)))
         for place, row in enumerate(ranking, 1):

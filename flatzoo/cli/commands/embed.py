@@ -46,7 +46,8 @@ def add_embedding_arguments(parser: argparse.ArgumentParser, required: bool = Tr
     model.add_argument(
         '--layout', default='time:1', metavar='LAYOUT',
         help='of an image model: grid, ... for a super image (default: time:1, frame by frame)')
-    model.add_argument('--num-frames', type=count, metavar='N', help='frames of a clip (default: as the model, 8 of an image model)')
+    model.add_argument(
+        '--num-frames', type=count, metavar='N', help='frames of a clip (default: as the model; 8 of an image model)')
     model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
     add_ema_arguments(model)
     model.add_argument(

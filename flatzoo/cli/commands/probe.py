@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo probe`: 0 if all clips have a feature, 1 if not."""
     from flatzoo.evaluation.probe import probe
+    from flatzoo.evaluation.probe_model import can_borrow
     from flatzoo.inference.features import INDEX
 
     common = dict(
@@ -104,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
     for note in result.notes:
         write(f'note: {note}.', sys.stderr)
     if args.out is not None:
-        write(f"saved: {args.out}. Try 'flatzoo predict CLIP --model {args.out}'.", sys.stderr)
+        copied = args.kind != 'knn' and not args.with_backbone and not can_borrow(result.features.settings)
+        why = ', with a copy of the backbone, since no name stands for its weights' if copied else ''
+        write(f"saved: {args.out}{why}. Try 'flatzoo predict CLIP --model {args.out}'.", sys.stderr)
     return int(bool(result.features.errors))
 
 
