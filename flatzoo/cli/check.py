@@ -123,7 +123,7 @@ def describe(lists: Iterable['VideoList'], facts: list['ClipFacts']) -> dict[str
     balance = {}
     for videos in lists:
         counts = collections.Counter(label for clip in videos.clips for label in clip.all_labels)
-        label, most = counts.most_common(1)[0]
+        label, most = next(iter(counts.most_common(1)), (0, 0))  # clips may show none of the classes
         balance[videos.split] = {
             'fewest': min(counts[other] for other in range(len(videos.classes))), 'most': most,
             'class_with_most': videos.classes[label], 'share_of_most': most / len(videos)}

@@ -233,6 +233,13 @@ def open_answers(file: str, settings: dict[str, Any], columns: tuple[str, ...]) 
         raise CommandError(str(error)) from error
 
 
+def weights_of(model: Any) -> str:
+    """The digest of the weights, by which the settings of answers tell a model from the same one trained again."""
+    from flatzoo.weights.adapter_file import state_digest
+
+    return state_digest(model.state_dict())
+
+
 def csv_line(row: tuple) -> str:
     """A row of CSV without the end of the line."""
     text = io.StringIO()

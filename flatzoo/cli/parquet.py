@@ -10,6 +10,7 @@ from flatzoo.runtime import precision_of
 
 from . import CommandError, write, write_error
 from .arguments import model_loader
+from .outputs import weights_of
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -49,7 +50,8 @@ def predict_to_parquet(
     if name.startswith('local-dir:'):
         name = f'local-dir:{os.path.abspath(name.removeprefix("local-dir:"))}'
     settings: dict[str, Any] = {
-        'model': name, 'checkpoint': checkpoint, 'num_classes': model.num_classes, 'num_frames': model.num_frames,
+        'model': name, 'checkpoint': checkpoint, 'weights': weights_of(model),
+        'num_classes': model.num_classes, 'num_frames': model.num_frames,
         **({} if args.use_ema is None else {'use_ema': args.use_ema}),
         'img_size': list(model.img_size), 'protocol': protocol.to_dict(), 'topk': args.topk,
         **({} if (precision := precision_of(model)) == 'fp32' else {'precision': precision}),

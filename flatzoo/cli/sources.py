@@ -37,9 +37,20 @@ def lists_or_files(sources: Sequence[str], splits: Sequence[str] = ()) -> 'list[
         raise CommandError(' '.join(str(error).split())) from error
 
 
-def one_line(error: BaseException) -> str:
-    """The text of an error in one line."""
-    return ' '.join(str(error).split())
+def one_line(error: BaseException, place: str | os.PathLike | None = None) -> str:
+    """The text of an error in one line.
+
+    Args:
+        error: The error.
+        place: What was written to. A disk that is full is named by a sentence in place of a number.
+    """
+    from flatzoo.hub.staging import is_full
+
+    text = ' '.join(str(error).split())
+    if not is_full(error) or 'the disk is full' in text:
+        return text
+    place = place or getattr(error, 'filename', None)
+    return f'{f"{place}: " if place else ""}the disk is full. What was there before is kept: make room and start again.'
 
 
 def plain_kwargs(values: dict[str, Any], **others: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from flatzoo.data.workers import available_cores
 
 from . import CommandError, write, write_error
 from .arguments import model_loader
-from .outputs import Output, open_output, wants_events
+from .outputs import Output, open_output, wants_events, weights_of
 
 if TYPE_CHECKING:
     from flatzoo import VideoModel
@@ -178,7 +178,8 @@ def predict_long(
         f'every {plan.every:g} s', sys.stderr)
     settings = {
         'model': args.model, 'checkpoint': args.checkpoint and os.path.abspath(args.checkpoint),
-        'protocol': protocol.to_dict(), 'every': plan.every, 'window': plan.window, 'topk': args.topk,
+        'weights': weights_of(model), 'protocol': protocol.to_dict(),
+        'every': plan.every, 'window': plan.window, 'topk': args.topk,
         'events': options if wants_events(args) else None, **said_precision(model)}
     with contextlib.closing(open_output(args, settings)) as output:
         try:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 __all__ = [
-    'Clip', 'DataError', 'NotThere', 'VideoList', 'class_key', 'mirrored_labels', 'parse_spec', 'read_videos',
-    'sided_classes']
+    'Clip', 'DataError', 'NO_CLASS', 'NotThere', 'VideoList', 'class_key', 'mirrored_labels', 'parse_spec',
+    'read_videos', 'sided_classes']
 
 Unit = Literal['frames', 'seconds']
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -24,6 +24,8 @@ Metric = Literal['top1', 'mean_class', 'map']
 METRICS: tuple[Metric, ...] = get_args(Metric)
 Missing = Literal['error', 'skip']
 MISSING: tuple[Missing, ...] = get_args(Missing)
+NO_CLASS = -1
+"""The label of a clip that shows none of the classes, in a list whose clips may have several."""
 SPLIT_NAMES = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validate', 'validation', 'eval'),
@@ -46,7 +48,8 @@ class Clip:
 
     Attributes:
         path: A video file, a folder with one image per frame, or a shard (with `member`), which may be a URL.
-        label: Index into the classes of the list.
+        label: Index into the classes of the list; `NO_CLASS` of a clip without any, which lists whose clips may have
+            several classes allow.
         start: Where the clip starts in the file, counted from 0.
         end: Where it ends (excluded). None is the end of the file.
         unit: `'frames'` or `'seconds'`, of `start` and `end`.
@@ -81,8 +84,8 @@ class Clip:
 
     @property
     def all_labels(self) -> tuple[int, ...]:
-        """All labels of the clip; one in most lists."""
-        return self.labels or (self.label,)
+        """All labels of the clip; one in most lists, none of a clip that shows none of the classes."""
+        return self.labels or (() if self.label == NO_CLASS else (self.label,))
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,9 @@ class VideoList:
         if len(set(self.classes)) < len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise DataError(f'{self.name}: classes of the same name: {some(twice)}. Give each class its own name.')
-        wrong = [clip for clip in self.clips if not all(0 <= label < len(self.classes) for label in clip.all_labels)]
+        wrong = [
+            clip for clip in self.clips if not all(0 <= label < len(self.classes) for label in clip.all_labels)
+            or not clip.all_labels and not self.multi_label]
         if wrong:
             raise DataError(
                 f'{self.name}: {len(wrong)} of {len(self.clips)} clips have labels outside 0 to '
@@ -187,6 +192,7 @@ class VideoList:
                 f'{self.name}: {len(alike)} of {len(used)} classes have names that the model spells otherwise; their '
                 f'clips count so: {pairs}.', stacklevel=2)
         new = {label: place[loose.get(self.classes[label], self.classes[label])] for label in used}
+        new[NO_CLASS] = NO_CLASS
         clips = tuple(
             replace(c, label=new[c.label], labels=tuple(new[label] for label in c.labels)) for c in self.clips)
         return replace(self, clips=clips, classes=names)
@@ -356,13 +362,15 @@ def _natural(name: str) -> list:
 
 
 def generic_list(name: str, split: str, clips: Sequence[Clip], classes: Sequence[str], **fields: Any) -> VideoList:
-    """A `VideoList` whose `flip` and `note` follow from the names of its classes."""
+    """A `VideoList` whose `flip` and `note` follow from the names of its classes and from its clips."""
     sided = sided_classes(classes)
     note = ''
     if sided:
         note = f'no horizontal flip: labels have sides ({some(sided, 2)})'
     elif tuple(classes) == unnamed(len(classes)):
         note = 'the classes have no names; if labels have sides, switch the horizontal flip off'
+    if none := sum(not clip.all_labels for clip in clips):
+        note += f'{"; " * bool(note)}{none} of {len(clips)} clips have an empty label and count as clips of no class'
     return VideoList(name, tuple(clips), tuple(classes), split, not sided, note=note, **fields)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .lists import Clip, DataError, VideoList
 
-__all__ = ['as_multi_label', 'label_targets', 'one_class_only', 'targets_of']
+__all__ = ['as_multi_label', 'label_targets', 'needs_a_class', 'one_class_only', 'targets_of']
 
 
 def label_targets(clips: Iterable[Clip], num_classes: int, renamed: Sequence[int] | None = None) -> Tensor:
@@ -39,6 +39,21 @@ def as_multi_label(videos: VideoList) -> VideoList:
         return videos
     clips = tuple(replace(clip, labels=(clip.label,)) for clip in videos.clips)
     return replace(videos, clips=clips, metric='map')
+
+
+def needs_a_class(videos: VideoList) -> None:
+    """Refuses a list of which no clip shows any of the classes: nothing can be learned from it or measured on it.
+
+    Args:
+        videos: The list.
+
+    Raises:
+        DataError: It is one.
+    """
+    if not any(clip.all_labels for clip in videos.clips):
+        raise DataError(
+            f'{videos.name} ({videos.split}): none of its {len(videos)} clips shows any of the classes. Add clips that '
+            'do.')
 
 
 def one_class_only(videos: VideoList, what: str) -> None:

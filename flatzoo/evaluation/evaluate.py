@@ -22,7 +22,7 @@ from flatzoo.console.progress import Progress
 from flatzoo.data.clip_cache import ClipCache
 from flatzoo.data.clips import ClipDataset, collate_clips
 from flatzoo.data.lists import Clip, DataError, VideoList, some
-from flatzoo.data.multi_label import as_multi_label, one_class_only, targets_of
+from flatzoo.data.multi_label import as_multi_label, needs_a_class, one_class_only, targets_of
 from flatzoo.data.protocol import EvalProtocol
 
 from .multi_label import MultiLabelEvaluation
@@ -169,7 +169,7 @@ def evaluate(
         a list with one class per clip, that one is then the only right one.
 
     Raises:
-        DataError: The clips have several classes, and the model answers with one.
+        DataError: The clips have several classes, and the model answers with one; or no clip has any.
         ValueError: The classes or the scale of depth maps do not fit, the order is unknown, or the processes have
             different lists.
     """
@@ -183,6 +183,7 @@ def evaluate(
     several = getattr(model, 'multi_label', False)
     if several:
         videos = as_multi_label(videos)
+        needs_a_class(videos)
     else:
         one_class_only(videos, 'this model names one class per clip')
     start = time.monotonic()

@@ -90,7 +90,7 @@ def fit_head(
     known = tuple(sorted(set(y.tolist())))
     if len(known) < 2:
         raise ValueError('all clips are of one class, so there is nothing to tell apart. Give clips of another class.')
-    folds = folds_of(labels, groups, seed=seed)
+    folds = [fold for fold in folds_of(labels, groups, seed=seed) if len(np.unique(y[fold[0]])) > 1]
     if kind == 'knn':
         smallest = min((len(train) for train, _ in folds), default=len(y))
         estimator = make_pipeline(Normalizer(), KNeighborsClassifier(weights='distance', n_neighbors=1))
@@ -108,7 +108,7 @@ def fit_head(
         search = GridSearchCV(estimator, grid, cv=folds).fit(x, y)
         (name, chosen), = search.best_params_.items()
         best, temperature = search.best_estimator_, 1.0
-        if kind != 'knn' and all(set(y[train].tolist()) == set(known) for train, _ in folds):
+        if kind != 'knn' and _judge_all(folds, y):
             held_out = cross_val_predict(best, x, y, cv=folds, method='decision_function')
             if held_out.ndim == 1:
                 held_out = np.stack([-held_out, held_out], 1) / 2
@@ -117,6 +117,12 @@ def fit_head(
                 torch.from_numpy(held_out), torch.tensor([place[label] for label in y.tolist()]))
     return Head(
         kind, best, known, f'{name.rpartition("__")[2]} {chosen:g}', temperature, int(chosen) if kind == 'knn' else 0)
+
+
+def _judge_all(folds: Sequence[tuple[np.ndarray, np.ndarray]], y: np.ndarray) -> bool:
+    """Whether the folds answer every clip once, each knowing all classes; of a class with one clip they cannot."""
+    answered = np.sort(np.concatenate([test for _, test in folds]))
+    return np.array_equal(answered, np.arange(len(y))) and all(set(y[train]) == set(y) for train, _ in folds)
 
 
 def folds_of(
@@ -137,27 +143,27 @@ def folds_of(
         seed: Of the folds.
 
     Returns:
-        The folds. None where there are too few clips or groups for two.
+        The folds. None where there are too few clips or groups for two. The clips to train on may be of one class.
     """
     from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold, StratifiedKFold
 
     y = labels.numpy()
     named = groups is not None and set(groups) != {None}
     places = [f'clip {i}' if group is None else f'group {group}' for i, group in enumerate(groups or [None] * len(y))]
-    least = int(np.bincount(y)[np.unique(y)].min())
+    most = int(np.bincount(y).max())
     if leave_one_out:
         splitter = LeaveOneGroupOut()
     elif named:
         splitter = StratifiedGroupKFold(min(FOLDS, len(set(places))), shuffle=True, random_state=seed)
     else:
-        splitter = StratifiedKFold(min(FOLDS, max(least, 2)), shuffle=True, random_state=seed)
+        splitter = StratifiedKFold(min(FOLDS, max(most, 2)), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of a class with fewer clips than folds
         try:
             found = list(splitter.split(y, y, places))
         except ValueError:  # fewer clips than folds
             return []
-    return [(train, test) for train, test in found if len(test) and len(np.unique(y[train])) > 1]
+    return [(train, test) for train, test in found if len(test)]
 
 
 def import_sklearn() -> None:

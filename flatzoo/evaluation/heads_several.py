@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.task import MultiLabelClassificationEvaluator
 from torch import Tensor
 
+from .calibration import fit_temperature
 from .heads import FOLDS, KINDS, import_sklearn
 from .multi_label import UNANSWERED, average_precisions
 from .statistics import DRAWS
@@ -97,7 +97,7 @@ def fit_set_head(
             chosen = max(grid, key=lambda value: _mean_precision(held_out[value], y))
             penalty = f'{_NAMES[kind]} {chosen:g}'
             if kind != 'knn':
-                temperature = _temperature(held_out[chosen], y)
+                temperature = fit_temperature(torch.from_numpy(held_out[chosen]), torch.from_numpy(y))
         scores, layer = _fit(kind, chosen, x, y)
     neighbors = int(chosen) if kind == 'knn' else 0
     return SetHead(kind, tuple(known), scores, layer, penalty, temperature, neighbors)
@@ -179,14 +179,6 @@ def _held_out(kind: str, value: float, x: np.ndarray, y: np.ndarray, folds: Sequ
 
 def _mean_precision(logits: np.ndarray, y: np.ndarray) -> float:
     return float(average_precisions(torch.from_numpy(logits), torch.from_numpy(y).float()).nanmean())
-
-
-def _temperature(logits: np.ndarray, y: np.ndarray) -> float:
-    """That minimises the binary cross-entropy of held-out clips, 0.01...100."""
-    grid = torch.logspace(-2, 2, 401, dtype=torch.float64)
-    scores, target = torch.from_numpy(logits), torch.from_numpy(y)
-    losses = torch.stack([F.binary_cross_entropy_with_logits(scores / one, target) for one in grid])
-    return float(grid[losses.argmin()])
 
 
 def _fit(kind: str, value: float, x: np.ndarray, y: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], Any]:

@@ -66,10 +66,10 @@ class MultiLabelEvaluation:
 
     @property
     def top1(self) -> float:
-        """Share of clips whose highest score is that of one of their classes, in per cent."""
+        """Share of the clips with a class whose highest score is that of one of their classes, in per cent."""
         answered = self.logits.amax(1) > UNANSWERED
         hits = self.targets.gather(1, self.logits.argmax(1, keepdim=True))[:, 0] > 0
-        return 100 * float((hits & answered).double().mean())
+        return 100 * float((hits & answered)[self.targets.sum(1) > 0].double().mean())
 
     @property
     def micro_f1(self) -> float:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ['ALL_KINDS', 'ProbeResult', 'probe']
 
 ALL_KINDS = (*KINDS, *TOKEN_KINDS)
+REFIT = 'the head that is saved learns from all clips; the figure is that of heads that learn from a part of them'
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class ProbeResult:
             with_backbone: Whether to copy the backbone, too. Else it is named, with a digest of its weights.
 
         Raises:
-            ValueError: See `model`, or nearest neighbours of tokens.
+            ValueError: See `model`, or nearest neighbours of tokens or with their backbone.
             OSError: The folder cannot be written. Its content stays unchanged.
         """
         from flatzoo.hub.push import save_pretrained
@@ -121,6 +122,10 @@ class ProbeResult:
 
         if self.kind != 'knn':
             return save_pretrained(self.model(), folder, label_names=self.classes, with_backbone=with_backbone)
+        if with_backbone:
+            raise ValueError(
+                'nearest neighbours are saved as features, which name their backbone and cannot carry it. Leave '
+                'with_backbone out, or take ridge or logistic.')
         return save_neighbours(self.features.select(self.fitted_to), self.head.neighbors, folder)
 
 
@@ -163,6 +168,10 @@ def probe(
     """
     if kind not in ALL_KINDS:
         raise ValueError(f'kind={kind!r} is none of {", ".join(map(repr, ALL_KINDS))}.')
+    if probe_args and kind in KINDS:
+        raise ValueError(
+            f'probe_args ({", ".join(probe_args)}) are for attentive, step and linear; what {kind} needs is chosen by '
+            'cross-validation.')
     import_sklearn()
     embedder = None
     if isinstance(source, (str, os.PathLike)) and model is None:
@@ -170,7 +179,7 @@ def probe(
     if not isinstance(source, Features):
         if model is None:
             raise ValueError('a list of clips needs a model that looks at them: give its name.')
-        names = 'batch_size', 'workers', 'progress', 'processes'
+        names = 'batch_size', 'workers', 'progress', 'processes', 'note'
         options = {name: kwargs.pop(name) for name in names if name in kwargs}
         embedder = model if isinstance(model, Embedder) else Embedder(
             model, **{'tokens': kind in TOKEN_KINDS, **kwargs})
@@ -211,11 +220,13 @@ def probe(
     else:
         answers = torch.full((len(source),), -1)
         for fit_on, test_on in _folds(source, leave_group_out, seed):
-            answers[torch.as_tensor(test_on)] = fit(fit_on)[2](values[torch.as_tensor(test_on)])
+            known, test_on = source.labels[torch.as_tensor(fit_on)].unique(), torch.as_tensor(test_on)
+            # with one class there is nothing to fit
+            answers[test_on] = known if len(known) == 1 else fit(fit_on)[2](values[test_on])
         index = torch.arange(len(source))
         truth = source.labels
         head, known, _ = fit(train)
-        notes.append('the saved head is fitted to all clips; the accuracy is that of heads fitted to a part of them')
+        notes.append(REFIT)
     notes += _notes(source, train, index.tolist(), known, getattr(head, 'penalty', 'fixed') == '')
     groups = [source.groups[i] for i in index.tolist()]
     low, high = accuracy_interval(truth == answers, groups, seed)
@@ -252,6 +263,9 @@ def _of_several(
         return network, tuple(known.tolist()), lambda new: answers_of(known.tolist(), token_logits(network, new), size)
 
     train, test, tested_on = _division(source, leave_group_out, leave_out)
+    for part, what in ((train, 'to learn from'), (test, 'to measure on')):
+        if part is not None and not targets[torch.as_tensor(part)].any():
+            raise ValueError(f'none of the {len(part)} clips {what} shows any of the classes. Add clips that do.')
     head, known, answer = fit(train)
     if test is not None:
         index = torch.as_tensor(test)
@@ -263,7 +277,7 @@ def _of_several(
             raise ValueError('all clips are of one group, so that none can be left out. Give clips of another one.')
         for fit_on, test_on in folds:
             logits[torch.as_tensor(test_on)] = fit(fit_on)[2](values[torch.as_tensor(test_on)])
-        notes.append('the saved head is fitted to all clips; the figure is that of heads fitted to a part of them')
+        notes.append(REFIT)
     notes += _notes(source, train, index.tolist(), known, getattr(head, 'penalty', 'fixed') == '')
     low, high = map_interval(logits, targets[index], [source.groups[i] for i in index.tolist()], seed)
     return ProbeResult(
@@ -283,12 +297,16 @@ def _usable(features: Features) -> tuple[list[str], Features]:
     notes = []
     if features.errors:
         notes.append(f'{len(features.errors)} clips could not be read and are left out')
-    labelled = (features.targets.sum(1) > 0).nonzero().flatten()
-    if len(labelled) < 2:
+    has_class = features.targets.sum(1) > 0
+    none = torch.tensor([features.multi_label and row.label == '' for row in features.rows])  # a label, too
+    if not has_class.any():
         raise ValueError(
             'the clips have no classes. Embed a data set (SPEC ROOT), such as a folder with a folder for each class.')
+    if none.any():
+        notes.append(f'{int(none.sum())} of {len(features)} clips have an empty label and count as clips of no class')
+    labelled = (has_class | none).nonzero().flatten()
     if len(labelled) < len(features):
-        notes.append(f'{len(features) - len(labelled)} clips have no class and are left out')
+        notes.append(f'{len(features) - len(labelled)} clips have no label and are left out')
         features = features.select(labelled)
     if not features.multi_label and len(features.labels.unique()) < 2:
         raise ValueError(
@@ -350,11 +368,12 @@ def _division(
 
 
 def _folds(features: Features, leave_group_out: bool, seed: int) -> list[tuple[Any, Any]]:
-    folds = folds_of(features.labels, features.groups, leave_one_out=leave_group_out, seed=seed)
-    if not folds:
+    labels = features.labels
+    folds = folds_of(labels, features.groups, leave_one_out=leave_group_out, seed=seed)
+    if not any(len(labels[torch.as_tensor(train)].unique()) > 1 for train, _ in folds):
         raise ValueError(
-            f'{len(features)} clips are too few for cross-validation: each class needs two clips, and two groups if '
-            'groups are named.')
+            f'{len(features)} clips are too few for cross-validation: where a part is left out, clips of two classes '
+            'must remain. Give more clips, of more groups if groups are named.')
     return folds
 
 

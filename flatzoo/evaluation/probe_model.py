@@ -12,7 +12,7 @@ from flatzoo.models.borrowed import Borrowed
 if TYPE_CHECKING:
     from flatzoo.models import VideoModel
 
-__all__ = ['lend_backbone', 'linear_model']
+__all__ = ['can_borrow', 'lend_backbone', 'linear_model']
 
 
 def linear_model(embedder: Embedder, weight: Tensor, bias: Tensor) -> 'VideoModel':
@@ -51,16 +51,25 @@ def linear_model(embedder: Embedder, weight: Tensor, bias: Tensor) -> 'VideoMode
 def lend_backbone(model: 'VideoModel', settings: Mapping[str, Any]) -> None:
     """Lets a model say whose backbone it has, so that it is saved without it.
 
-    A model without a name, with weights of a file or with random weights has nobody to borrow from.
-
     Args:
         model: The model.
         settings: Of the features that its head was fitted to.
     """
-    args = settings['model_args']
-    if settings['model'] is None or settings.get('random_weights') or args.keys() & {'checkpoint', 'use_ema'}:
-        return
-    model.borrowed = Borrowed(settings['model'], settings['digest'], dict(args), bool(settings['tokens']))
+    if can_borrow(settings):
+        model.borrowed = Borrowed(
+            settings['model'], settings['digest'], dict(settings['model_args']), bool(settings['tokens']))
+
+
+def can_borrow(settings: Mapping[str, Any]) -> bool:
+    """Whether a head can name its backbone in place of a copy.
+
+    A model without a name, with weights of a file or with random weights has nobody to borrow from.
+
+    Args:
+        settings: Of the features that the head was fitted to.
+    """
+    owned = settings['model'] is None or settings.get('random_weights')
+    return not owned and not settings['model_args'].keys() & {'checkpoint', 'use_ema'}
 
 
 def _not_linear(model: 'VideoModel') -> ValueError:

@@ -2,7 +2,7 @@
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ def embed(
         workers: int | None = None,
         progress: bool = False,
         processes: int = 1,
+        note: Callable[[str], None] | None = None,
         **kwargs: Any,
 ) -> Features:
     """Features of clips, by any model of flatzoo or any image model of timm.
@@ -50,6 +51,7 @@ def embed(
         features.values    # [N, D]
 
     Given the same folder again, it computes only what is not there yet. Classes, splits and groups follow the lists.
+    Clips whose files have gone from the folders of `source` are taken out; those of other lists stay.
 
     Args:
         source: A `VideoList` or several; or files, folders and patterns, whose clips have no classes.
@@ -60,6 +62,7 @@ def embed(
         progress: Whether to show the progress on standard error.
         processes: More than one are spread by Ray over this machine, or over the cluster that `RAY_ADDRESS` names; each
             has a model of its own. Needs a model with a name.
+        note: Called with a sentence about what is there already.
         **kwargs: Further arguments of `Embedder`: `per`, `tokens`, `dtype`, `num_frames`, ...
 
     Returns:
@@ -72,7 +75,7 @@ def embed(
         ImportError: pyarrow is not installed, which `out` needs, or Ray, which several processes need.
         RuntimeError: The processes of Ray fail.
     """
-    lists, lost = _lists(source)
+    lists, lost, roots = _lists(source)
     store = None if out is None else FeatureStore(out)
     embedder = model if isinstance(model, Embedder) else Embedder(model, **kwargs)
     if isinstance(model, Embedder) and kwargs:
@@ -99,14 +102,22 @@ def embed(
 
     store.open(embedder.settings)
     with _locked(store):
+        store = FeatureStore(out)  # while the model was loaded, another process may have written
+        store.open(embedder.settings)
+        listed = {key for key, (row, *_) in wanted.items() if row.label is not None}
+        gone = {key for key, row in store.rows.items() if key not in wanted and _is_gone(row.path, roots)}
         there = {key: store.rows[key] for key in wanted if key in store.rows}
         same = {
             key: row for key, row in there.items()
             if row.shard is not None and (row.size, row.mtime) == (wanted[key][0].size, wanted[key][0].mtime)}
         store.update(
-            (row._replace(**{name: getattr(wanted[key][0], name) for name in ('id', 'label', 'split', 'group')})
-             for key, row in same.items()), classes, several)
+            (_as_listed(row, wanted[key][0]) for key, row in same.items()), classes,
+            several or store.multi_label and not store.rows.keys() <= listed | gone, gone)
         store.remove_orphans()
+        if note is not None and same:
+            note(f'{len(same)} of {len(wanted)} clips have their feature already')
+        if note is not None and gone:
+            note(f'{len(gone)} clips are not there any more and are taken out')
         waiting = [item for key, item in wanted.items() if key not in same]
         _compute_into(store, compute(waiting))
         store.remove_orphans()
@@ -142,21 +153,36 @@ def every_split(spec: str, root: str | os.PathLike, splits: Sequence[str] = ()) 
     return list(found.values()) or [read_videos(spec, root, 'all')]
 
 
-def _lists(source: Any) -> tuple[list[VideoList], tuple[FeatureRow, ...]]:
-    """The lists of a source, and rows for paths that lead to no file."""
+def _lists(source: Any) -> tuple[list[VideoList], tuple[FeatureRow, ...], tuple[str, ...]]:
+    """The lists of a source, rows for paths that lead to no file, and the folders that were looked through."""
     if isinstance(source, VideoList):
-        return [source], ()
+        source = [source]
     items = [source] if isinstance(source, (str, os.PathLike)) else list(source)
     if items and all(isinstance(item, VideoList) for item in items):
         if len({videos.depth for videos in items}) > 1:
             raise ValueError('some lists are of depth maps and some are not. Embed them one by one.')
-        return items, ()
+        return items, (), _folders(videos.root for videos in items if videos.root)
     found = find_videos([os.fsdecode(item) for item in items])
     lost = tuple(FeatureRow(path, error=error) for path, error in found if error is not None)
     clips = tuple(Clip(path, 0) for path, error in found if error is None)
     if lost and not clips:
         raise ValueError(' '.join(row.error for row in lost))
-    return [VideoList('files', clips, ('class 0',))], lost
+    return [VideoList('files', clips, ('class 0',))], lost, _folders(map(os.fsdecode, items))
+
+
+def _as_listed(row: FeatureRow, now: FeatureRow) -> FeatureRow:
+    """A row with what its list says now. Files that were named without a list say nothing, and take nothing away."""
+    if now.label is None:
+        return row
+    return row._replace(id=now.id, label=now.label, split=now.split, group=now.group)
+
+
+def _folders(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(os.path.join(os.path.abspath(path), '') for path in paths if '://' not in path and os.path.isdir(path))
+
+
+def _is_gone(path: str, roots: tuple[str, ...]) -> bool:
+    return path.startswith(roots) and not os.path.lexists(path)
 
 
 def _has_classes(videos: VideoList) -> bool:

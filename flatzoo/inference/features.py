@@ -8,7 +8,7 @@ names what is not there.
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ['FeatureRow', 'FeatureStore', 'Features', 'load_features']
+__all__ = ['FeatureRow', 'FeatureStore', 'Features', 'INDEX', 'load_features']
 
 INDEX = 'index.parquet'
+"""The file that makes a folder one of features."""
 MARK = '|'  # between the classes of a clip that has several
 _META = b'flatzoo'
 FORMAT = 1
@@ -36,7 +37,8 @@ class FeatureRow(NamedTuple):
         end: Where it ends, None for the end of the file.
         unit: `'frames'` or `'seconds'`, of both.
         id: The publisher's name of the clip.
-        label: Name of the class, None if it has none.
+        label: Name of the class, None if nobody has said it. Where clips may have several, their names with `|`
+            between; empty if the clip shows none of them.
         split: Name of the split, or empty.
         group: Person or place that the clip is of, None if none is named.
         times: Seconds from the begin of the file of the frames that were seen; empty for folders of frames.
@@ -107,7 +109,7 @@ class Features:
 
     @property
     def targets(self) -> Tensor:
-        """1 for the classes of each clip, float32 `[N, K]`; a row of zeros for clips without a class."""
+        """1 for the classes of each clip, float32 `[N, K]`; zeros for clips of no class or without a label."""
         place = {name: index for index, name in enumerate(self.classes)}
         targets = torch.zeros(len(self.rows), len(self.classes))
         for target, row in zip(targets, self.rows):
@@ -258,8 +260,6 @@ class FeatureStore:
         Raises:
             OSError: They cannot be written. The folder stays as it was.
         """
-        from flatzoo.hub.staging import is_full
-
         name = f'features-{uuid.uuid4().hex[:12]}.safetensors' if rows else None
         try:
             if name is not None:
@@ -268,21 +268,28 @@ class FeatureStore:
             kept |= {row.key: row._replace(shard=name, row=place) for place, row in enumerate(rows)}
             kept |= {row.key: row for row in failed}
             self._write_index(kept)
-        except Exception as error:
+        except Exception:
             if name is not None:
                 (self.folder / name).unlink(missing_ok=True)
-            if is_full(error):
-                raise OSError(
-                    f'{self.folder}: the disk is full. The features before are kept: make room and start again, or '
-                    'give another folder.') from error
             raise
         self.rows = kept
 
-    def update(self, rows: Iterable[FeatureRow], classes: Sequence[str], multi_label: bool = False) -> None:
-        """Writes what lists say now (class, split, group) into rows that are there."""
-        self.classes = tuple(dict.fromkeys((*self.classes, *classes)))
-        self.multi_label |= multi_label
-        kept = self.rows | {row.key: row for row in rows}
+    def update(
+            self, rows: Iterable[FeatureRow], classes: Sequence[str], multi_label: bool = False,
+            gone: Container[tuple] = ()) -> None:
+        """Writes what lists say now.
+
+        Args:
+            rows: Rows that are there, with their class, split and group of now.
+            classes: The classes of the lists. Former ones stay as long as a clip has them.
+            multi_label: Whether a clip may have several.
+            gone: Keys of rows to take out.
+        """
+        kept = {key: row for key, row in (self.rows | {row.key: row for row in rows}).items() if key not in gone}
+        used = {name for row in kept.values() for name in (row.label or '').split(MARK)} | {
+            row.label for row in kept.values()}
+        self.classes = tuple(dict.fromkeys((*(name for name in self.classes if name in used), *classes)))
+        self.multi_label = multi_label
         if kept:  # nothing is written before there is a feature
             self._write_index(kept)
         self.rows = kept
@@ -349,7 +356,13 @@ def _parquet() -> Any:
 
 
 def _write(path: Path, write: Any) -> None:
-    """Writes under a temporary name, then renames."""
+    """Writes under a temporary name, then renames.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written.
+    """
+    from flatzoo.hub.staging import is_full
+
     partial = path.with_name(f'{path.name}.partial')
     try:
         partial.touch()
@@ -357,5 +370,11 @@ def _write(path: Path, write: Any) -> None:
         write(partial)
         partial.chmod(mode)
         os.replace(partial, path)
+    except Exception as error:
+        if is_full(error):
+            raise OSError(
+                f'{path.parent}: the disk is full. The features before are kept: make room and start again, or give '
+                'another folder.') from error
+        raise
     finally:
         partial.unlink(missing_ok=True)

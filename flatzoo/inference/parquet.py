@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .ray_cluster import cluster, import_ray
+from .resume import other_run
 
 if TYPE_CHECKING:
     import pyarrow
@@ -45,9 +46,7 @@ def open_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path:
     if file.exists():
         there = file.read_text(encoding='utf-8')
         if there != text:
-            raise ValueError(
-                f'{folder}: holds the answers of another run ({" ".join(there.split())}). Give the same arguments '
-                'again, or another folder.')
+            raise other_run(folder, json.loads(there), json.loads(text))
     elif any(folder.iterdir()):
         raise ValueError(f'{folder}: is not empty and holds no answers. Give a new folder.')
     else:

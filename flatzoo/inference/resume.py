@@ -6,7 +6,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ['AnswerFile']
+__all__ = ['AnswerFile', 'other_run']
+
+
+def other_run(path: str | os.PathLike, there: Mapping[str, Any], now: Mapping[str, Any]) -> ValueError:
+    """The error of answers that the settings of a run do not fit.
+
+    Args:
+        path: Where the answers are.
+        there: The settings of these answers.
+        now: Those of the run.
+    """
+    if {**there, 'weights': None} == {**now, 'weights': None}:  # trained again since
+        return ValueError(
+            f'{path}: holds the answers of other weights of {now["model"]}. Give another file or folder, or remove '
+            'this one, and all is answered anew.')
+    return ValueError(
+        f'{path}: holds the answers of another run ({json.dumps(there)}). Give the same arguments again, or another '
+        'file or folder.')
 
 
 class AnswerFile:
@@ -44,9 +61,7 @@ class AnswerFile:
                     f'{self.path}: was not written by such a run (there is no {beside.name}). Give a new file.')
             there = json.loads(beside.read_text(encoding='utf-8'))
             if there.get('settings') != self._settings:
-                raise ValueError(
-                    f'{self.path}: holds the answers of another run ({json.dumps(there.get("settings"))}). Give the '
-                    'same arguments again, or another file.')
+                raise other_run(self.path, there.get('settings') or {}, self._settings)
             whole = there.get('whole') == self.path.stat().st_size
         self._tell(None)
         self._file: IO[str] = open(self.path, 'a+', encoding='utf-8', errors='surrogateescape', newline='')

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from timm.loss import compute_class_weights
 from torch import Tensor, nn
 
-from flatzoo.data.lists import DataError, VideoList
-from flatzoo.data.multi_label import as_multi_label, one_class_only
+from flatzoo.data.lists import NO_CLASS, DataError, VideoList
+from flatzoo.data.multi_label import as_multi_label, needs_a_class, one_class_only
 
 from .recipe import Recipe
 
@@ -22,8 +22,10 @@ def one_or_several(recipe: Recipe, lists: Sequence[VideoList | None]) -> list[Vi
     """The lists of a run, all with one class per clip or all with several, as the recipe or one of the lists says.
 
     Raises:
-        DataError: The recipe says one class, and a list has clips of several.
+        DataError: The recipe says one class, and a list has clips of several; or none of its clips has any.
     """
+    for videos in filter(None, lists):
+        needs_a_class(videos)
     several = recipe.multi_label
     if several is None:
         several = any(videos is not None and videos.multi_label for videos in lists)
@@ -47,7 +49,7 @@ def few_shot(videos: VideoList, count: int, seed: int) -> VideoList:
     """A few clips of each class, drawn at random, in the order of the list.
 
     The clips for a number are among those for a larger one. Where clips have several classes, a clip counts for each of
-    them, and rare classes draw first.
+    them, and rare classes draw first. Clips that show none of the classes are drawn as if that were a class.
 
     Args:
         videos: The list.
@@ -56,12 +58,12 @@ def few_shot(videos: VideoList, count: int, seed: int) -> VideoList:
     """
     of_class: dict[int, list[int]] = {}
     for place, clip in enumerate(videos.clips):
-        for label in clip.all_labels:
+        for label in clip.all_labels or (NO_CLASS,):
             of_class.setdefault(label, []).append(place)
     chosen: set[int] = set()
     for label in sorted(of_class, key=lambda label: (len(of_class[label]), label)):
         places = list(of_class[label])
-        random.Random(f'{seed}/{videos.classes[label]}').shuffle(places)
+        random.Random(f'{seed}/{"" if label == NO_CLASS else videos.classes[label]}').shuffle(places)
         missing = count - len(chosen & set(places))
         chosen |= set([place for place in places if place not in chosen][:max(missing, 0)])
     return replace(videos, clips=tuple(clip for place, clip in enumerate(videos.clips) if place in chosen))
@@ -70,13 +72,16 @@ def few_shot(videos: VideoList, count: int, seed: int) -> VideoList:
 def clip_weights(videos: VideoList, power: float) -> Tensor | None:
     """How often each clip is drawn, float64 `[N]`: its class's number of clips to the power of `-power`.
 
-    A clip of several classes has the weight of its rarest one. None for `power` 0, where each clip comes once.
+    A clip of several classes has the weight of its rarest one, and clips that show none of the classes are weighted as
+    if that were a class. None for `power` 0, where each clip comes once.
     """
     if not power:
         return None
-    counts = class_counts(videos)
+    counts = dict(enumerate(class_counts(videos)))
+    counts[NO_CLASS] = sum(not clip.all_labels for clip in videos.clips)
     return torch.tensor(
-        [max(counts[label] ** -power for label in clip.all_labels) for clip in videos.clips], dtype=torch.float64)
+        [max(counts[label] ** -power for label in clip.all_labels or (NO_CLASS,)) for clip in videos.clips],
+        dtype=torch.float64)
 
 
 def criterion_of(recipe: Recipe, videos: VideoList) -> dict[str, Any]:

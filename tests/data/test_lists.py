@@ -138,7 +138,7 @@ def smarthome_name(copy):
     ('ntu60', kinetics, 'train', 'has no clips'),
     ('smarthome', smarthome_name, 'train', '1 videos are not named like .*Dance_p02'),
     ('sifar', sifar_line, 'train', 'train.txt, line 2: should be "path first last label"'),
-    ('csv', csv_label, 'all', 'list.csv, line 3: there is no label'),
+    ('csv', csv_label, 'all', 'list.csv, line 3: the label is empty'),
     ('csv', csv, 'test', None),
     ('jsonl', json_path, 'train', 'train.jsonl, line 1: the path should be text'),
     ('jsonl', few_classes, 'train', 'train.jsonl, line 1: the label 1 is outside 0 to 0'),

@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -163,6 +164,19 @@ def test_calibration(audited):
     assert calibration_error(3 * logits, labels) > 0.1
 
 
+@pytest.mark.parametrize('count', [10, 30, 300])
+def test_a_few_clips_that_are_all_right_do_not_make_sure(count):
+    """Laplace's rule of succession: after N right answers of N, the next one is right with (N + 1) / (N + 2)."""
+    labels = torch.arange(count) % 3
+    logits = 20.0 * torch.nn.functional.one_hot(labels, 3)
+    sure = (logits / fit_temperature(logits, labels)).softmax(1).amax(1)
+    torch.testing.assert_close(sure, torch.full((count,), (count + 1) / (count + 2)), atol=0.3 / count, rtol=0)
+    targets = torch.nn.functional.one_hot(labels, 3)
+    logits = 40.0 * targets - 20
+    scores = (logits / fit_temperature(logits, targets)).sigmoid()
+    torch.testing.assert_close(scores[targets > 0], sure, atol=0.5 / count, rtol=0)
+
+
 def test_pages(audited, tmp_path):
     found = audited('order', calibrate=True)
     object.__setattr__(found, 'classes', ('a|b', '<script>'))
@@ -238,9 +252,14 @@ def test_the_shipped_model_uses_order(tmp_path, capsys):
         (tmp_path / 'val' / ACTIONS[label]).mkdir(parents=True)
         for clip in range(2):
             write_action(tmp_path / 'val' / ACTIONS[label] / f'{clip}.mp4', label, 50 + clip, size=32, num_frames=8)
+    blind = timm.create_model('sifar_resnet10t', pretrained=True)
+    blind.get_classifier().weight.data.zero_()
+    flatzoo.save_pretrained(blind, tmp_path / 'blind')
     assert main([
-        'audit', 'folder', str(tmp_path), '--model', 'sifar_resnet10t', '--out', str(tmp_path / 'page'), '--json']) == 0
-    found, = json.loads(capsys.readouterr().out)
+        'audit', 'folder', str(tmp_path), '--model', str(tmp_path / 'blind'), 'sifar_resnet10t', '--out',
+        str(tmp_path / 'page'), '--json']) == 0
+    nothing, found = json.loads(capsys.readouterr().out)
+    assert (nothing['rank'], found['rank'], nothing['level']) == (2, 1, 'nothing')
     assert found['level'] == 'order' and ['moves left', 'moves right'] in found['symmetric']
     assert (tmp_path / 'page.html').exists() and flatzoo.audit is audit
     assert len(read_videos('folder', tmp_path, 'val')) == sum(row['clips'] for row in found['classes'])

@@ -1,5 +1,7 @@
 """Probes: right on what can be told apart, measured on clips they have not seen, and saved as models like any other."""
 import json
+import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -171,6 +173,13 @@ def test_bad_input(features, tmp_path):
     single = flatzoo.probe(made([0, 1, 2, 0, 1, 0], ['train'] * 3 + ['val'] * 3), 'ridge')
     assert any('single clip to learn from: a, b, c' in note for note in single.notes)
     assert any('too few clips to choose the penalty' in note for note in single.notes)
+    with pytest.raises(ValueError, match='2 clips are too few for cross-validation'):
+        flatzoo.probe(made([0, 1]), 'ridge')
+    with pytest.raises(ValueError, match='clips of two classes must remain'):
+        flatzoo.probe(made([0, 0, 1, 1], groups=['x', 'x', 'y', 'y']), 'ridge')
+    one = flatzoo.probe(made([0] * 8 + [1]), 'logistic')  # no fold can learn it and measure it
+    assert one.evaluation.per_class()[0]['top1'] == 100 and one.evaluation.per_class()[1]['top1'] == 0
+    assert any('single clip to learn from: b' in note for note in one.notes)
     unseen = flatzoo.probe(made([0, 1] * 6 + [0, 1, 2], ['train'] * 12 + ['val'] * 3), 'ridge')
     assert unseen.classes == ('a', 'b') and unseen.evaluation.confusion[2].sum() == 1
     assert any('count as wrong: c' in note for note in unseen.notes)
@@ -264,3 +273,47 @@ def test_the_command(root, tmp_path, capsys):
     assert 'moves' in capsys.readouterr().out
     assert main(['probe', 'folder', str(root)]) == 1
     assert '--model NAME' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--num-frames', '4'], '--num-frames is for clips .SPEC ROOT.'), (['--features', 'x'], '--features is for clips'),
+    (['--raw'], '--ema or --raw is for clips'), (['--with-backbone'], 'give --out FOLDER, too'),
+    (['--probe-kwargs', 'lr=1'], 'probe_args .lr. are for attentive, step and linear'),
+    (['--kind', 'knn', '--with-backbone', '--out', 'x'], 'are saved as features, which name their backbone')])
+def test_arguments_that_would_do_nothing_are_refused(features, tmp_path, capsys, monkeypatch, arguments, message):
+    flatzoo.probe(features, 'knn').save(tmp_path / 'kept')
+    monkeypatch.chdir(tmp_path)
+    assert main(['probe', 'kept', *arguments]) == 1
+    assert re.search(message, capsys.readouterr().err) and not (tmp_path / 'x').exists()
+
+
+def test_a_backbone_without_a_name_is_copied_and_the_command_says_so(root, tmp_path, capsys):
+    out = tmp_path / 'probe'
+    assert main([
+        'probe', 'folder', str(root), '--model', 'test_vit', '--allow-untrained', '--num-frames', '4', '--model-kwargs',
+        'img_size=32', '--out', str(out)]) == 0
+    assert f'saved: {out}, with a copy of the backbone' in capsys.readouterr().err
+    with safe_open(out / 'model.safetensors', 'pt') as file:
+        assert len(list(file.keys())) > 10
+
+
+def test_a_folder_of_clips_without_its_layout_is_told_how(root, capsys):
+    assert main(['probe', str(root), '--model', MODEL]) == 1
+    assert f'flatzoo probe folder {root} --model {MODEL}' in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(features, tmp_path, monkeypatch, capsys):
+    import errno
+
+    from matplotlib.figure import Figure
+
+    flatzoo.probe(features, 'knn').save(tmp_path / 'kept')
+
+    def full(self, path, **kwargs):
+        path.write_bytes(b'half of it')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Figure, 'savefig', full)
+    assert main(['probe', str(tmp_path / 'kept'), '--report', str(tmp_path / 'report')]) == 1
+    assert f'error: {tmp_path / "report"}: the disk is full. What was there before is kept' in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / 'report').iterdir()] == ['classes.csv']

@@ -1,5 +1,6 @@
 """Probes of clips that may have several classes."""
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -110,7 +111,57 @@ def test_without_splits_groups_stay_together_and_classes_without_clips_are_named
     assert any('classes without a clip to learn from' in note and 'c' in note for note in result.notes)
 
 
+@pytest.mark.parametrize('kind', ['knn', 'ridge', 'logistic'])
+def test_clips_of_no_class_teach_what_is_none(kind):
+    generator = torch.Generator().manual_seed(3)
+    targets = (torch.rand(80, 3, generator=generator) < 0.25).int()
+    assert 10 < int((targets.sum(1) == 0).sum()) < 60
+    source = made(targets, splits=['train'] * 50 + ['val'] * 30)
+    source = replace(source, rows=tuple(row._replace(label=row.label or '') for row in source.rows))
+    result = flatzoo.probe(source, kind)
+    assert result.evaluation.clips == 30 and any('of 80 clips have an empty label' in note for note in result.notes)
+    assert result.map > 80
+    unknown = replace(source, rows=tuple(row._replace(label=row.label or None) for row in source.rows))
+    result = flatzoo.probe(unknown, kind)  # nobody has said what they show
+    assert result.evaluation.clips < 30 and any('clips have no label and are left out' in note for note in result.notes)
+
+
+def test_no_class_from_the_list_to_the_saved_model(root, tmp_path):
+    lists = tmp_path / 'lists'
+    lists.mkdir()
+    for split in ('train', 'val'):
+        lines = (root / f'{split}.csv').read_text().splitlines()
+        lines = [lines[0], *(f'{root}/{line}' for line in lines[1:])]
+        lines[-2:] = [f'{line.partition(",")[0]},' for line in lines[-2:]]
+        (lists / f'{split}.csv').write_text('\n'.join(lines))
+    features = flatzoo.embed(every_split('csv', lists), 'sifar_resnet10t', tmp_path / 'features')
+    features = flatzoo.load_features(tmp_path / 'features')
+    assert [row.label for row in features.rows if not row.label] == [''] * 4  # not None: it is known that there is none
+    result = flatzoo.probe(features, 'ridge')
+    result.save(tmp_path / 'probe')
+    model = load_model(str(tmp_path / 'probe'))
+    videos = read_videos('csv', lists, 'val').with_classes(model.pretrained_cfg['label_names'])
+    assert evaluate(model, videos).map == pytest.approx(result.map, abs=0.5)
+
+
+def test_a_list_that_has_one_class_per_clip_now(root, tmp_path):
+    out = tmp_path / 'features'
+    flatzoo.embed(every_split('csv', root), 'sifar_resnet10t', out)
+    paths = sorted(str(path) for path in root.glob('*.mp4'))
+    flatzoo.embed(paths, 'sifar_resnet10t', out)  # files say nothing of classes
+    assert flatzoo.load_features(out).multi_label
+    now = tmp_path / 'now.csv'
+    now.write_text('path,label\n' + ''.join(f'{path},{"ab"[i % 2]}\n' for i, path in enumerate(paths)))
+    flatzoo.embed(every_split('csv', now), 'sifar_resnet10t', out)
+    kept = flatzoo.load_features(out)
+    assert not kept.multi_label and kept.classes == ('a', 'b') and sorted(set(kept.labels.tolist())) == [0, 1]
+
+
 def test_what_cannot_be_learned_is_said():
+    source = made(torch.tensor([[1, 0, 0]] * 6 + [[0, 0, 0]] * 2), splits=['train'] * 6 + ['val'] * 2)
+    source = replace(source, rows=tuple(row._replace(label=row.label or '') for row in source.rows))
+    with pytest.raises(ValueError, match='none of the 2 clips to measure on shows any of the classes'):
+        flatzoo.probe(source, 'ridge')
     with pytest.raises(ValueError, match='every class is in all clips or in none'):
         flatzoo.probe(made(torch.ones(8, 2, dtype=torch.int64)), 'ridge')
     with pytest.raises(ValueError, match='the clips have no classes'):

@@ -4,7 +4,10 @@ import json
 import os
 
 import pytest
+import timm
+import torch
 
+import flatzoo
 from flatzoo.cli import main
 from flatzoo.data.actions import ACTIONS, write_action
 from flatzoo.inference import parquet as batch
@@ -149,3 +152,33 @@ def test_predict_to_parquet(cluster, tmp_path, capsys):
 
     assert main(['predict', str(clips[0]), *options, '--num-clips', '2']) == 1
     assert 'answers of another run' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('options', [
+    ['--csv', 'answers.csv'], ['--every', '1', '--json-lines', 'answers.jsonl'],
+    ['--every', '1', '--parquet', 'answers']])
+def test_a_model_that_was_trained_again_does_not_keep_its_old_answers(tmp_path, monkeypatch, capsys, options):
+    """A run that goes on would mix answers of two models that have one name."""
+    monkeypatch.chdir(tmp_path)
+    write_action(tmp_path / 'clip.mp4', 0, 1, size=32, num_frames=8)
+    model = timm.create_model('sifar_resnet10t', pretrained=True)
+    flatzoo.save_pretrained(model, 'mine')
+    command = ['predict', 'clip.mp4', '--model', 'mine', *options]
+    assert main(command) == 0 == main(command)
+    err = capsys.readouterr().err
+    assert options[0] != '--csv' or '1 of 1 files were answered before' in err
+    with torch.no_grad():
+        model.get_classifier().weight.neg_()
+    flatzoo.save_pretrained(model, 'mine')
+    before = (tmp_path / options[-1]).stat().st_mtime_ns
+    assert main(command) == 1
+    assert f'{options[-1]}: holds the answers of other weights of local-dir:mine' in capsys.readouterr().err
+    assert (tmp_path / options[-1]).stat().st_mtime_ns == before
+
+
+def test_the_error_of_other_answers_says_what_differs(tmp_path):
+    folder = batch.open_folder(tmp_path / 'answers', {'model': 'a', 'weights': 'sha256:1', 'topk': 5})
+    with pytest.raises(ValueError, match='other weights of a. Give another file or folder'):
+        batch.open_folder(folder, {'model': 'a', 'weights': 'sha256:2', 'topk': 5})
+    with pytest.raises(ValueError, match='answers of another run'):
+        batch.open_folder(folder, {'model': 'a', 'weights': 'sha256:2', 'topk': 1})

@@ -1,6 +1,7 @@
 """Features of clips: those of the model, computed once, kept whole, and refused where they are of something else."""
 import errno
 import os
+import shutil
 
 import pytest
 import timm
@@ -104,7 +105,46 @@ def test_a_list_that_has_changed(root, tmp_path, computed):
     assert [row.label for row in after.rows] == [row.label for row in before.rows]
     renamed = type(videos)(videos.name, videos.clips, tuple(f'{name} now' for name in videos.classes), 'val')
     assert {row.label for row in flatzoo.embed(renamed, MODEL, out).rows} == set(renamed.classes)
+    files = flatzoo.embed([clip.path for clip in videos.clips], MODEL, out)  # which say nothing of classes
+    assert {row.label for row in files.rows} == set(renamed.classes)
     assert len(computed) == len(videos)
+
+
+def test_clips_that_have_gone_are_taken_out(root, tmp_path, computed):
+    """A clip that was moved to its right class must not stay in the wrong one, too."""
+    here, out, notes = tmp_path / 'here', tmp_path / 'features', []
+    shutil.copytree(root, here)
+    (here / 'train').rename(here / 'other')
+    flatzoo.embed(str(here / 'other'), MODEL, out)
+    videos = read_videos('folder', here, 'val')
+    flatzoo.embed(videos, MODEL, out, note=notes.append)
+    old, new = videos.clips[0].path, here / 'val' / 'a_new_class' / '0.mp4'
+    new.parent.mkdir()
+    os.rename(old, new)
+    shutil.rmtree(os.path.dirname(videos.clips[-1].path))
+    computed.clear()
+    flatzoo.embed(read_videos('folder', here, 'val'), MODEL, out, note=notes.append)
+    assert computed == [str(new)]
+    assert notes == ['5 of 6 clips have their feature already', '3 clips are not there any more and are taken out']
+    kept = flatzoo.load_features(out)
+    assert len(kept) == 8 + 6 and all(os.path.exists(row.path) for row in kept.rows)  # the other list stays
+    assert set(kept.classes) == {*videos.classes[:-1], 'a_new_class'}
+
+
+def test_what_another_process_wrote_meanwhile_is_kept(root, tmp_path, monkeypatch):
+    train, val = every_split('folder', root)
+    out, load = tmp_path / 'features', Embedder.__init__
+    flatzoo.embed(train, MODEL, out)
+
+    def load_slowly(self, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(Embedder, '__init__', load)
+            flatzoo.embed(val, MODEL, out)
+            load(self, *args, **kwargs)
+
+    monkeypatch.setattr(Embedder, '__init__', load_slowly)
+    flatzoo.embed(train, MODEL, out)
+    assert len(flatzoo.load_features(out)) == len(train) + len(val)
 
 
 def test_a_run_that_was_killed_goes_on(root, tmp_path, monkeypatch, computed):

@@ -10,11 +10,12 @@ from train_runs import PLAIN, same, small_recipe, train, weights, write_clips
 
 import flatzoo
 from flatzoo.cli import main
-from flatzoo.data.lists import Clip, DataError, VideoList, read_videos
+from flatzoo.data.lists import NO_CLASS, Clip, DataError, VideoList, read_videos
 from flatzoo.data.multi_label import as_multi_label, targets_of
 from flatzoo.evaluation.evaluate import Evaluation, evaluate
 from flatzoo.evaluation.multi_label import MultiLabelEvaluation
 from flatzoo.train import checkpoint
+from flatzoo.train.balance import clip_weights, few_shot
 from flatzoo.train.build import build_task, read_lists
 from flatzoo.train.mixing import ClipMixup
 from flatzoo.weights.config import check_config
@@ -82,6 +83,49 @@ def test_numbers_and_names_with_the_sign_and_empty_parts(tmp_path):
         VideoList('made', [Clip('a', 0, labels=(0, 1))], ['x', 'y'])
 
 
+@pytest.mark.parametrize('name,text', [
+    ('all.csv', 'path,label\n0.mp4,b|a\n1.mp4,\n2.mp4, \n3.mp4,a\n'),
+    ('all.csv', '0.mp4,b|a\n1.mp4,\n2.mp4,\n3.mp4,a\n'),
+    ('all.jsonl', '{"path": "0.mp4", "label": ["b", "a"]}\n{"path": "1.mp4", "label": []}\n'
+                  '{"path": "2.mp4", "label": ""}\n{"path": "3.mp4", "label": "a"}\n'),
+])
+def test_an_empty_label_is_a_clip_of_no_class(tmp_path, name, text):
+    videos = read_videos(name.partition('.')[2], write_list(tmp_path, text, name), 'all')
+    assert videos.multi_label and videos.classes == ('a', 'b')
+    assert [clip.all_labels for clip in videos.clips] == [(1, 0), (), (), (0,)]
+    assert targets_of(videos).tolist() == [[1, 1], [0, 0], [0, 0], [1, 0]]
+    assert '2 of 4 clips have an empty label and count as clips of no class' in videos.note
+    assert [clip.all_labels for clip in videos.with_classes(('b', 'a')).clips] == [(0, 1), (), (), (1,)]
+
+
+@pytest.mark.parametrize('name,text,message', [
+    ('all.csv', 'path,label\n0.mp4,a\n1.mp4,\n', 'line 3.*the label is empty.*a class of its own.*leave the line out'),
+    ('all.csv', 'path,label,split\n0.mp4,a|b,x\n1.mp4\n', 'line 3.*there is no label'),
+    ('all.jsonl', '{"path": "0.mp4", "label": ["a"]}\n{"path": "1.mp4", "label": null}\n', 'line 2.*there is no label'),
+    ('all.jsonl', '{"path": "0.mp4", "label": []}\n', 'line 1.*no clip of the list has a class'),
+])
+def test_a_forgotten_label_is_refused(tmp_path, name, text, message):
+    with pytest.raises(DataError, match=message):
+        read_videos(name.partition('.')[2], write_list(tmp_path, text, name), 'all')
+
+
+def test_lists_of_no_class_at_all_are_refused(model):
+    none = Clip('a.mp4', NO_CLASS)
+    with pytest.raises(DataError, match='labels outside 0 to 1'):
+        VideoList('made', [none], ['x', 'y'])
+    with pytest.raises(DataError, match='none of its 1 clips shows any of the classes'):
+        evaluate(model, VideoList('made', [none], ['x', 'y', 'z'], metric='map'))
+
+
+def test_clips_of_no_class_are_drawn_like_a_class():
+    clips = [Clip(f'{i}.mp4', 0, labels=(0,)) for i in range(8)] + [Clip(f'n{i}.mp4', NO_CLASS) for i in range(2)]
+    videos = VideoList('made', clips, ['x', 'y'], metric='map')
+    weights = clip_weights(videos, 1.0)
+    assert float(weights[:8].sum()) == pytest.approx(1) and float(weights[8:].sum()) == pytest.approx(1)
+    chosen = few_shot(videos, 1, seed=0)
+    assert sorted(len(clip.all_labels) for clip in chosen.clips) == [0, 1]
+
+
 def test_what_needs_one_class_per_clip_says_so(root, model):
     videos = read_videos('csv', root, 'val')
     plain = timm.create_model('sifar_resnet10t', num_classes=3).eval()
@@ -107,8 +151,8 @@ def test_average_precision_is_that_of_scikit_learn_also_with_ties_and_without_an
     assert [row['ap'] for row in found.per_class()] == pytest.approx(expected)
     assert found.map == pytest.approx(sum(expected) / 3)
     assert found.micro_f1 == pytest.approx(100 * f1_score(targets, scores > 0, average='micro'))
-    hits = targets[:30].gather(1, logits[:30].argmax(1, keepdim=True)).sum() / 40
-    assert found.top1 == pytest.approx(100 * float(hits))
+    hits, asked = targets[:30].gather(1, logits[:30].argmax(1, keepdim=True)).sum(), (targets.sum(1) > 0).sum()
+    assert 0 < asked < 40 and found.top1 == pytest.approx(100 * float(hits / asked))  # of no class there is none to hit
 
 
 # Training
@@ -139,6 +183,26 @@ def test_epochs_are_compared_by_it_and_runs_resume(root, tmp_path):
             train(root, tmp_path / 'run', spec='csv', epochs=3, resume='auto')
     finally:
         (root / 'train.csv').write_text(lines)
+
+
+def test_clips_of_no_class_are_trained_on_and_measured(root, tmp_path, capsys):
+    for split in ('train', 'val'):
+        lines = [line.replace('|odd', '') if number % 2 else line for number, line in enumerate(
+            (root / f'{split}.csv').read_text().splitlines())]
+        lines[2] = lines[2].partition(',')[0] + ','
+        (root / f'none_{split}.csv').write_text('\n'.join(lines))
+    folder = tmp_path / 'lists'
+    folder.mkdir()
+    for split in ('train', 'val'):
+        (root / f'none_{split}.csv').rename(folder / f'{split}.csv')
+        (folder / split).symlink_to(root / split)
+    row, lines = train(folder, tmp_path / 'run', spec='csv', epochs=1, balanced_sampling=1.0, class_weights='neg_pos')
+    assert 0 < row['eval_map'] <= 100 and any('have an empty label and count as clips of no' in line for line in lines)
+    assert main(['validate', 'csv', str(folder), '--model', str(tmp_path / 'run'), '--workers', '0', '--json']) == 0
+    entry, = json.loads(capsys.readouterr().out)
+    assert entry['clips'] == 6 and sum(one['clips'] for one in entry['classes']) < 12
+    assert main(['data', 'check', 'csv', str(folder)]) in (0, 1)
+    assert '1 of 6 clips have an empty label' in capsys.readouterr().out
 
 
 def test_one_class_per_clip_can_be_trained_with_independent_scores(root, tmp_path):

@@ -32,14 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('spec', metavar='SPEC', help='layout of the data set and its options')
     parser.add_argument('root', metavar='ROOT', help='folder of the data set')
     parser.add_argument('--split', default='val', metavar='NAME', help='train, val, test or all (default: %(default)s)')
-    parser.add_argument('--model', nargs='+', required=True, metavar='NAME', help='one or several')
+    parser.add_argument('--model', nargs='+', required=True, metavar='NAME', help='one model or several, see above')
     parser.add_argument(
         '--num-frames', type=count, metavar='N', help='frames of a clip, of models of other libraries (default: 16)')
     parser.add_argument(
         '--img-size', type=count, metavar='N', help='frame size in pixels, of models of other libraries')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    parser.add_argument('--calibrate', action='store_true', help='say how far probabilities are off, and mend them')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the random orders (default: %(default)s)')
+    parser.add_argument(
+        '--calibrate', action='store_true',
+        help='also say how far probabilities are off, and by which temperature they are mended')
+    parser.add_argument(
+        '--seed', type=int, default=0, metavar='N', help='of the random orders of frames (default: %(default)s)')
     parser.add_argument(
         '--batch-size', type=count, default=8, metavar='N', help='clips at a time (default: %(default)s)')
     parser.add_argument(
@@ -70,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
             for file in write_pages(audits, args.out, command):
                 write(str(file), sys.stderr)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        raise CommandError(one_line(error)) from error
+        raise CommandError(one_line(error, args.out)) from error
     if args.json:
-        write(json.dumps([_entry(found) for found in audits], indent=2))
+        place = {row['name']: place for place, row in enumerate(ranking, 1)}
+        write(json.dumps([{**_entry(found), 'rank': place.get(found.name, 1)} for found in audits], indent=2))
     else:
         write('\n\n'.join(map(_text, audits)))
         for place, row in enumerate(ranking, 1):

@@ -46,7 +46,8 @@ def add_embedding_arguments(parser: argparse.ArgumentParser, required: bool = Tr
     model.add_argument(
         '--layout', default='time:1', metavar='LAYOUT',
         help='of an image model: grid, ... for a super image (default: time:1, frame by frame)')
-    model.add_argument('--num-frames', type=count, metavar='N', help='frames of a clip (default: that of the model)')
+    model.add_argument(
+        '--num-frames', type=count, metavar='N', help='frames of a clip (default: as the model; 8 of an image model)')
     model.add_argument('--checkpoint', metavar='FILE', help='weights to load in place of those of the name')
     add_ema_arguments(model)
     model.add_argument(
@@ -55,8 +56,8 @@ def add_embedding_arguments(parser: argparse.ArgumentParser, required: bool = Tr
     model.add_argument('--allow-untrained', action='store_true', help='take random weights where there are none')
     model.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     model.add_argument(
-        '--dtype', choices=('float32', 'bfloat16'), default='float32', help='to compute and store in (default: '
-        '%(default)s)')
+        '--dtype', choices=('float32', 'bfloat16'), default='float32',
+        help='numbers to compute in and to keep (default: %(default)s)')
 
     views = parser.add_argument_group('views', 'What a model sees of a clip. Features are averaged over the views.')
     views.add_argument('--num-clips', type=count, default=1, metavar='N', help='clips per video (default: %(default)s)')
@@ -75,6 +76,15 @@ def add_embedding_arguments(parser: argparse.ArgumentParser, required: bool = Tr
         "'flatzoo[ray]' (default: %(default)s)")
 
 
+def embedding_given(args: argparse.Namespace) -> list[str]:
+    """Those of these arguments that have another value than by default, as they are written."""
+    parser = argparse.ArgumentParser()
+    add_embedding_arguments(parser, required=False)
+    return [
+        ' or '.join(action.option_strings[-1] for action in parser._actions if action.dest == name)
+        for name, default in vars(parser.parse_args([])).items() if getattr(args, name) != default]
+
+
 def embedding_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `flatzoo.embed` that the arguments of the command describe."""
     from flatzoo.data.protocol import EvalProtocol
@@ -85,13 +95,16 @@ def embedding_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     return dict(
         layout=args.layout, dtype=args.dtype, device=args.device, allow_untrained=args.allow_untrained,
         protocol=EvalProtocol(num_clips=args.num_clips, num_crops=args.num_crops), batch_size=args.batch_size,
-        workers=args.workers, progress=True, processes=args.processes, **kwargs)
+        workers=args.workers, progress=True, processes=args.processes,
+        note=lambda text: write(f'note: {text}.', sys.stderr), **kwargs)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo embed`: 0 if all clips have a feature, 1 if not."""
     from flatzoo.inference.embed import embed
 
+    if (args.per == 'window') != (args.window is not None):
+        raise CommandError('--per window and --window SECONDS go together, such as: --per window --window 2.')
     sources = lists_or_files(args.sources, args.split)
     try:
         features = embed(

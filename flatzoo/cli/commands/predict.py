@@ -38,7 +38,7 @@ from flatzoo.data.workers import available_cores
 
 from .. import CommandError, write, write_error
 from ..arguments import add_answering_arguments, add_view_arguments, answering_model, chosen_protocol, count
-from ..outputs import csv_line, note_scores, open_answers, wants_events
+from ..outputs import csv_line, note_scores, open_answers, wants_events, weights_of
 from ..windows import add_window_arguments, asks_for_windows, predict_long, said_precision, window_protocol
 
 if TYPE_CHECKING:
@@ -127,11 +127,13 @@ def run(args: argparse.Namespace) -> int:
             return _report(found, answers, form, frames, computed)
         settings = {
             'model': args.model, 'checkpoint': args.checkpoint and os.path.abspath(args.checkpoint),
-            'protocol': protocol.to_dict() if files else None, 'topk': args.topk,
-            **computed}
+            'weights': weights_of(model) if files else None, 'protocol': protocol.to_dict() if files else None,
+            'topk': args.topk, **computed}
         with open_answers(file, settings, COLUMNS) as kept:
             if files:
                 waiting = [path for path in files if path not in kept.done]
+                if before := len(files) - len(waiting):
+                    write(f'{before} of {len(files)} files were answered before', sys.stderr)
                 answers = classify_files(model, waiting, protocol, args.topk, args.batch_size, args.workers)
             return _report(found, answers, form, frames, computed, kept)
     except RuntimeError as error:

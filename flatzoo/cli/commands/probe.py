@@ -1,8 +1,8 @@
 """Learn a classifier from few clips: a head on the features of a frozen network.
 
 SOURCE is a folder that 'flatzoo embed' wrote, or the layout of a data set and its folder (SPEC ROOT), whose
-clips the network --model then looks at first; --features keeps what it sees. The split train teaches, and
-val (or else test) measures. A data set without these splits is measured by cross-validation. The file
+clips the network --model then looks at first; --features keeps what it sees. The head learns from the split
+train and is measured on val (or else test). Without these splits it is measured by cross-validation. The file
 groups.csv in the folder of the data set (columns path and group) says which clips are of one person: they
 stay together, and --leave-group-out measures on one person after the other.
 
@@ -11,8 +11,8 @@ stay together, and --leave-group-out measures on one person after the other.
 
 --out saves a model that every command takes. It names its backbone, with a digest of the weights, and
 does not copy it. knn saves the features that it answers by. Where clips have several classes ('a|b' in a
-list), each class gets a score of its own, and the figure is the mean average precision. Needs
-pip install 'flatzoo[probe]'.
+list, an empty label for none), each class gets a score of its own, and the figure is the mean average
+precision. Needs pip install 'flatzoo[probe]'.
 
     flatzoo probe features/ --out runs/mine
     flatzoo probe folder videos/ --model probe_dinov2_s --num-frames 4 --out runs/mine
@@ -30,7 +30,7 @@ from flatzoo.console.text import printable
 from .. import CommandError, write
 from ..arguments import KeyValues
 from ..sources import is_spec, lists_or_files, one_line
-from .embed import add_embedding_arguments, embedding_kwargs
+from .embed import add_embedding_arguments, embedding_given, embedding_kwargs
 
 if TYPE_CHECKING:
     from flatzoo.evaluation.probe import ProbeResult
@@ -42,20 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'sources', nargs='+', metavar='SOURCE', help='FEATURES, a folder of features; or SPEC ROOT of a data set')
     parser.add_argument(
         '--kind', choices=('knn', 'ridge', 'logistic', 'attentive', 'step', 'linear'), default='logistic',
-        help='of the head (default: %(default)s)')
+        help='kind of head, see above (default: %(default)s)')
     parser.add_argument(
-        '--leave-group-out', action='store_true', help='measure on one group after the other, over all splits')
+        '--leave-group-out', action='store_true',
+        help='leave out one group (person) after the other, and measure on it; splits do not count')
     parser.add_argument(
-        '--leave-out', nargs='+', default=[], metavar='GROUP', help='measure on these groups, over all splits')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of folds and random weights (default: 0)')
+        '--leave-out', nargs='+', default=[], metavar='GROUP',
+        help='learn from all other groups, and measure on these; splits do not count')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the random folds and weights (default: 0)')
     parser.add_argument(
         '--probe-kwargs', nargs='*', default={}, action=KeyValues, metavar='KEY=VALUE',
         help='of attentive, step and linear: probe_depth=1, lr=0.001, weight_decay=0.05, epochs=20, ...')
 
     output = parser.add_argument_group('output')
     output.add_argument('--out', metavar='FOLDER', help='save the model there')
-    output.add_argument('--with-backbone', action='store_true', help='copy the backbone into the model')
-    output.add_argument('--features', metavar='FOLDER', help='of SPEC ROOT: keep the features there')
+    output.add_argument('--with-backbone', action='store_true', help='copy the backbone into the folder of --out')
+    output.add_argument('--features', metavar='FOLDER', help='keep the features of SPEC ROOT there, for the next time')
     output.add_argument(
         '--report', metavar='FOLDER', help='write a table of the classes and the picture of the confusions there')
     output.add_argument('--per-class', action='store_true', help='print the accuracy of every class')
@@ -66,10 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo probe`: 0 if all clips have a feature, 1 if not."""
     from flatzoo.evaluation.probe import probe
+    from flatzoo.evaluation.probe_model import can_borrow
+    from flatzoo.inference.features import INDEX
 
     common = dict(
         kind=args.kind, leave_group_out=args.leave_group_out, leave_out=args.leave_out, seed=args.seed,
         probe_args=args.probe_kwargs)
+    if args.with_backbone and args.out is None:
+        raise CommandError('--with-backbone says what is saved: give --out FOLDER, too.')
     try:
         if is_spec(args.sources):
             if args.model is None:
@@ -78,9 +84,15 @@ def run(args: argparse.Namespace) -> int:
                 lists_or_files(args.sources), model=args.model, features=args.features, **common,
                 **embedding_kwargs(args))
         elif len(args.sources) == 1:
-            if args.model is not None:
-                raise CommandError('--model is for SPEC ROOT; features know the model that they are of.')
-            result = probe(args.sources[0], **common)
+            source, given = args.sources[0], embedding_given(args) + ['--features'] * (args.features is not None)
+            if os.path.isdir(source) and not os.path.exists(os.path.join(source, INDEX)):
+                raise CommandError(
+                    f"{source}: holds no features. If it holds clips, say how they are laid out, and which network "
+                    f"looks at them: flatzoo probe folder {source} --model {args.model or 'NAME'}")
+            if given:
+                raise CommandError(
+                    f'{given[0]} is for clips (SPEC ROOT). Features know their model, and how it looked at the clips.')
+            result = probe(source, **common)
         else:
             raise CommandError('give one folder of features, or SPEC ROOT of a data set.')
         if args.out is not None:
@@ -88,12 +100,14 @@ def run(args: argparse.Namespace) -> int:
         if args.report is not None:
             _write_report(Path(args.report), result)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise CommandError(one_line(error)) from error
+        raise CommandError(one_line(error, args.report or args.out)) from error
     write(json.dumps(_entry(result), indent=2) if args.json else _text(result, args.per_class))
     for note in result.notes:
         write(f'note: {note}.', sys.stderr)
     if args.out is not None:
-        write(f"saved: {args.out}. Try 'flatzoo predict CLIP --model {args.out}'.", sys.stderr)
+        copied = args.kind != 'knn' and not args.with_backbone and not can_borrow(result.features.settings)
+        why = ', with a copy of the backbone, since no name stands for its weights' if copied else ''
+        write(f"saved: {args.out}{why}. Try 'flatzoo predict CLIP --model {args.out}'.", sys.stderr)
     return int(bool(result.features.errors))
 
 
@@ -109,7 +123,7 @@ def _text(result: 'ProbeResult', per_class: bool) -> str:
             f'{result.evaluation.micro_f1:8.2f} %  F1 of all decisions at the score 0.5', about]
         rows = sorted(result.evaluation.per_class(), key=lambda entry: entry['ap']) if per_class else ()
         return '\n'.join([*lines, *(
-            f'{row["ap"]:8.2f} %  {printable(row["class"])}, {row["clips"]} clips, recall {row["recall"]:.1f} %'
+            f'{row["ap"]:8.2f} %  {printable(row["class"])}, {_clips(row["clips"])}, recall {row["recall"]:.1f} %'
             for row in rows)])
     lines = [
         f'{result.accuracy:8.2f} %  top-1, between {low:.1f} and {high:.1f} % with 95 % confidence',
@@ -118,8 +132,12 @@ def _text(result: 'ProbeResult', per_class: bool) -> str:
     if per_class:
         for entry in sorted(result.evaluation.per_class(), key=lambda entry: entry['top1']):
             taken = f', {entry["times"]} of them taken for {printable(entry["taken_for"])}' if entry['times'] else ''
-            lines.append(f'{entry["top1"]:8.2f} %  {printable(entry["class"])}, {entry["clips"]} clips{taken}')
+            lines.append(f'{entry["top1"]:8.2f} %  {printable(entry["class"])}, {_clips(entry["clips"])}{taken}')
     return '\n'.join(lines)
+
+
+def _clips(count: int) -> str:
+    return f'{count} clip{"s" * (count != 1)}'
 
 
 def _entry(result: 'ProbeResult') -> dict[str, Any]:

@@ -301,7 +301,8 @@ def _multi_label_lines(row: dict[str, Any], evaluation: 'MultiLabelEvaluation', 
     lines = [
         f'{evaluation.map:8.2f} %  mean average precision of the classes (a clip may have several)',
         f'{evaluation.micro_f1:8.2f} %  F1 of all decisions at the score 0.5',
-        f'{evaluation.top1:8.2f} %  of the clips have their highest score at one of their classes', _setting_line(row)]
+        f'{evaluation.top1:8.2f} %  of the clips that have a class have their highest score at one of theirs',
+        _setting_line(row)]
     if row['broken']:
         lines.append(f'  {row["broken"]} clips could not be answered and come last in the order of every class')
     if row['missing']:

@@ -68,7 +68,8 @@ def read_label_sets(
 ) -> tuple[list[tuple[int, ...]], tuple[str, ...], bool]:
     """As `read_labels`, where a clip may have several classes: `a|b`, or a list of them.
 
-    A label that the list of classes has as it is, sign and all, is one class.
+    A label that the list of classes has as it is, sign and all, is one class. An empty label is a clip of none of the
+    classes, where another clip shows that there may be several; else it is taken for forgotten.
 
     Args:
         labels: The labels of all splits: strings, numbers, or lists of these.
@@ -80,23 +81,33 @@ def read_label_sets(
         or may have, several.
 
     Raises:
-        DataError: See `read_labels`, or a label is empty.
+        DataError: See `read_labels`, or labels are empty where they may not be.
     """
     known = set(map(same_name, names or ()))
     parts: list[list[Any]] = []
     several = False
+    empty = None  # the first clip without a label
     for place, label in enumerate(labels):
         if isinstance(label, list):
             several, own = True, label
         elif isinstance(label, str) and MARK in label and same_name(label.strip()) not in known:
             several, own = True, label.split(MARK)
+        elif isinstance(label, str) and not label.strip():
+            own, empty = [], place if empty is None else empty
         else:
             own = [label]
-        if not own or any(isinstance(part, str) and not part.strip() for part in own):
+        if any(isinstance(part, str) and not part.strip() for part in own):
             raise error(
-                place, f'one of its labels is empty ({label!r}); write them as a{MARK}b, and give clips of nothing a '
-                'class of their own')
+                place, f'one of its labels is empty ({label!r}); write them as a{MARK}b, and leave the label of a clip '
+                'that shows none of the classes empty')
         parts.append(own)
+    if empty is not None and not several:
+        raise error(
+            empty, 'the label is empty. If the clip shows none of the classes, give it a class of its own, such as '
+            'nothing; if nobody has looked at it yet, leave the line out. Empty labels are for lists in which clips '
+            f'may have several classes (a{MARK}b in some line)')
+    if not any(parts):
+        raise error(0, 'no clip of the list has a class')
     places = [place for place, own in enumerate(parts) for _ in own]
     flat, classes = read_labels(
         [part for own in parts for part in own], names, lambda index, why: error(places[index], why))

@@ -11,8 +11,8 @@ number of frames and label, as in the lists of many video libraries. The number 
 it.
 
 A clip may have several classes: `label` is then `a|b`, in JSONL also a list. One such clip is enough for the list to be
-one of several classes per clip (`VideoList.multi_label`). Where a class has `|` in its name, list the names in
-`classes.txt`.
+one of several classes per clip (`VideoList.multi_label`). In such a list an empty label (in JSONL `""` or `[]`) says
+that the clip shows none of the classes. Where a class has `|` in its name, list the names in `classes.txt`.
 
 The list is `train.csv` or `val.csv` in the root, or one list with a column `split`. In one list without that column
 everything is the split `all`. If the labels are names, the classes are the sorted names. If they are numbers, the names
@@ -27,7 +27,7 @@ from typing import Any
 
 from ..files import bad_line, depth_option, first_file, is_video, read_lines, read_text, to_int
 from ..groups import GROUP_COLUMNS, GROUPS_FILE
-from ..lists import SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list
+from ..lists import NO_CLASS, SPLIT_NAMES, Clip, DataError, NotThere, VideoList, generic_list
 from ._labels import read_label_sets
 
 SPLITS = ('train', 'val', 'test', 'all')
@@ -114,13 +114,15 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in _csv_rows(path) if kind == 'csv' else _json_rows(path):
         for wanted, names in (('path', _PATHS), ('label', _LABELS)):
             value = next((row[name] for name in names if row.get(name) not in (None, '')), None)
+            if value is None and wanted == 'label' and any(row.get(name) == '' for name in names):
+                value = ''  # none of the classes, or forgotten; the other lines decide
             if value is None:
                 raise bad_line(path, number, f'there is no {wanted}')
             row[wanted] = value
         if not isinstance(row['path'], str):
             raise bad_line(path, number, f'the path should be text, it is {row["path"]!r}')
         own = row['label'] if isinstance(row['label'], list) else [row['label']]
-        if not own or any(isinstance(part, list | dict | bool) or part is None for part in own):
+        if any(isinstance(part, list | dict | bool) or part is None for part in own):
             raise bad_line(
                 path, number, f'the label should be a name or a whole number, or several of them, it is '
                 f'{row["label"]!r}')
@@ -220,7 +222,7 @@ def _clip(
 
     target = row['path'] if '://' in row['path'] else str(folder / row['path'])  # an absolute path stays
     name = str(value('id') or row['path'])
-    label, all_labels = labels[0], labels if several else ()
+    label, all_labels = labels[0] if labels else NO_CLASS, labels if several else ()
     group = str(next((one for one in map(value, GROUP_COLUMNS) if one is not None), ''))
     frames = value('start'), value('end')
     times = value('start_time'), value('end_time')
