@@ -194,3 +194,11 @@ def test_long_memory(script, tmp_path):
     first, second = long.main(['--minutes', '1', '2', '--suffixes', '.ts', '--every', '10', '--out', str(tmp_path)])
     assert int(second['windows']) == pytest.approx(2 * int(first['windows']), abs=2)
     assert rows_of(tmp_path / 'data', 'long_memory.csv') == [first, second]
+
+
+def test_start(script, monkeypatch):
+    start = script('benchmarks.speed.start')
+    monkeypatch.delenv('FLATZOO_PRECISION', raising=False)
+    row = start.one('bf16')
+    assert row['took'] == 'bf16' and all(row[part] >= 0 for part in start.PARTS)
+    assert start.one('fp32')['took'] == 'fp32'
