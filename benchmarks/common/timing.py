@@ -9,6 +9,7 @@ import ctypes
 import functools
 import gc
 import math
+import os
 import platform
 import random
 import re
@@ -129,8 +130,9 @@ def hardware(device: str) -> str:
     """The processor that is measured, with the number of its threads if it is a CPU."""
     if device == 'cuda':
         return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f'{cpu_name()} ({threads} {"thread" if threads == 1 else "threads"})'
+    threads, limit = torch.get_num_threads(), os.environ.get('ONEDNN_MAX_CPU_ISA')
+    limited = f', ONEDNN_MAX_CPU_ISA={limit}' if limit else ''
+    return f'{cpu_name()} ({threads} {"thread" if threads == 1 else "threads"}{limited})'
 
 
 def setting(device: str, precision: str) -> dict[str, Any]:
