@@ -48,24 +48,25 @@ def faster(key: Hashable, plain: Callable[[], Tensor], other: Callable[[], Tenso
     return chosen
 
 
-def shortest(*ways: Callable[[], object], seconds: float = _SECONDS) -> list[float]:
+def shortest(*ways: Callable[[], object], seconds: float = _SECONDS, rounds: int = _ROUNDS) -> list[float]:
     """The seconds of the shortest run of each way.
 
     Args:
         ways: They take turns.
-        seconds: For how long the slowest one is repeated, at least three times.
+        seconds: For how long they are repeated, by the slowest of them.
+        rounds: How often at least.
     """
     # other programs disturb a thread's time less than the clock's, but it leaves out the work of other threads
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     best = [float('inf')] * len(ways)
-    spent, rounds = 0.0, 0
-    while spent < seconds or rounds < _ROUNDS:
+    spent, done = 0.0, 0
+    while spent < seconds or done < rounds:
         for i, way in enumerate(ways):
             start = clock()
             way()
             best[i] = min(best[i], clock() - start)
         spent += max(best)
-        rounds += 1
+        done += 1
     return best
 
 
