@@ -25,7 +25,7 @@ import torch
 from .files import write_file
 
 __all__ = [
-    'clock_name', 'cpu_name', 'hardware', 'in_turn', 'markdown', 'peak_bytes', 'ratio', 'same_setting', 'save',
+    'clock_name', 'cpu_name', 'hardware', 'in_turn', 'least', 'markdown', 'peak_bytes', 'ratio', 'same_setting', 'save',
     'seconds', 'setting', 'slope']
 
 SETTING = ('hardware', 'precision', 'threads', 'torch')
@@ -93,6 +93,16 @@ def in_turn(
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """Median of the ratios of each round."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def least(over: Sequence[float], under: Sequence[float]) -> float:
+    """The lower end of the 95 % interval of the mean ratio of the rounds (Student's t of their logarithms)."""
+    from scipy.stats import sem, t
+
+    ratios = [math.log(a / b) for a, b in zip(over, under, strict=True)]
+    if len(ratios) < 2 or len(set(ratios)) == 1:
+        return math.exp(statistics.fmean(ratios))
+    return math.exp(t.interval(0.95, len(ratios) - 1, statistics.fmean(ratios), sem(ratios))[0])
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int | None:

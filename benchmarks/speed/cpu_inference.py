@@ -21,7 +21,6 @@ writes `benchmarks/results/data/cpu_inference.csv`, one row per model, variant a
 import argparse
 import copy
 import gc
-import math
 import os
 import random
 import statistics
@@ -35,11 +34,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository: benchmarks
 
 import timm
 import torch
-from scipy.stats import sem, t
 from torch import Tensor, nn
 
 import flatzoo
-from benchmarks.common.timing import SETTING, markdown, save, setting
+from benchmarks.common.timing import SETTING, least, markdown, save, setting
 from flatzoo.runtime.cost import MultiplyAdds
 
 MODELS = (
@@ -96,14 +94,6 @@ def floor(shapes: Counter, flops: int, dtype: torch.dtype, clock: Callable[[], f
         return flops * spent / done
 
     return run
-
-
-def least(over: list[float], under: list[float]) -> float:
-    """The lower end of the 95 % interval of the mean ratio of the rounds (Student's t of their logarithms)."""
-    ratios = [math.log(a / b) for a, b in zip(over, under, strict=True)]
-    if len(ratios) < 2 or len(set(ratios)) == 1:
-        return math.exp(statistics.fmean(ratios))
-    return math.exp(t.interval(0.95, len(ratios) - 1, statistics.fmean(ratios), sem(ratios))[0])
 
 
 def measure(name: str, dtype: torch.dtype, args: argparse.Namespace) -> list[dict]:

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import flatzoo  # noqa: F401 - registers the models
-from benchmarks.common.timing import in_turn, markdown, ratio, save, setting
-from benchmarks.speed.cpu_inference import least
+from benchmarks.common.timing import in_turn, least, markdown, ratio, save, setting
 from flatzoo.runtime.conv import check_convolutions, wrong_convolutions
 from flatzoo.train.build import order_channels_last
 

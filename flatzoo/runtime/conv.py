@@ -105,7 +105,7 @@ def check_convolutions(model: nn.Module) -> None:
     """Has the convolutions of a model checked under autocast to bfloat16 on a CPU, in training, too.
 
     There the gradients are checked as well. The model itself is changed; its state dict stays the same. Only torch's
-    own `nn.Conv2d` and `nn.Conv3d` are looked at, no classes derived from them.
+    own `nn.Conv2d` and `nn.Conv3d` are looked at, no classes derived from them, and nothing under `torch.compile`.
     """
     for module in model.modules():
         kind = {nn.Conv2d: CheckedConv2d, nn.Conv3d: CheckedConv3d}.get(type(module))
