@@ -9,6 +9,7 @@ import ctypes
 import functools
 import gc
 import math
+import os
 import platform
 import random
 import re
@@ -24,7 +25,7 @@ import torch
 from .files import write_file
 
 __all__ = [
-    'clock_name', 'cpu_name', 'hardware', 'in_turn', 'markdown', 'peak_bytes', 'ratio', 'same_setting', 'save',
+    'clock_name', 'cpu_name', 'hardware', 'in_turn', 'least', 'markdown', 'peak_bytes', 'ratio', 'same_setting', 'save',
     'seconds', 'setting', 'slope']
 
 SETTING = ('hardware', 'precision', 'threads', 'torch')
@@ -94,6 +95,16 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
+def least(over: Sequence[float], under: Sequence[float]) -> float:
+    """The lower end of the 95 % interval of the mean ratio of the rounds (Student's t of their logarithms)."""
+    from scipy.stats import sem, t
+
+    ratios = [math.log(a / b) for a, b in zip(over, under, strict=True)]
+    if len(ratios) < 2 or len(set(ratios)) == 1:
+        return math.exp(statistics.fmean(ratios))
+    return math.exp(t.interval(0.95, len(ratios) - 1, statistics.fmean(ratios), sem(ratios))[0])
+
+
 def peak_bytes(run: Callable[[], Any], device: str) -> int | None:
     """Most memory in use at once during a run beyond what was in use before; None where it cannot be known."""
     gc.collect()
@@ -129,8 +140,9 @@ def hardware(device: str) -> str:
     """The processor that is measured, with the number of its threads if it is a CPU."""
     if device == 'cuda':
         return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f'{cpu_name()} ({threads} {"thread" if threads == 1 else "threads"})'
+    threads, limit = torch.get_num_threads(), os.environ.get('ONEDNN_MAX_CPU_ISA')
+    limited = f', ONEDNN_MAX_CPU_ISA={limit}' if limit else ''
+    return f'{cpu_name()} ({threads} {"thread" if threads == 1 else "threads"}{limited})'
 
 
 def setting(device: str, precision: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ medians are given, and beside the one that counts the lower end of its 95 % inte
 of the process, which other programs disturb less than the clock's; with several it is the clock's. Backends: `stock`
 is timm's default (attention of Swin Transformers by separate products, linear layers by the BLAS that torch was built
 with), `sdpa` the same with scaled_dot_product_attention, `compile` torch.compile of stock,
-`optimized` flatzoo.optimize (linear layers by oneDNN, attention by scaled_dot_product_attention).
+`optimized` flatzoo.optimize (linear layers by oneDNN, attention by scaled_dot_product_attention), `int8` the same with
+`quantize='int8'`. ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI in the environment has a CPU with AMX multiply integers as one
+without it does; the column of the hardware says so.
 
 The floor is the time in which this machine does the model's multiply-adds at the rate of packed oneDNN products of the
 shapes of its linear layers, measured in the same rounds: nothing but matrix products, at no cost between them.
@@ -19,7 +21,6 @@ writes `benchmarks/results/data/cpu_inference.csv`, one row per model, variant a
 import argparse
 import copy
 import gc
-import math
 import os
 import random
 import statistics
@@ -33,11 +34,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository: benchmarks
 
 import timm
 import torch
-from scipy.stats import sem, t
 from torch import Tensor, nn
 
 import flatzoo
-from benchmarks.common.timing import SETTING, markdown, save, setting
+from benchmarks.common.timing import SETTING, least, markdown, save, setting
 from flatzoo.runtime.cost import MultiplyAdds
 
 MODELS = (
@@ -96,14 +96,6 @@ def floor(shapes: Counter, flops: int, dtype: torch.dtype, clock: Callable[[], f
     return run
 
 
-def least(over: list[float], under: list[float]) -> float:
-    """The lower end of the 95 % interval of the mean ratio of the rounds (Student's t of their logarithms)."""
-    ratios = [math.log(a / b) for a, b in zip(over, under, strict=True)]
-    if len(ratios) < 2 or len(set(ratios)) == 1:
-        return math.exp(statistics.fmean(ratios))
-    return math.exp(t.interval(0.95, len(ratios) - 1, statistics.fmean(ratios), sem(ratios))[0])
-
-
 def measure(name: str, dtype: torch.dtype, args: argparse.Namespace) -> list[dict]:
     """The rows of one model."""
     clock = time.process_time if args.threads == 1 else time.perf_counter
@@ -114,6 +106,8 @@ def measure(name: str, dtype: torch.dtype, args: argparse.Namespace) -> list[dic
         model(clip)
     flops = 2 * counter.macs
     variants = {'stock': model, 'sdpa': with_sdpa(model), 'optimized': flatzoo.optimize(model)}
+    if args.int8:
+        variants['int8'] = flatzoo.optimize(model, quantize='int8')
     if args.compile:
         variants['compile'] = torch.compile(copy.deepcopy(model))
     variants = {key: variant for key, variant in variants.items() if variant is not None}
@@ -161,6 +155,7 @@ def table(rows: list[dict]) -> list[dict]:
             'against SDPA': against('sdpa'),
             'against torch.compile': against('compile'), 'optimized over floor': f'{float(ours["over_floor"]):.2f}',
             'stock over floor': f'{float(by["stock"]["over_floor"]):.2f}', 'difference of logits': ours['error'],
+            'int8 against stock': f'{float(by["int8"]["speedup"]):.2f}' if 'int8' in by else '-',
             'batch': ours['batch'], 'rounds': ours['rounds'], 'clock': ours['clock'],
             **{key: ours[key] for key in SETTING}})
     return lines
@@ -181,6 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--int8', action='store_true', help='measure integers, too; for float32')
     parser.add_argument('--compile', action='store_true', help='measure torch.compile, too; it takes minutes')
     parser.add_argument('--out', type=Path, default=Path(__file__).parents[1] / 'results', help='folder')
     args = parser.parse_args(argv)

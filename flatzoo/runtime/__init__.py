@@ -4,6 +4,7 @@ from .precision import (
     PRECISIONS as PRECISIONS,
     Precision as Precision,
     choose_precision as choose_precision,
+    cpu_gains_by_bfloat16 as cpu_gains_by_bfloat16,
     precision_of as precision_of,
     prepare as prepare,
 )

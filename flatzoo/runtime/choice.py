@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ['faster', 'rule', 'size_class']
+__all__ = ['faster', 'rule', 'shortest', 'size_class']
 
 MOST_ROWS = 16384  # that are tried: at large sizes memory counts as much as the product
 _SECONDS = 0.005  # for each way
@@ -42,20 +42,32 @@ def faster(key: Hashable, plain: Callable[[], Tensor], other: Callable[[], Tenso
     key = (key, torch.get_num_threads())
     chosen = _chosen.get(key)
     if chosen is None:
-        # other programs disturb a thread's time less than the clock's, but it leaves out the work of other threads
-        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
         plain(), other()  # packs weights and fills caches
-        best = [float('inf')] * 2
-        spent, rounds = 0.0, 0
-        while spent < _SECONDS or rounds < _ROUNDS:
-            for i, way in enumerate((plain, other)):
-                start = clock()
-                way()
-                best[i] = min(best[i], clock() - start)
-            spent += max(best)
-            rounds += 1
-        chosen = _chosen[key] = best[1] < _GAIN * best[0]
+        seconds = shortest(plain, other)
+        chosen = _chosen[key] = seconds[1] < _GAIN * seconds[0]
     return chosen
+
+
+def shortest(*ways: Callable[[], object], seconds: float = _SECONDS, rounds: int = _ROUNDS) -> list[float]:
+    """The seconds of the shortest run of each way.
+
+    Args:
+        ways: They take turns.
+        seconds: For how long they are repeated, by the slowest of them.
+        rounds: How often at least.
+    """
+    # other programs disturb a thread's time less than the clock's, but it leaves out the work of other threads
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    best = [float('inf')] * len(ways)
+    spent, done = 0.0, 0
+    while spent < seconds or done < rounds:
+        for i, way in enumerate(ways):
+            start = clock()
+            way()
+            best[i] = min(best[i], clock() - start)
+        spent += max(best)
+        done += 1
+    return best
 
 
 class rule:  # noqa: N801 - a context manager that reads like a statement

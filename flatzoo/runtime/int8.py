@@ -20,6 +20,7 @@ from .packed_linear import PackedLinear, runs_fast
 
 __all__ = ['Int8Linear', 'check_int8', 'has_int8']
 
+_STEPS = 254.9  # of an input's scale: with both roundings the largest number stays below 256, which would wrap to 0
 MOST_ERROR = 0.05  # of a layer's output, by the norm; rounding costs most layers 1 to 2 %
 
 
@@ -75,9 +76,10 @@ class Int8Linear(PackedLinear):
         if not math.isfinite(high - low):  # no scale holds them
             out = F.linear(x, self.weight, self.bias)
             return F.gelu(out, approximate=approximate) if function == 'gelu' else out
-        scale = (high - low) / 255 or 1.0
+        scale = max((high - low) / _STEPS, torch.finfo(torch.float32).tiny)
         zero = round(-low / scale)
-        integers = x.mul(1 / scale).add_(zero).round_().clamp_(0, 255).to(torch.uint8)
+        # the cast cuts off, so half a step rounds: two passes over the input, where rounding and clamping took five
+        integers = torch.add(x.new_tensor(zero + 0.5), x, alpha=1 / scale).to(torch.uint8)
         weight, scales = self.derived('int8', self.weight, _quantized)
         zeros = torch.zeros(len(scales), dtype=torch.int64)
         return _LINEAR(

@@ -1,23 +1,24 @@
 """In which numbers a model computes: fp32, bfloat16 where the machine gains several times by it, or 8-bit integers."""
 import functools
 import os
-import time
 from typing import Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .choice import shortest
 from .int8 import Int8Linear
 from .optimize import optimize
 
-__all__ = ['PRECISIONS', 'Precision', 'choose_precision', 'precision_of', 'prepare']
+__all__ = ['PRECISIONS', 'Precision', 'choose_precision', 'cpu_gains_by_bfloat16', 'precision_of', 'prepare']
 
 Precision = Literal['auto', 'fp32', 'bf16', 'int8']
 PRECISIONS = get_args(Precision)
 
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 _GAIN = 3.0  # of bf16 products over fp32 ones: what lies between the products takes its share of it
+_GAIN_OF_AMX = 1.5  # is enough where there are matrix units: they gain more, but share it with what runs beside us
 
 
 def prepare(model: nn.Module, precision: Precision = 'auto') -> nn.Module:
@@ -43,10 +44,10 @@ def prepare(model: nn.Module, precision: Precision = 'auto') -> nn.Module:
 def choose_precision(model: nn.Module, precision: Precision = 'auto') -> Literal['fp32', 'bf16', 'int8']:
     """Chooses the numbers in which a model answers.
 
-    `auto` takes bf16 on CUDA devices that compute in it, and on CPUs whose matrix units multiply it at least three
-    times as fast as fp32 (Intel's AMX does; found out once per process, in milliseconds). All others take fp32, as do
-    models whose answer bf16 would blur: those say so by `bfloat16_blurs`. The environment variable FLATZOO_PRECISION
-    says what `auto` means on a machine.
+    `auto` takes bf16 on CUDA devices that compute in it, and on CPUs that multiply it several times as fast as fp32
+    (Intel's AMX does; found out once per process, in milliseconds). All others take fp32, as do models whose answer
+    bf16 would blur: those say so by `bfloat16_blurs`. The environment variable FLATZOO_PRECISION says what `auto` means
+    on a machine.
 
     Args:
         model: The model, on its device.
@@ -66,7 +67,7 @@ def choose_precision(model: nn.Module, precision: Precision = 'auto') -> Literal
         return 'fp32'
     if parameter.device.type == 'cuda':
         return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
-    return 'bf16' if parameter.device.type == 'cpu' and _gain_of_bfloat16() >= _GAIN else 'fp32'
+    return 'bf16' if parameter.device.type == 'cpu' and cpu_gains_by_bfloat16() else 'fp32'
 
 
 def precision_of(model: nn.Module) -> str:
@@ -80,18 +81,24 @@ def precision_of(model: nn.Module) -> str:
     return next((name for name, known in _DTYPES.items() if known == dtype), str(dtype).removeprefix('torch.'))
 
 
+def cpu_gains_by_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 several times as fast as fp32."""
+    has_matrix_units = getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+    return _gain_of_bfloat16() >= (_GAIN_OF_AMX if has_matrix_units else _GAIN)
+
+
 @functools.cache
 def _gain_of_bfloat16() -> float:
     """How many times as fast this CPU multiplies in bfloat16 as in fp32."""
     if torch.backends.cpu.get_cpu_capability() in ('NO AVX', 'DEFAULT', 'AVX2'):  # has no units for it
         return 1.0
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(128, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        best = float('inf')
-        for _ in range(4):  # the first one also loads the kernel
-            start = time.perf_counter()
-            F.linear(x, weight)
-            best = min(best, time.perf_counter() - start)
-        seconds[dtype] = best
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+    for rows in (128, 512):  # few rows hide part of the gain, and many take long where there is none
+        ways = []
+        for dtype in (torch.float32, torch.bfloat16):
+            ways.append(functools.partial(
+                F.linear, torch.ones(rows, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)))
+            ways[-1]()  # loads the kernel
+        float32, bfloat16 = shortest(*ways, seconds=0)
+        if float32 < _GAIN_OF_AMX * bfloat16:
+            break
+    return float32 / bfloat16

@@ -25,8 +25,10 @@ from flatzoo.data.decode import VideoError
 from flatzoo.data.lists import VideoList, sided_classes, some
 from flatzoo.models import VideoModel
 from flatzoo.models.record import tag_record
+from flatzoo.runtime import cpu_gains_by_bfloat16
 
 from . import build
+from .mixed import bfloat16_gain
 from .recipe import RECIPES, Recipe, RecipeError, load_recipe, presets
 
 __all__ = ['DEFAULT_MODEL', 'Choice', 'Facts', 'choose', 'directed_classes', 'fit_recipe', 'look']
@@ -34,6 +36,7 @@ __all__ = ['DEFAULT_MODEL', 'Choice', 'Facts', 'choose', 'directed_classes', 'fi
 DEFAULT_MODEL = 'sifar_resnet10t'  # its weights are in the package
 MANY_CLIPS = 20_000  # from here on the recipe of SIFAR, which was made for 240,000
 LIGHT_MODEL = 12e6  # parameters of a network of which 32 clips at once fit any memory; larger ones take 8 at a time
+_GAIN = 1.15  # of a step in bfloat16, from which on it is taken: less is noise
 _LOOKED_AT = 24  # files that are opened
 _RATES = {'muon': 4e-3, 'adamw': 2e-3}  # of small models, at 32 clips per update
 _DIRECTION = re.compile(
@@ -65,6 +68,8 @@ class Facts:
         offered: Weights that there are and that are not used.
         device: Type of the device, such as `cpu`.
         processes: Number of processes that train.
+        bfloat16: How many times as fast a training step is in bfloat16 on a CPU that multiplies it fast; None if that
+            was not tried.
     """
     clips: int
     classes: tuple[str, ...]
@@ -82,6 +87,7 @@ class Facts:
     offered: str
     device: str
     processes: int
+    bfloat16: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def fit_recipe(name: str, options: Mapping[str, Any]) -> tuple[Recipe, list[str]
     if name not in ('auto', 'few_clips'):
         return load_recipe(None if name == 'sifar' else name, **options), []
     given = {'model': DEFAULT_MODEL, **{key: value for key, value in options.items() if (key, value) != ('model', '')}}
-    facts = look(load_recipe(**given), 'pretrained' in given)
+    facts = look(load_recipe(**given), 'pretrained' in given, 'amp' not in given)
     choices = choose(facts, options, few=name == 'few_clips' or None)
     lines = [f'{choice.topic}: {choice}' for choice in choices]
     chosen = {key: value for choice in choices for key, value in choice.options.items()}
@@ -130,12 +136,13 @@ def fit_recipe(name: str, options: Mapping[str, Any]) -> tuple[Recipe, list[str]
     return load_recipe(**{**given, **chosen, 'reasons': reasons}), lines
 
 
-def look(recipe: Recipe, start_is_given: bool = True) -> Facts:
+def look(recipe: Recipe, start_is_given: bool = True, try_bfloat16: bool = False) -> Facts:
     """Looks at the clips, the model and the device of a recipe; opens a few of the files.
 
     Args:
         recipe: The recipe, as far as it is given.
         start_is_given: Whether its `pretrained` is the user's. If not, weights that are in the package are used.
+        try_bfloat16: Whether to find out if a training step is faster in bfloat16, where the CPU may gain by it.
     """
     train, val = build.read_lists(recipe)
     frames, size = _sizes(train)
@@ -143,12 +150,15 @@ def look(recipe: Recipe, start_is_given: bool = True) -> Facts:
     start, weights, offered = _start(recipe, start_is_given)
     counts = Counter(label for clip in train.clips for label in clip.all_labels).values()
     device = 'cuda' if recipe.device == 'auto' and torch.cuda.is_available() else recipe.device
-    return Facts(
+    facts = Facts(
         clips=len(train), classes=train.classes, per_class=(min(counts), max(counts)),
         val_clips=len(val) if val is not None else 0, frames=frames, size=size, flip=train.flip, model=recipe.model,
         parameters=sum(parameter.numel() for parameter in model.parameters()), convolutional=_is_convolutional(model),
         frozen=tag_record(recipe.model).frozen_backbone, start=start, weights=weights, offered=offered,
         device='cpu' if device == 'auto' else device.partition(':')[0], processes=world_info_from_env()[2])
+    if try_bfloat16 and (facts.device, facts.processes) == ('cpu', 1) and cpu_gains_by_bfloat16():
+        facts = dataclasses.replace(facts, bfloat16=_gain_of_bfloat16(recipe, train, facts))
+    return facts
 
 
 def choose(facts: Facts, given: Iterable[str] = (), few: bool | None = None) -> list[Choice]:
@@ -256,8 +266,11 @@ def _many(facts: Facts) -> tuple[Choice, Choice]:
 
 def _run(facts: Facts, few: bool, given: Mapping[str, Any]) -> Choice:
     cuda = facts.device == 'cuda'
-    options: dict[str, Any] = {'amp': cuda, 'channels_last': facts.convolutional}
-    reason = f'{facts.device}, {"mixed" if cuda else "full"} precision'
+    mixed = cuda or (facts.bfloat16 or 0) >= _GAIN
+    options: dict[str, Any] = {'amp': mixed, 'channels_last': facts.convolutional}
+    reason = f'{facts.device}, {"mixed" if mixed else "full"} precision'
+    if facts.bfloat16 is not None:
+        reason += f' (a step is {facts.bfloat16:.2f} times as fast in bfloat16, tried on this machine)'
     if not few:
         return Choice('run', options, f'{reason}; the best model on val is kept')
     if given.get('early_stopping') and facts.val_clips:
@@ -316,6 +329,16 @@ def _outline(recipe: Recipe, videos: VideoList) -> VideoModel:
     """The model of a recipe without memory for its weights."""
     arguments = {**(recipe.model_kwargs or {}), 'device': 'meta'}
     return build.build_model(dataclasses.replace(recipe, model_kwargs=arguments), videos, pretrained=False)
+
+
+def _gain_of_bfloat16(recipe: Recipe, videos: VideoList, facts: Facts) -> float | None:
+    """`Facts.bfloat16`, by steps of the model with random weights."""
+    model = build.build_model(recipe, videos, pretrained=False)
+    if facts.frozen:
+        build.freeze(model)
+    if facts.convolutional:
+        build.order_channels_last(model)
+    return bfloat16_gain(model, 16 if facts.parameters <= LIGHT_MODEL else 1)
 
 
 def _is_convolutional(model: VideoModel) -> bool:

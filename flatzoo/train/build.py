@@ -32,6 +32,7 @@ from flatzoo.data.temporal import TemporalContract, learn_contract
 from flatzoo.models import VideoModel, eval_protocol
 from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.models.base import channel_stats
+from flatzoo.runtime.conv import check_convolutions
 
 from .augment import AutoAugment, ClipErasing, train_crop
 from .balance import criterion_of, few_shot, one_or_several
@@ -144,6 +145,8 @@ def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = Non
     if not isinstance(model, VideoModel):
         raise ValueError(f"{recipe.model} is an image model. 'flatzoo list' shows the video models.")
     model.multi_label = videos.multi_label
+    if recipe.amp:
+        check_convolutions(model)
     return model
 
 
@@ -360,6 +363,8 @@ def _teacher(recipe: Recipe, model: VideoModel, videos: VideoList) -> Distillati
     labels = teacher.pretrained_cfg.get('label_names')
     if labels is not None and videos.named and tuple(map(same_name, labels)) != videos.classes:
         raise ValueError(f'the teacher {name} knows other classes than {videos.name}, or in another order')
+    if recipe.amp:
+        check_convolutions(teacher)
     return _ClipTeacher(teacher.requires_grad_(False), model)
 
 

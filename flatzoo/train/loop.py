@@ -36,6 +36,7 @@ from .balance import clip_weights, hits
 from .cached import make_caches
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
 from .ends import Interruption, TrainingInterrupted, TrainingStopped, clear_ends, leave_interrupts
+from .mixed import about_wrong_convolutions
 from .recipe import Recipe
 from .results import conclude, eval_columns, eval_row, is_over, read_test_list
 from .start import report_start
@@ -326,6 +327,8 @@ class Trainer:
             **self._evaluate(), 'lr': max(group['lr'] for group in self.optimizer.param_groups), **speed,
             'broken': len(self.broken)}
         self.history.append(row)
+        if epoch == 0 and self.processes.first and (line := about_wrong_convolutions(self.model)):
+            self.report(line)
         value = None if self.metric is None else row[self.metric]
         if value is not None and (self.best is None or value > self.best):
             self.best = value

@@ -194,3 +194,27 @@ def test_long_memory(script, tmp_path):
     first, second = long.main(['--minutes', '1', '2', '--suffixes', '.ts', '--every', '10', '--out', str(tmp_path)])
     assert int(second['windows']) == pytest.approx(2 * int(first['windows']), abs=2)
     assert rows_of(tmp_path / 'data', 'long_memory.csv') == [first, second]
+
+
+def test_start(script, monkeypatch):
+    start = script('benchmarks.speed.start')
+    monkeypatch.delenv('FLATZOO_PRECISION', raising=False)
+    row = start.one('bf16')
+    assert row['took'] == 'bf16' and all(row[part] >= 0 for part in start.PARTS)
+    assert start.one('fp32')['took'] == 'fp32'
+
+
+def test_from_file_to_label(script, tmp_path):
+    end = script('benchmarks.speed.end_to_end')
+    [row] = end.main(['sifar_resnet10t', '--files', '3', '--rounds', '2', '--out', str(tmp_path)])
+    assert int(row['same answers']) == 3 and float(row['times as fast']) > 0
+    assert rows_of(tmp_path / 'data', 'end_to_end.csv') == [row]
+
+
+def test_training_in_bf16(script, tmp_path):
+    training = script('benchmarks.speed.training_precision')
+    training.CASES = {'tiny': ('sifar_resnet10t', dict(num_frames=4, img_size=32), 2)}
+    [row] = training.main(['tiny', '--rounds', '2', '--out', str(tmp_path)])
+    exact, low = map(float, row['losses of the first step'].split(' / '))
+    assert low == pytest.approx(exact, abs=0.1) and float(row['ratio']) >= float(row['at least'])
+    assert rows_of(tmp_path / 'data', 'training_precision.csv') == [row]

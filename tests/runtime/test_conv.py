@@ -88,3 +88,52 @@ def test_a_right_one_is_checked_once(monkeypatch):
     monkeypatch.setattr(conv.CheckedConv2d, '_is_right', None)  # would fail
     fast(x), other(x), flatzoo.optimize(model.float())(x.float())
     assert conv._right == checked
+
+
+def gradients(model, x, low):
+    x = x.clone().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16, enabled=low):
+        out = model(x)
+    out.float().square().sum().backward()
+    return [out, x.grad, model[0].weight.grad, model[0].bias.grad]
+
+
+@pytest.mark.parametrize('args', SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize('memory', [torch.contiguous_format, torch.channels_last], ids=['rows', 'channels last'])
+def test_training_under_autocast_equals_float32(args, memory):
+    model, x = layer_and_clip(args)
+    x = x.float().to(memory_format=memory)
+    model.requires_grad_().to(memory_format=memory)
+    true = [tensor.detach().clone() for tensor in gradients(model, x, False)]
+    model.zero_grad()
+    conv.check_convolutions(model)
+    for low, exact in zip(gradients(model, x, True), true):
+        assert (low.float() - exact).abs().max() < 0.04 * exact.abs().max()
+
+
+@pytest.mark.parametrize('what', ['forward', 'gradients'])
+def test_what_is_wrong_trains_in_float32(monkeypatch, what):
+    monkeypatch.setattr(conv, '_right', {})
+    judge = '_is_right' if what == 'forward' else '_has_right_gradients'
+    monkeypatch.setattr(conv.CheckedConv2d, judge, lambda *_: False)
+    model, x = layer_and_clip(SHAPES['padded'])
+    x = x.float()
+    model.requires_grad_()
+    true = [tensor.detach().clone() for tensor in gradients(model, x, False)]
+    model.zero_grad()
+    conv.check_convolutions(model)
+    assert conv.wrong_convolutions(model) == []
+    found = gradients(model, x, True)
+    assert found[0].dtype == torch.float32 and all(map(torch.equal, found, true))
+    assert conv.wrong_convolutions(model) == ['0']
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        assert (model(x).dtype == torch.float32) == (what == 'forward')  # an evaluation needs no gradients
+
+
+def test_without_autocast_nothing_changes(monkeypatch):
+    monkeypatch.setattr(conv, '_right', {})
+    model, x = layer_and_clip(SHAPES['padded'])
+    x, before = x.float(), model.state_dict()
+    true = model(x)
+    conv.check_convolutions(model)
+    assert torch.equal(model(x), true) and model.state_dict().keys() == before.keys() and not conv._right

@@ -54,6 +54,17 @@ def test_a_layer_that_does_not_bear_it_stays_in_float32():
     assert 1e-4 < error(fast(x), layer(x)) < MOST_ERROR
 
 
+@pytest.mark.parametrize(
+    'low, high', [(-1.0, 1.0), (-254.5, 0.4), (-0.5, 254.4), (0.0, 7.0), (-3.0, 0.0), (1e-39, 2e-39)])
+def test_the_ends_of_the_scale(low, high):
+    layer = nn.Linear(64, 64, bias=False)
+    layer.weight.copy_(torch.eye(64))
+    fast = flatzoo.optimize(nn.Sequential(layer), quantize='int8')[0]
+    x = torch.linspace(low, high, 50 * 64).view(50, 64)
+    assert (fast._product(x) - x).abs().max() <= 0.02 * max(high - low, 1e-30)  # no largest number wraps to 0
+    assert torch.equal(fast._product(torch.zeros(3, 64)), torch.zeros(3, 64))
+
+
 def test_what_is_no_number_stays_visible():
     torch.manual_seed(0)
     layer = nn.Linear(8, 4)

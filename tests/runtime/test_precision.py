@@ -12,13 +12,18 @@ TINY = dict(model_name='sifar_resnet10t', num_frames=4, img_size=32, num_classes
 @pytest.fixture
 def gain(monkeypatch):
     """Sets how many times as fast this CPU multiplies in bfloat16."""
+    def set_gain(value, matrix_units=False):
+        monkeypatch.setattr(precision, '_gain_of_bfloat16', lambda: value)
+        monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: matrix_units)
+
     monkeypatch.delenv('FLATZOO_PRECISION')
-    return lambda value: monkeypatch.setattr(precision, '_gain_of_bfloat16', lambda: value)
+    return set_gain
 
 
-@pytest.mark.parametrize(('value', 'chosen'), [(0.3, 'fp32'), (1.9, 'fp32'), (6.5, 'bf16')])
-def test_auto_takes_bf16_where_it_pays(gain, value, chosen):
-    gain(value)
+@pytest.mark.parametrize(('value', 'matrix_units', 'chosen'), [
+    (0.3, False, 'fp32'), (2.1, False, 'fp32'), (6.5, False, 'bf16'), (2.1, True, 'bf16'), (0.5, True, 'fp32')])
+def test_auto_takes_bf16_where_it_pays(gain, value, matrix_units, chosen):
+    gain(value, matrix_units)
     model = timm.create_model(**TINY).eval()
     assert choose_precision(model) == precision_of(prepare(model)) == chosen
     assert choose_precision(model, 'fp32') == 'fp32' and choose_precision(model, 'bf16') == 'bf16'

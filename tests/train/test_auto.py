@@ -9,7 +9,8 @@ from train_runs import PLAIN, train, weights, write_clips
 
 from flatzoo.cli import main
 from flatzoo.data.lists import Clip, VideoList
-from flatzoo.train import auto, build, loop
+from flatzoo.runtime import conv
+from flatzoo.train import auto, build, loop, mixed
 from flatzoo.train.recipe import Recipe, RecipeError, load_recipe
 
 FACTS = auto.Facts(
@@ -38,6 +39,41 @@ def test_few_clips_are_not_mixed_and_the_model_is_not_chosen_on_val():
     assert recipe.hflip == 0.5 and recipe.warmup <= 1 and recipe.min_lr < recipe.lr
     assert not chosen(start='none', weights='')['pretrained']
     assert chosen(device='cuda')['amp'] and not options['amp']
+
+
+def test_bfloat16_is_taken_where_a_step_was_faster_in_it():
+    assert chosen(bfloat16=1.5)['amp'] and not chosen(bfloat16=0.7)['amp'] and not chosen(bfloat16=1.05)['amp']
+    assert 'amp' not in chosen({'amp': True}, bfloat16=0.7)
+    *_, run = auto.choose(dataclasses.replace(FACTS, bfloat16=0.7))
+    assert 'full precision (a step is 0.70 times as fast in bfloat16' in run.reason
+    *_, run = auto.choose(FACTS)
+    assert 'bfloat16' not in run.reason
+
+
+def test_a_step_is_tried_only_where_the_cpu_may_gain(clips, monkeypatch):
+    gains, tried = False, []
+    monkeypatch.setattr(auto, 'cpu_gains_by_bfloat16', lambda: gains)
+    monkeypatch.setattr(auto, 'bfloat16_gain', lambda model, count: tried.append((model.num_classes, count)) or 2.0)
+    options = dict(spec='folder', root=str(clips), device='cpu')
+    assert not auto.fit_recipe('auto', options)[0].amp and not tried
+    gains = True
+    recipe, lines = auto.fit_recipe('auto', options)
+    assert recipe.amp and tried == [(2, 16)] and '2.00 times as fast in bfloat16' in lines[-1]
+    for option in (dict(amp=False), dict(amp=True)):  # the user's word
+        assert auto.fit_recipe('auto', options | option)[0].amp == option['amp']
+    monkeypatch.setattr(auto, 'world_info_from_env', lambda: (0, 0, 2))  # processes would not agree
+    assert not auto.fit_recipe('auto', options)[0].amp and len(tried) == 1
+
+
+def test_the_gain_of_a_step_is_measured(monkeypatch):
+    model = timm.create_model('sifar_resnet10t', num_frames=4, img_size=32, num_classes=5)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    assert mixed.bfloat16_gain(model, 2) is None  # FLATZOO_PRECISION says fp32
+    monkeypatch.setenv('FLATZOO_PRECISION', 'bf16')
+    state = torch.get_rng_state()
+    assert 0 < mixed.bfloat16_gain(model, 2) < 100
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) and value.grad is None for name, value in model.named_parameters())
 
 
 @pytest.mark.parametrize('names', [
@@ -70,6 +106,14 @@ def test_batches_fit_the_number_of_clips_the_model_and_the_processes():
     assert chosen(processes=4)['batch_size'] == 8 and chosen(processes=64)['batch_size'] == 1
     epochs = [chosen(clips=count)['epochs'] for count in (20, 300, 3_000, 19_000)]
     assert epochs == sorted(epochs, reverse=True) and epochs[-1] >= 8
+
+
+def test_what_trains_in_float32_is_named(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(conv, '_right', {})
+    monkeypatch.setattr(conv.CheckedConv2d, '_has_right_gradients', lambda *_: False)
+    _, lines = train(clips, tmp_path / 'run', amp=True, **PLAIN)
+    [line] = [line for line in lines if 'wrong on this CPU' in line]
+    assert line.endswith('it computes in float32: backbone.patch_embed.proj')
 
 
 def test_many_clips_have_the_recipe_of_sifar():
