@@ -6,6 +6,7 @@ val, which no run has seen and by which nothing is chosen. The recipe itself was
 
     tag      --recipe auto, from the weights in the package (the default command)
     scratch  --recipe auto --no-pretrained
+    unmixed  tag without Mixup and CutMix, which auto adds from 300 clips on (unmixed_scratch likewise)
     sifar    --recipe sifar --pretrained, the default before: SIFAR's recipe for Kinetics
     fixed    --recipe sifar and the options of learning.py, 16 epochs: what auto is an extension of
 
@@ -21,11 +22,14 @@ import argparse
 import csv
 import json
 import os
+import re
 import resource
 import shlex
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -44,6 +48,8 @@ DATA = RESULTS / 'data' / 'recipe.json'
 ARMS = {
     'tag': (),
     'scratch': ('--no-pretrained',),
+    'unmixed': ('--mixup', '0', '--cutmix', '0'),
+    'unmixed_scratch': ('--mixup', '0', '--cutmix', '0', '--no-pretrained'),
     'sifar': ('--recipe', 'sifar', '--model', 'sifar_resnet10t', '--pretrained'),
     'fixed': (
         '--recipe', 'sifar', '--mixup', '0', '--cutmix', '0', '--hflip', '0', '--smoothing', '0.05', '--drop-path', '0',
@@ -55,6 +61,9 @@ REAL = {
     'avletters': 'AVLetters (mouths, 26 letters; unseen speakers)',
 }
 INNER = {'msr_action3d': ('s03', 's07'), 'avletters': ('Bill', 'Verity')}  # the people of train that a search holds out
+KEY = ('set', 'arm', 'seed')  # of a result
+SEARCH_KEY = ('set', 'start', 'recipe', 'held_out', 'seed')
+CHEAP = ('--workers', '0', '--tracker', 'none')  # of a search: the same training in less CPU time
 RENDERED = {  # clips of train: per class 19 or 188, and 25 of textures that train does not have
     'rendered300': (19, 0.0), 'rendered300_shake': (19, 0.05), 'rendered3000': (188, 0.0),
     'rendered3000_shake': (188, 0.05)}
@@ -83,13 +92,13 @@ def _render_class(folder: Path, split: str, label: int, clips: int, shake: float
                 path, label, seed, 40, 12, 12, camera_shake=shake, split='train' if split == 'train' else 'test')
 
 
-def inner_split(name: str, data: Path, work: Path) -> Path:
-    """Links the training clips of a real set into a folder whose val has two of the training people."""
-    folder = work / f'{name}-inner'
+def inner_split(name: str, data: Path, work: Path, people: Sequence[str]) -> Path:
+    """Links the training clips of a real set into a folder whose val has some of the training people."""
+    folder = work / '-'.join((name, 'inner', *people))
     with open(data / 'groups.csv', newline='') as file:
         rows = [row for row in csv.DictReader(file) if row['path'].startswith('train/')]
     for row in rows:
-        split = 'val' if row['group'] in INNER[name] else 'train'
+        split = 'val' if row['group'] in people else 'train'
         place = folder / split / Path(row['path']).relative_to('train')
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():
@@ -140,44 +149,63 @@ def keep(rows: list[dict]) -> dict:
     """Adds rows to the file of results; a run that is there is replaced."""
     results = json.loads(DATA.read_text()) if DATA.exists() else {'runs': [], 'search': []}
     for row in rows:
-        key = [row[part] for part in ('set', 'arm', 'seed')]
-        results['runs'] = [old for old in results['runs'] if [old[part] for part in ('set', 'arm', 'seed')] != key]
-        results['runs'].append(row)
+        kind, parts = ('search', SEARCH_KEY) if 'held_out' in row else ('runs', KEY)
+        key = [row[part] for part in parts]
+        results[kind] = [old for old in results[kind] if [old[part] for part in parts] != key] + [row]
     write_file(DATA, (json.dumps(results, indent=1) + '\n').encode())
     return results
 
 
+def search_row(row: dict, name: str, data: Path, people: Sequence[str], options: list[str]) -> dict:
+    """What is kept of a run on an inner split."""
+    clips = {split: sum(1 for _ in (data / split).glob('*/*')) for split in ('train', 'val')}
+    batch = int(re.search(r'updates of (\d+) clips', row['chosen']['updates'])[1])
+    return {
+        'set': name, 'start': row['arm'], 'recipe': shlex.join(['--recipe', 'auto', *options]), 'seed': row['seed'],
+        'updates': row['epochs'] * (clips['train'] // batch), 'clips': list(clips.values()),
+        'held_out': list(people), **{
+            part: row[part] for part in ('top1', 'train_top1', 'curve', 'cpu_seconds', 'machine', 'versions')}}
+
+
 def report(results: dict) -> str:
-    """The page of the results."""
+    """The page of the results: tables of the runs and of the search, for each machine its own."""
     lines = [
         '# What `flatzoo train` reaches without options', '',
         'Made by `benchmarks/learning/recipe.py`, which says what each arm is; the raw rows are in '
         '[recipe.json](data/recipe.json).', 'Read with [what was found](recipe_findings.md).', '',
         'Top-1 in % after the last epoch, on people or textures that training does not have. Nothing is chosen on '
-        'them.', '', '| set | arm | top-1 | seeds | epochs | CPU minutes of a run |', '|---|---|---|---|---|---|']
-    for name in [*REAL, *RENDERED]:
-        for arm in ARMS:
-            rows = [row for row in results['runs'] if (row['set'], row['arm']) == (name, arm)]
+        'them.']
+    for machine, runs in _by_machine(results['runs']):
+        lines += ['', machine, '', '| set | arm | top-1 | mean | seeds | epochs | CPU minutes of a run |',
+                  '|---|---|---|---|---|---|---|']
+        for name, arm in ((name, arm) for name in [*REAL, *RENDERED] for arm in ARMS):
+            rows = [row for row in runs if (row['set'], row['arm']) == (name, arm)]
             if rows:
                 found, seeds, minutes = (', '.join(texts) for texts in (
                     [f'{row["top1"]:.1f}' for row in rows], [str(row['seed']) for row in rows],
                     [f'{row["cpu_seconds"] / 60:.1f}' for row in rows]))
-                lines.append(f'| {name} | {arm} | {found} | {seeds} | {rows[0]["epochs"]} | {minutes} |')
+                mean = f'{statistics.fmean(row["top1"] for row in rows):.1f}' if len(rows) > 1 else ''
+                lines.append(f'| {name} | {arm} | {found} | {mean} | {seeds} | {rows[0]["epochs"]} | {minutes} |')
     lines += ['', '## The search, on the people of train', '', (
-        'One seed (42); two people of train are held out, the others train. All but the last read frames from memory. '
-        'They compare recipes; their figures are no result.'), '',
-        '| set | start | recipe | updates | top-1 of the last epoch | CPU seconds |', '|---|---|---|---|---|---|']
-    for row in results['search']:
-        lines.append(
-            f'| {row["set"]} | {row["start"]} | {row["recipe"]} | {row["updates"]} | {row["top1"]:.1f} | '
-            f'{row["cpu_seconds"]} |')
-    if results['runs']:
-        first = results['runs'][0]
-        versions = ', '.join(f'{key} {value}' for key, value in first['versions'].items())
-        lines += ['', (
-            f'Machine: {first["machine"]}, shared with other work; {first["threads"]} thread of the training process; '
-            f'{versions}.'), '', '## Commands', '', '```text', *(row['command'] for row in results['runs']), '```']
+        'Two people of train are held out, the others train. The rows compare recipes; their figures are no result. '
+        f'Those of `--recipe auto` had `{" ".join(CHEAP)}`, too, which changes no clip.')]
+    for machine, rows in _by_machine(results['search']):
+        lines += ['', machine, '', '| set | held out | start | recipe | updates | top-1 at the end | CPU seconds |',
+                  '|---|---|---|---|---|---|---|']
+        lines += [
+            f'| {row["set"]} | {", ".join(row["held_out"])} | {row["start"]} | {row["recipe"]} | {row["updates"]} | '
+            f'{row["top1"]:.1f} | {row["cpu_seconds"]} |' for row in rows]
+    lines += ['', '## Commands', '', '```text', *dict.fromkeys(row['command'] for row in results['runs']), '```']
     return '\n'.join(lines) + '\n'
+
+
+def _by_machine(rows: list[dict]) -> list[tuple[str, list[dict]]]:
+    """Rows by the machine that they were made on, whose CPU seconds are not those of another one."""
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        versions = ', '.join(f'{key} {value}' for key, value in row['versions'].items())
+        groups.setdefault(f'{row["machine"]}, shared with other work, one thread; {versions}.', []).append(row)
+    return list(groups.items())
 
 
 def main() -> None:
@@ -187,7 +215,8 @@ def main() -> None:
     parser.add_argument('--data', type=Path, help='folder of a real set')
     parser.add_argument('--arms', nargs='+', choices=ARMS, default=['tag'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[42])
-    parser.add_argument('--inner', action='store_true', help='hold out people of train; only printed, not kept')
+    parser.add_argument('--inner', action='store_true', help='hold out people of train: a row of the search, no result')
+    parser.add_argument('--people', nargs='+', default=[], help='those that --inner holds out, others than usual')
     parser.add_argument('--options', nargs=argparse.REMAINDER, default=[], help='of flatzoo train, with --inner')
     parser.add_argument('--work', type=Path, default=Path('runs/recipe'), help='clips and runs (%(default)s)')
     parser.add_argument('--report', action='store_true', help='only write the page')
@@ -203,14 +232,15 @@ def main() -> None:
         args.work.mkdir(parents=True, exist_ok=True)
         data = args.data or render(args.set, args.work)
         if args.inner:
-            data = inner_split(args.set, data, args.work)
-        name = args.set + ('-inner' if args.inner else '')
-        rows = [
-            run(name, data, arm, seed, args.work, tuple(args.options)) for arm in args.arms for seed in args.seeds]
+            if args.set not in INNER:
+                parser.error('--inner is for the real sets, whose clips have people')
+            people = args.people or INNER[args.set]
+            data = inner_split(args.set, data, args.work, people)
+        name = data.name if args.inner else args.set
+        options = (*(CHEAP if args.inner else ()), *args.options)
+        rows = [run(name, data, arm, seed, args.work, options) for arm in args.arms for seed in args.seeds]
         if args.inner:
-            for row in rows:
-                print(json.dumps(row))
-            return
+            rows = [search_row(row, args.set, data, people, args.options) for row in rows]
         results = keep(rows)
     write_file(RESULTS / 'recipe.md', report(results).encode())
     print(RESULTS / 'recipe.md')

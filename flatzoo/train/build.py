@@ -207,7 +207,9 @@ def temporal_of(recipe: Recipe, model: VideoModel, videos: VideoList) -> Tempora
     return learn_contract(videos, model.num_frames, recipe.stride if recipe.sampling == 'dense' else None)
 
 
-MAX_CROP_LOSS = 0.28  # 4:3 loses 0.25; where 0.31 were lost, black bars were measured to be far better than the crop
+# Between what was measured: stretched frames were no better than a crop that lost 0.25 (4:3), and black bars far better
+# than one that lost 0.31 (benchmarks/results/recipe_findings.md).
+MAX_CROP_LOSS = 0.28
 
 
 def choose_fit(facts: Sequence[ClipFacts], img_size: tuple[int, int]) -> tuple[Fit, str]:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from flatzoo.cli import main
-from flatzoo.data.actions import ACTIONS, write_action, write_action_folder
+from flatzoo.data.actions import ACTIONS, VERBS, write_action, write_action_folder
 
 
 @pytest.fixture(scope='module')
@@ -173,7 +173,18 @@ def test_render(tmp_path, capsys):
     assert code == 1 and 'is not empty' in err
 
 
-@pytest.mark.parametrize('options', [['--clips', '1'], ['--size', '15'], ['--classes', '0']])
+def test_render_verbs(tmp_path, capsys):
+    options = ['--kind', 'verbs', '--clips', 2, '--size', 32, '--frames', 4, '--workers', 1]
+    code, _, err = run(capsys, 'render', tmp_path / 'verbs', *options, '--classes', 18)
+    assert code == 0 and '18 clips of 18 verbs in train, 18 in val' in err
+    folders = {path.name for path in (tmp_path / 'verbs/train').iterdir()}
+    assert folders == {name.replace(' ', '_') for name in VERBS[:18]}
+    code, _, err = run(capsys, 'render', tmp_path / 'more', *options, '--classes', 50)
+    assert code == 1 and 'there are 49 verbs' in err
+
+
+@pytest.mark.parametrize('options', [
+    ['--clips', '1'], ['--size', '15'], ['--classes', '0'], ['--kind', 'nouns']])
 def test_what_cannot_be_rendered(options, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(['data', 'render', str(tmp_path / 'videos'), *options])

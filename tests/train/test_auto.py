@@ -76,6 +76,15 @@ def test_the_gain_of_a_step_is_measured(monkeypatch):
     assert all(torch.equal(before[name], value) and value.grad is None for name, value in model.named_parameters())
 
 
+def test_from_some_hundred_clips_on_half_of_the_batches_are_mixed():
+    for clips, mixed in ((299, False), (300, True), (19_000, True)):
+        recipe = load_recipe(root='x', **chosen(clips=clips))
+        assert recipe.mixes == mixed and (not mixed or recipe.mixup_prob == 0.5)
+    for other in ({'frozen': True, 'start': 'image'}, {'convolutional': False}):  # not measured
+        assert not load_recipe(root='x', **chosen(clips=900, **other)).mixes
+    assert 'half of the batches' in auto.choose(dataclasses.replace(FACTS, clips=900))[3].reason
+
+
 @pytest.mark.parametrize('names', [
     ('moves left', 'b'), ('turns_counterclockwise', 'b'), ('turn cw', 'b'), ('swipe up', 'swipe down'),
     ('draw_x', 'jog'), ('A', 'B'), ('9', '10'), ('Leftward step', 'b')])

@@ -26,7 +26,7 @@ def test_the_search_sees_the_people_of_train_alone(recipe, tmp_path):
         place.write_bytes(b'')
         rows.append(f'{place.relative_to(data)},{person}')
     (data / 'groups.csv').write_text('\n'.join(rows))
-    folder = str(recipe.inner_split('msr_action3d', data, tmp_path))
+    folder = str(recipe.inner_split('msr_action3d', data, tmp_path, ['s03', 's07']))
     people = {
         split: [Path(clip.path).stem for clip in read_videos('folder', folder, split).clips]
         for split in ('train', 'val')}
@@ -51,5 +51,23 @@ def test_a_run_is_kept_once_and_stands_on_the_page(recipe, tmp_path, monkeypatch
     monkeypatch.setattr(recipe, 'DATA', tmp_path / 'data.json')
     recipe.keep([row])
     page = recipe.report(recipe.keep([row]))
-    assert page.count('| avletters | tag | 32.5 | 3 | 2 | 1.5 |') == 1
+    assert page.count('| avletters | tag | 32.5 |  | 3 | 2 | 1.5 |') == 1
     assert 'flatzoo train folder avletters --seed 3' in page
+
+
+def test_a_row_of_the_search_says_who_was_held_out_and_no_machines_share_a_table(recipe, tmp_path, monkeypatch):
+    for split, count in (('train', 3), ('val', 2)):
+        (tmp_path / split / 'A').mkdir(parents=True)
+        for clip in range(count):
+            (tmp_path / split / f'A/{clip}.mp4').write_bytes(b'')
+    row = dict(
+        set='avletters-inner', arm='tag', seed=42, top1=20.0, train_top1=50.0, epochs=4, curve=[], cpu_seconds=60,
+        chosen={'updates': '--epochs 4: 4 updates of 2 clips; as measured'}, machine='one', versions={'torch': '2'})
+    kept = recipe.search_row(row, 'avletters', tmp_path, ['Bill'], ['--fit', 'stretch'])
+    assert (kept['held_out'], kept['clips'], kept['updates']) == (['Bill'], [3, 2], 4)
+    monkeypatch.setattr(recipe, 'DATA', tmp_path / 'data.json')
+    results = recipe.keep([kept, kept | {'seed': 1, 'machine': 'two'}])
+    assert recipe.keep([kept]) == {'runs': [], 'search': results['search'][::-1]}  # once, and now the last
+    page = recipe.report(results)
+    line = '| avletters | Bill | tag | --recipe auto --fit stretch | 4 | 20.0 | 60 |'
+    assert page.count(line) == 2 and page.count('| held out |') == 2 and 'two, shared with other work' in page

@@ -19,6 +19,7 @@ frames tells apart, as video files in a folder per class, in train and val.
     flatzoo data check kinetics k400/ --model sifar_swin_b14.ibm_k400 --json > report.json
     flatzoo data pack ssv2 ssv2/ shards/
     flatzoo data render videos/ --clips 20
+    flatzoo data render verbs/ --kind verbs --clips 50
 """
 import argparse
 import json
@@ -49,11 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     render = actions.add_parser('render', help='make a small data set to try things on')
     render.add_argument('out', metavar='OUT', help='folder to write to, new or empty')
     render.add_argument(
+        '--kind', choices=('actions', 'verbs'), default='actions',
+        help="16 actions, or 48 verbs and 'nothing' (default: %(default)s)")
+    render.add_argument(
         '--clips', type=_several, default=20, metavar='N',
         help='clips of each action, at least 2; a fifth of them are for val (default: %(default)s)')
     render.add_argument(
-        '--classes', type=count, default=16, metavar='N',
-        help='number of actions, an even one keeps the pairs (default: all 16)')
+        '--classes', type=count, metavar='N',
+        help='number of actions, an even one keeps the pairs (default: all)')
     render.add_argument(
         '--size', type=_even, default=96, metavar='PIXELS', help='height and width (default: %(default)s)')
     render.add_argument(
@@ -137,22 +141,24 @@ def _pack(args: argparse.Namespace) -> int:
 
 def _render(args: argparse.Namespace) -> int:
     from flatzoo.console.progress import Progress
-    from flatzoo.data.actions import ACTIONS, write_action_splits
+    from flatzoo.data.actions import KINDS, write_action_splits
 
-    if args.classes > len(ACTIONS):
-        raise CommandError(f'--classes {args.classes}: there are {len(ACTIONS)} actions.')
+    names = KINDS[args.kind]
+    if args.classes is not None and args.classes > len(names):
+        raise CommandError(f'--classes {args.classes}: there are {len(names)} {args.kind}.')
+    names = names[:args.classes]
     try:
         if os.path.isdir(args.out) and os.listdir(args.out):
             raise CommandError(f'{args.out} is not empty. Give a new folder, or empty this one.')
-        with Progress(args.clips * args.classes, 'clip') as bar:
+        with Progress(args.clips * len(names), 'clip') as bar:
             paths = write_action_splits(
-                args.out, args.clips, actions=ACTIONS[:args.classes], seed=args.seed, size=args.size,
+                args.out, args.clips, kind=args.kind, actions=names, seed=args.seed, size=args.size,
                 num_frames=args.frames, workers=args.workers, done=lambda path: bar.update())
     except OSError as error:
         raise CommandError(f'{args.out} cannot be written to ({error.strerror or error}).') from error
     validation = sum(path.parent.parent.name == 'val' for path in paths)
     write(
-        f'{args.out}: {len(paths) - validation} clips of {args.classes} actions in train, {validation} in val',
+        f'{args.out}: {len(paths) - validation} clips of {len(names)} {args.kind} in train, {validation} in val',
         sys.stderr)
     write(
         f'now try: {shlex.join(["flatzoo", "train", "folder", args.out])} --model sifar_resnet10t --pretrained '

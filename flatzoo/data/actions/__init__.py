@@ -6,6 +6,9 @@ from .actions import (
     render_action as render_action,
     reversed_label as reversed_label,
     scene_labels as scene_labels,
+)
+from .files import (
+    KINDS as KINDS,
     write_action as write_action,
     write_action_folder as write_action_folder,
     write_action_splits as write_action_splits,
