@@ -77,9 +77,9 @@ def test_the_gain_of_a_step_is_measured(monkeypatch):
 
 
 def test_from_some_hundred_clips_on_half_of_the_batches_are_mixed():
-    for clips, mixed in ((299, False), (300, True), (19_000, True)):
+    for clips, mixes in ((299, False), (300, True), (19_000, True)):
         recipe = load_recipe(root='x', **chosen(clips=clips))
-        assert recipe.mixes == mixed and (not mixed or recipe.mixup_prob == 0.5)
+        assert recipe.mixes == mixes and (not mixes or recipe.mixup_prob == 0.5)
     for other in ({'frozen': True, 'start': 'image'}, {'convolutional': False}):  # not measured
         assert not load_recipe(root='x', **chosen(clips=900, **other)).mixes
     assert 'half of the batches' in auto.choose(dataclasses.replace(FACTS, clips=900))[3].reason
