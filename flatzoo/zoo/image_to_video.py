@@ -210,8 +210,8 @@ def read_learned(path: Path) -> Section:
 
     Args:
         path: A JSON file of an object with `title`, `about` and `rows`. A row has the name of the `arm`, its top-1 in
-            % on clips in `normal` order, in `reverse` and in `shuffle`, the `seed`, `epochs` (None for probes) and
-            `cpu_seconds`.
+            % on clips in `normal` order, in `reverse` and in `shuffle`, the `seed`, `epochs` (None for probes),
+            `cpu_seconds` and the `machine` that they are of.
 
     Raises:
         OSError: The file cannot be read.
@@ -219,10 +219,13 @@ def read_learned(path: Path) -> Section:
     """
     try:
         kept = json.loads(path.read_text(encoding='utf-8'))
+        machines = list(dict.fromkeys(row['machine'] for row in kept['rows']))
         rows = [[
             row['arm'], *(f'{row[order]:.1f}' for order in ('normal', 'reverse', 'shuffle')),
-            str(row['epochs'] or '-'), str(row['seed']), f'{row["cpu_seconds"] / 60:.1f}'] for row in kept['rows']]
-        return Section(kept['title'], kept['about'], _LEARNED, rows)
+            str(row['epochs'] or '-'), str(row['seed']),
+            f'{row["cpu_seconds"] / 60:.1f} [{machines.index(row["machine"]) + 1}]'] for row in kept['rows']]
+        where = ', '.join(f'[{number}] {machine}' for number, machine in enumerate(machines, 1))
+        return Section(kept['title'], f'{kept["about"]} CPU minutes of: {where}.', _LEARNED, rows)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path}: no accuracies as benchmarks/learning/family.py keeps them: {type(error).__name__}: '

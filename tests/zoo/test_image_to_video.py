@@ -90,16 +90,17 @@ def test_command(tmp_path, capsys):
 
 
 def test_what_was_learned_stands_below(tmp_path, capsys):
-    rows = [dict(arm='a <way>', normal=50.04, reverse=40, shuffle=30, epochs=None, seed=3, cpu_seconds=90)]
+    rows = [dict(
+        arm='a <way>', normal=50.04, reverse=40, shuffle=30, epochs=None, seed=3, cpu_seconds=90, machine='A CPU')]
     path = tmp_path / 'learned.json'
     path.write_text(json.dumps(dict(title='Learned', about='On `clips`.', rows=rows)))
     command = ['compare', '--family', 'image-to-video', 'tsm_mobile*', '--learned', str(path)]
     assert main(command) == 0
-    table = r'Learned\n\nway .*\na <way> +50\.0 +40\.0 +30\.0 +- +3 +1\.5\n\nOn `clips`\.'
+    table = r'Learned\n\nway .*\na <way> +50\.0 +40\.0 +30\.0 +- +3 +1\.5 \[1\]\n\nOn `clips`\. CPU .* \[1\] A CPU\.'
     assert re.search(table, capsys.readouterr().out)
     assert main([*command, '--page', str(tmp_path / 'page')]) == 0
     text = (tmp_path / 'page.md').read_text()
-    assert '## Learned\n\nOn `clips`.\n' in text and '| a <way> | 50.0 | 40.0 | 30.0 | - | 3 | 1.5 |' in text
+    assert '## Learned\n\nOn `clips`. CPU' in text and '| a <way> | 50.0 | 40.0 | 30.0 | - | 3 | 1.5 [1] |' in text
     assert f'--learned {path}' in text
     page = (tmp_path / 'page/comparison.html').read_text()
     assert '<h2>Learned</h2>' in page and '>a &lt;way&gt;</td>' in page and '<code>clips</code>' in page
