@@ -41,6 +41,33 @@ def test_products(function):
     assert 0 < error(out, true) < MOST_ERROR
 
 
+def test_each_way_is_compared_with_float32(monkeypatch):
+    """With a residual the float way once ran int8, too, which then was not faster than itself."""
+    calls = []
+
+    def faster(key, plain, other):
+        before = len(calls)
+        plain()
+        assert len(calls) == before, 'the float way multiplied integers'
+        other()
+        assert key[0] != 'int8' or len(calls) > before
+        return True
+
+    def product(self, x, *args):
+        calls.append(x)
+        return kept(self, x, *args)
+
+    kept = Int8Linear._product
+    monkeypatch.setattr(Int8Linear, '_product', product)
+    monkeypatch.setattr('flatzoo.runtime.int8.faster', faster)
+    fast = flatzoo.optimize(nn.Sequential(nn.Linear(48, 40)), quantize='int8')[0]
+    x = torch.randn(21, 48)
+    for run in (lambda: fast(x), lambda: fast.gelu(x), lambda: fast.add(x, torch.randn(21, 40))):
+        count = len(calls)
+        run()
+        assert len(calls) > count
+
+
 def test_a_layer_that_does_not_bear_it_stays_in_float32():
     torch.manual_seed(0)
     layer = nn.Linear(64, 16)
