@@ -297,6 +297,23 @@ _BETWEEN_WORDS = re.compile(
     re.VERBOSE)
 
 
+def places_of_classes(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
+    """The place of each class in a model's names, found as `VideoList.with_classes` does.
+
+    Args:
+        classes: Names of the classes.
+        names: Names of the model's classes.
+
+    Returns:
+        Numbers into `names`; None if the model does not know all classes, or two of its names are the same.
+    """
+    names = tuple(map(same_name, names))
+    place = {name: label for label, name in enumerate(names)}
+    loose = _loosely(set(classes) - set(place), set(names) - set(classes))
+    found = [loose.get(name, name) for name in classes]
+    return [place[name] for name in found] if len(place) == len(names) and place.keys() >= set(found) else None
+
+
 def _loosely(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     """Name -> the other name with the same key. Keys that several names or several others share are left out."""
     counts = Counter(map(class_key, names))
