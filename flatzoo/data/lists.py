@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 __all__ = [
     'Clip', 'DataError', 'NO_CLASS', 'NotThere', 'VideoList', 'class_key', 'mirrored_labels', 'parse_spec',
-    'read_videos', 'sided_classes']
+    'places_of_classes', 'read_videos', 'sided_classes']
 
 Unit = Literal['frames', 'seconds']
 UNITS: tuple[Unit, ...] = get_args(Unit)
