@@ -64,9 +64,9 @@ INNER = {'msr_action3d': ('s03', 's07'), 'avletters': ('Bill', 'Verity')}  # the
 KEY = ('set', 'arm', 'seed')  # of a result
 SEARCH_KEY = ('set', 'start', 'recipe', 'held_out', 'seed')
 CHEAP = ('--workers', '0', '--tracker', 'none')  # of a search: the same training in less CPU time
-RENDERED = {  # clips of train: per class 19 or 188, and 25 of textures that train does not have
+RENDERED = {  # clips of train per class, and the shake of the camera; val has 25 of textures that train does not have
     'rendered300': (19, 0.0), 'rendered300_shake': (19, 0.05), 'rendered3000': (188, 0.0),
-    'rendered3000_shake': (188, 0.05)}
+    'rendered3000_shake': (188, 0.05), 'rendered12000': (750, 0.0)}
 
 
 def render(name: str, work: Path, inner: bool = False) -> Path:
