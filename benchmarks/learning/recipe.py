@@ -2,7 +2,7 @@
 
 Each set is trained on its split train and measured once, after the last epoch, on the people or textures of its split
 val, which no run has seen and by which nothing is chosen. The recipe itself was searched on the training people alone
-(`--inner` makes that division: two of them are held out, all others train). Arms:
+(`--inner` makes that division: two of them are held out, all others train), and on other rendered scenes. Arms:
 
     tag      --recipe auto, from the weights in the package (the default command)
     scratch  --recipe auto --no-pretrained
@@ -64,30 +64,33 @@ INNER = {'msr_action3d': ('s03', 's07'), 'avletters': ('Bill', 'Verity')}  # the
 KEY = ('set', 'arm', 'seed')  # of a result
 SEARCH_KEY = ('set', 'start', 'recipe', 'held_out', 'seed')
 CHEAP = ('--workers', '0', '--tracker', 'none')  # of a search: the same training in less CPU time
-RENDERED = {  # clips of train: per class 19 or 188, and 25 of textures that train does not have
+RENDERED = {  # clips of train per class, and the shake of the camera; val has 25 of textures that train does not have
     'rendered300': (19, 0.0), 'rendered300_shake': (19, 0.05), 'rendered3000': (188, 0.0),
-    'rendered3000_shake': (188, 0.05)}
+    'rendered3000_shake': (188, 0.05), 'rendered12000': (750, 0.0)}
 
 
-def render(name: str, work: Path) -> Path:
-    """Renders the files of a set that are not there; its folder. Val shows textures that train does not have."""
+def render(name: str, work: Path, inner: bool = False) -> Path:
+    """Renders the files of a set that are not there; its folder. Val shows textures that train does not have.
+
+    Those of a search (`inner`) are other scenes, of both splits, than those of the results.
+    """
     count, shake = RENDERED[name]
-    folder = work / f'{name}-data'
-    parts = [(folder, split, label, clips, shake) for split, clips in (('train', count), ('val', 25))
-             for label in range(len(ACTIONS))]
+    folder = work / (f'{name}-inner' if inner else f'{name}-data')
+    parts = [(folder, split, label, clips, shake, 2 * inner + (split == 'val'))
+             for split, clips in (('train', count), ('val', 25)) for label in range(len(ACTIONS))]
     with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(_render_class, *zip(*parts)))
     return folder
 
 
-def _render_class(folder: Path, split: str, label: int, clips: int, shake: float) -> None:
+def _render_class(folder: Path, split: str, label: int, clips: int, shake: float, scenes: int) -> None:
     place = folder / split / ACTIONS[label].replace(' ', '_')
     place.mkdir(parents=True, exist_ok=True)
     for i in range(clips):
         path = place / f'{i:05d}.mp4'
         if not path.exists():
             # one scene for both of a pair, forwards and backwards, and no scene in two splits
-            seed = ((split == 'val') << 32) + i * len(ACTIONS) // 2 + label // 2
+            seed = (scenes << 32) + i * len(ACTIONS) // 2 + label // 2
             write_action(
                 path, label, seed, 40, 12, 12, camera_shake=shake, split='train' if split == 'train' else 'test')
 
@@ -187,7 +190,8 @@ def report(results: dict) -> str:
                 mean = f'{statistics.fmean(row["top1"] for row in rows):.1f}' if len(rows) > 1 else ''
                 lines.append(f'| {name} | {arm} | {found} | {mean} | {seeds} | {rows[0]["epochs"]} | {minutes} |')
     lines += ['', '## The search, on the people of train', '', (
-        'Two people of train are held out, the others train. The rows compare recipes; their figures are no result. '
+        'Two people of train are held out, the others train; of rendered actions, both splits are other scenes than '
+        'above. The rows compare recipes; their figures are no result. '
         f'Those of `--recipe auto` had `{" ".join(CHEAP)}`, too, which changes no clip.')]
     for machine, rows in _by_machine(results['search']):
         lines += ['', machine, '', '| set | held out | start | recipe | updates | top-1 at the end | CPU seconds |',
@@ -215,7 +219,9 @@ def main() -> None:
     parser.add_argument('--data', type=Path, help='folder of a real set')
     parser.add_argument('--arms', nargs='+', choices=ARMS, default=['tag'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[42])
-    parser.add_argument('--inner', action='store_true', help='hold out people of train: a row of the search, no result')
+    parser.add_argument(
+        '--inner', action='store_true',
+        help='hold out people of train, or render other scenes: a row of the search, no result')
     parser.add_argument('--people', nargs='+', default=[], help='those that --inner holds out, others than usual')
     parser.add_argument('--options', nargs=argparse.REMAINDER, default=[], help='of flatzoo train, with --inner')
     parser.add_argument('--work', type=Path, default=Path('runs/recipe'), help='clips and runs (%(default)s)')
@@ -230,12 +236,10 @@ def main() -> None:
         if args.options and not args.inner:
             parser.error('--options is for --inner: a result is that of an arm alone')
         args.work.mkdir(parents=True, exist_ok=True)
-        data = args.data or render(args.set, args.work)
+        data = args.data or render(args.set, args.work, args.inner)
         if args.inner:
-            if args.set not in INNER:
-                parser.error('--inner is for the real sets, whose clips have people')
-            people = args.people or INNER[args.set]
-            data = inner_split(args.set, data, args.work, people)
+            people = (args.people or INNER[args.set]) if args.set in REAL else ['other scenes']
+            data = inner_split(args.set, data, args.work, people) if args.set in REAL else data
         name = data.name if args.inner else args.set
         options = (*(CHEAP if args.inner else ()), *args.options)
         rows = [run(name, data, arm, seed, args.work, options) for arm in args.arms for seed in args.seeds]

@@ -23,7 +23,7 @@ from .frame_folder import FrameFolder
 from .lists import Clip, VideoList
 from .multi_label import label_targets
 from .protocol import EvalProtocol
-from .sampling import Sampling, dense_indices, uniform_indices
+from .sampling import Sampling, dense_indices, span_indices, uniform_indices
 from .transforms import Size, TrainTransform
 from .views import equal_views, read_frames, read_views
 
@@ -54,6 +54,8 @@ class ClipDataset(Dataset):
         transform: Called in training on the cropped clip, uint8 `[T, C, H, W]`.
         sampling: Of training clips, `'uniform'` (`uniform_indices`) or `'dense'` (`dense_indices`).
         stride: Step between the frames of a dense training clip.
+        span: Smallest and largest share of the video that a uniform training clip covers, see `span_indices`; None for
+            `uniform_indices`.
         protocol: Views in evaluation; one clip and its centre if None.
         seed: Seed of the training clips.
         crop: Called in training on a few frames at a time, uint8 `[n, C, H, W]` to `[n, C, h, w]`, each time from the
@@ -87,6 +89,7 @@ class ClipDataset(Dataset):
             shrink: Callable[[Tensor], Tensor] | None = None,
             cache: ClipCache | None = None,
             backend: Backend = 'auto',
+            span: tuple[float, float] | None = None,
             mirror: float = 0.,
             mirrored_labels: Sequence[int] | None = None,
     ):
@@ -98,6 +101,10 @@ class ClipDataset(Dataset):
         if not train and not transform is crop is shrink is None:
             raise ValueError(
                 'in evaluation the protocol says how frames are cropped; leave transform, crop and shrink out')
+        if span is not None:
+            if sampling != 'uniform':
+                raise ValueError('span is for uniform sampling; leave it out')
+            span_indices(1, 1, span)  # checks it
         self.videos = videos
         self.num_frames = num_frames
         self.img_size = img_size
@@ -105,6 +112,7 @@ class ClipDataset(Dataset):
         self.transform = transform
         self.sampling = sampling
         self.stride = stride
+        self.span = span
         self.protocol = protocol or EvalProtocol()
         self.seed = seed
         self.crop = crop or TrainTransform(img_size, flip=videos.flip)
@@ -171,6 +179,8 @@ class ClipDataset(Dataset):
     def _cropped(self, reader: Any, clip: Clip, first: int, end: int, shrink: Callable[[Tensor], Tensor]) -> Tensor:
         if self.sampling == 'dense':
             rows = dense_indices(end - first, self.num_frames, self.stride, training=True)
+        elif self.span is not None:
+            rows = span_indices(end - first, self.num_frames, self.span)
         else:
             rows = uniform_indices(end - first, self.num_frames, training=True)
         needed, places = rows[0].unique(return_inverse=True)

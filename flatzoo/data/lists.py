@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 __all__ = [
     'Clip', 'DataError', 'NO_CLASS', 'NotThere', 'VideoList', 'class_key', 'mirrored_labels', 'parse_spec',
-    'read_videos', 'sided_classes']
+    'places_of_classes', 'read_videos', 'sided_classes']
 
 Unit = Literal['frames', 'seconds']
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -295,6 +295,23 @@ def class_key(name: str) -> str:
 _BETWEEN_WORDS = re.compile(
     r"""[\s_'"()\[\]{};\u2018\u2019\u201c\u201d] | (?<!\d)[,:/] | [,:/](?!\d) | (?<=[^\W\d_])-(?=[^\W\d_])""",
     re.VERBOSE)
+
+
+def places_of_classes(classes: Sequence[str], names: Sequence[str]) -> list[int] | None:
+    """The place of each class in a model's names, found as `VideoList.with_classes` does.
+
+    Args:
+        classes: Names of the classes.
+        names: Names of the model's classes.
+
+    Returns:
+        Numbers into `names`; None if the model does not know all classes, or two of its names are the same.
+    """
+    names = tuple(map(same_name, names))
+    place = {name: label for label, name in enumerate(names)}
+    loose = _loosely(set(classes) - set(place), set(names) - set(classes))
+    found = [loose.get(name, name) for name in classes]
+    return [place[name] for name in found] if len(place) == len(names) and place.keys() >= set(found) else None
 
 
 def _loosely(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ['Sampling', 'dense_indices', 'uniform_indices']
+__all__ = ['Sampling', 'dense_indices', 'span_indices', 'uniform_indices']
 
 Sampling = Literal['uniform', 'dense']
 
@@ -69,6 +69,37 @@ def uniform_indices(
     shift = shift.clamp(-segment / 2, segment / 2 - 1e-4)  # stay in the segment
     starts = torch.arange(num_frames, dtype=torch.float64) * segment
     return (segment / 2 + shift[:, None] + starts).long()
+
+
+def span_indices(
+        length: int, num_frames: int, share: tuple[float, float], *, generator: torch.Generator | None = None,
+) -> Tensor:
+    """A random part of the video in `num_frames` equal segments, and a frame of each: a crop in time, for training.
+
+    All segments share one random offset, as in `uniform_indices`, but they need not be a whole number of frames. So the
+    whole video is seen, which `uniform_indices` cuts to a multiple of `num_frames` frames: of 15 frames and 8 segments
+    it trains on the first 8.
+
+    Args:
+        length: Number of frames in the video.
+        num_frames: Frames per clip.
+        share: Smallest and largest part of the video, in (0, 1]. Its length and its place are drawn.
+        generator: Source of the draws; None is torch's default one.
+
+    Returns:
+        Frame indices in [0, length), ascending, int64 `[1, num_frames]`.
+
+    Raises:
+        ValueError: A number below 1, or shares that are none.
+    """
+    _check_counts(length=length, num_frames=num_frames)
+    low, high = share
+    if not 0 < low <= high <= 1:
+        raise ValueError(f'share must be two numbers in (0, 1], the lower one first, got {share!r}')
+    part, place, offset = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    span = length * (low + (high - low) * part)
+    starts = (torch.arange(num_frames, dtype=torch.float64) + offset) * (span / num_frames)
+    return ((length - span) * place + starts).long().clamp_(max=length - 1)[None]
 
 
 def dense_indices(

@@ -36,7 +36,7 @@ from .borrowed import Borrowed
 from .record import TagRecord, tag_record
 from .timm_private import FeatureGetterNet
 
-__all__ = ['build_video_model', 'eval_protocol', 'label_names', 'list_models']
+__all__ = ['build_video_model', 'class_names', 'eval_protocol', 'label_names', 'list_models']
 
 MAX_TABLES = 2 ** 32  # bytes of constants that a saved model may have, beside its weights
 _PLAIN = {  # arguments that cannot make a registered model large, except by the size of the image
@@ -85,15 +85,38 @@ def eval_protocol(model: Any, views: str = 'paper') -> EvalProtocol:
     source, place = parse_model_name(model)
     if source is None:
         return (tag_record(model) if '.' in model else TagRecord()).protocol_named(views)
-    if source == 'local-dir':
-        path = Path(place, CONFIG_FILE)
-    else:
-        repo_id, revision = split_name(place)
-        path = fetch(repo_id, CONFIG_FILE, revision)
+    path = _config_file(source, place)
     config = read_config(path)
     cfg = {**(config.get('pretrained_cfg') or {}), 'architecture': config['architecture']}
     stated = protocol_of_config(config, str(path)) if views == 'paper' else None
     return stated or _record_of(cfg).protocol_named(views)
+
+
+def class_names(model: str) -> tuple[str, ...]:
+    """Names of the classes that weights know, in the order of their logits; none if they have no classifier for video.
+
+    Args:
+        model: A name: `architecture.tag`, `hf-hub:org/name` or `local-dir:folder`. An architecture alone stands for its
+            first tag.
+
+    Raises:
+        HubError: The `config.json` of a name on the Hub cannot be loaded.
+        ValueError: The `config.json` cannot be used.
+    """
+    source, place = parse_model_name(model)
+    if source is None:
+        cfg = timm.get_pretrained_cfg(model)
+        return tuple(cfg.label_names or ()) if cfg is not None and cfg.has_weights else ()
+    config = read_config(_config_file(source, place))
+    return tuple(config.get('label_names') or ())
+
+
+def _config_file(source: str, place: str) -> Path:
+    """The `config.json` of a model in a folder or on the Hub."""
+    if source == 'local-dir':
+        return Path(place, CONFIG_FILE)
+    repo_id, revision = split_name(place)
+    return fetch(repo_id, CONFIG_FILE, revision)
 
 
 def _record_of(cfg: dict[str, Any]) -> TagRecord:

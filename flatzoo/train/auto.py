@@ -28,6 +28,7 @@ from flatzoo.models.record import tag_record
 from flatzoo.runtime import cpu_gains_by_bfloat16
 
 from . import build
+from .head import known_rows
 from .mixed import bfloat16_gain
 from .recipe import RECIPES, Recipe, RecipeError, load_recipe, presets
 
@@ -36,10 +37,12 @@ __all__ = ['DEFAULT_MODEL', 'Choice', 'Facts', 'choose', 'directed_classes', 'fi
 DEFAULT_MODEL = 'sifar_resnet10t'  # its weights are in the package
 MANY_CLIPS = 20_000  # from here on the recipe of SIFAR, which was made for 240,000
 MIXED_CLIPS = 300  # from here on half of the batches are mixed: better from 390 clips on, not better with 173
+SPAN = (0.7, 1.0)  # of a video, where nothing is mixed: better on both divisions of 173 clips, not with 390
 LIGHT_MODEL = 12e6  # parameters of a network of which 32 clips at once fit any memory; larger ones take 8 at a time
 _GAIN = 1.15  # of a step in bfloat16, from which on it is taken: less is noise
 _LOOKED_AT = 24  # files that are opened
 _RATES = {'muon': 4e-3, 'adamw': 2e-3}  # of small models, at 32 clips per update
+_GENTLE = {'muon': 4e-4, 'adamw': 1e-4}  # where the first weights know the classes: more makes them forget
 _DIRECTION = re.compile(
     r'(?<![a-z])(left|right|up|down)(ward|wards|most)?(?![a-z])|clockwise|(?<![a-z])a?c?cw(?![a-z])', re.IGNORECASE)
 _DRAWN = re.compile(
@@ -71,6 +74,7 @@ class Facts:
         processes: Number of processes that train.
         bfloat16: How many times as fast a training step is in bfloat16 on a CPU that multiplies it fast; None if that
             was not tried.
+        known: Whether the weights know all classes by their names.
     """
     clips: int
     classes: tuple[str, ...]
@@ -89,6 +93,7 @@ class Facts:
     device: str
     processes: int
     bfloat16: float | None = None
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,8 @@ def look(recipe: Recipe, start_is_given: bool = True, try_bfloat16: bool = False
         val_clips=len(val) if val is not None else 0, frames=frames, size=size, flip=train.flip, model=recipe.model,
         parameters=sum(parameter.numel() for parameter in model.parameters()), convolutional=_is_convolutional(model),
         frozen=tag_record(recipe.model).frozen_backbone, start=start, weights=weights, offered=offered,
-        device='cpu' if device == 'auto' else device.partition(':')[0], processes=world_info_from_env()[2])
+        device='cpu' if device == 'auto' else device.partition(':')[0], processes=world_info_from_env()[2],
+        known=start != 'none' and bool(known_rows(recipe, train)))
     if try_bfloat16 and (facts.device, facts.processes) == ('cpu', 1) and cpu_gains_by_bfloat16():
         facts = dataclasses.replace(facts, bfloat16=_gain_of_bfloat16(recipe, train, facts))
     return facts
@@ -176,9 +182,8 @@ def choose(facts: Facts, given: Iterable[str] = (), few: bool | None = None) -> 
     """
     given = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given)
     few = facts.clips < MANY_CLIPS if few is None else few
-    choices = [
-        _data(facts, few), _beginning(facts), *((_updates(facts, given), _changes(facts)) if few else _many(facts)),
-        _run(facts, few, given)]
+    middle = (_updates(facts, given), _changes(facts, given)) if few else _many(facts)
+    choices = [_data(facts, few), _beginning(facts), *middle, _run(facts, few, given)]
     return [
         dataclasses.replace(choice, options={key: value for key, value in choice.options.items() if key not in given})
         for choice in choices]
@@ -220,6 +225,8 @@ def _beginning(facts: Facts) -> Choice:
         options['pretrained'] = True
     options['freeze_backbone'] = facts.frozen
     how = 'the backbone stays frozen, as its paper has it' if facts.frozen else 'all of it is trained'
+    if facts.known:
+        how += '; it knows all classes by name, and its classifier is kept'
     return Choice('start', options, f'{size} from {facts.weights}; {how}')
 
 
@@ -235,11 +242,13 @@ def _updates(facts: Facts, given: Mapping[str, Any]) -> Choice:
     epochs = given.get('epochs') or _epochs(facts.clips)
     options: dict[str, Any] = {'epochs': epochs, 'batch_size': batch, 'grad_accum_steps': steps}
     convolutional = facts.convolutional and not facts.frozen
-    optimizer = given.get('opt') or ('muon' if convolutional else 'adamw')
+    optimizer = given.get('opt') or ('muon' if convolutional and not facts.known else 'adamw')
     options['opt'] = optimizer
     if convolutional and optimizer in _RATES:
-        options |= {'lr': _rounded(_RATES[optimizer] * min(1, math.sqrt(total / 32))), 'clip_grad': 5.0}
-        why = 'as measured' + ('' if light else ' on smaller networks')
+        rate = (_GENTLE if facts.known else _RATES)[optimizer]
+        options |= {'lr': _rounded(rate * min(1, math.sqrt(total / 32))), 'clip_grad': 5.0}
+        why = 'gently, for the start knows these classes, ' if facts.known else ''
+        why += 'as measured' + ('' if light else ' on smaller networks')
     elif facts.frozen:
         options['lr'] = 1e-3
         why = 'the rate of frozen probes, not measured on few clips'
@@ -251,15 +260,19 @@ def _updates(facts: Facts, given: Mapping[str, Any]) -> Choice:
     return Choice('updates', options, f'{per_epoch * epochs} updates of {total} clips; {why}')
 
 
-def _changes(facts: Facts) -> Choice:
+def _changes(facts: Facts, given: Mapping[str, Any]) -> Choice:
     """How few clips are changed in training."""
     options: dict[str, Any] = _flip(facts)
-    if facts.clips >= MIXED_CLIPS and facts.convolutional and not facts.frozen:
+    measured = facts.convolutional and not facts.frozen
+    if measured and facts.clips >= MIXED_CLIPS:
         options |= {'mixup': 0.2, 'cutmix': 1.0, 'mixup_prob': 0.5}
         why = 'half of the batches are mixed, which keeps the network from learning the clips by heart'
     else:
         options |= {'mixup': 0.0, 'cutmix': 0.0}
         why = 'nothing is mixed, for few clips need no more noise'
+        if measured and given.get('sampling', 'uniform') == 'uniform':
+            options['span'] = SPAN
+            why += ', but each time another part of a clip is seen, also its end'
     options |= {'smoothing': 0.05, 'drop_path': 0.0 if facts.convolutional or facts.frozen else 0.1}
     return Choice('clips', options, f'{why}; {_about_flip(facts)}')
 
@@ -385,4 +398,6 @@ def _flag(option: tuple[str, Any]) -> str:
     flag = name.replace('_', '-')
     if isinstance(value, bool):
         return f'--{flag}' if value else f'--no-{flag}'
+    if isinstance(value, tuple):
+        return ' '.join([f'--{flag}', *(f'{one:g}' for one in value)])
     return f'--{flag} {value:g}' if isinstance(value, float) else f'--{flag} {value}'

@@ -29,13 +29,14 @@ from flatzoo.data.lists import DataError, VideoList, mirrored_labels, read_video
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.survey import ClipFacts, centre_crop_loss, median
 from flatzoo.data.temporal import TemporalContract, learn_contract
-from flatzoo.models import VideoModel, eval_protocol
+from flatzoo.models import VideoModel, class_names, eval_protocol
 from flatzoo.models.adapter_model import AdapterModel
 from flatzoo.models.base import channel_stats
 from flatzoo.runtime.conv import check_convolutions
 
 from .augment import AutoAugment, ClipErasing, train_crop
 from .balance import criterion_of, few_shot, one_or_several
+from .head import keep_rows, known_rows
 from .mixing import ClipMixup
 from .recipe import Recipe
 
@@ -135,6 +136,9 @@ def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = Non
         options['pretrained_cfg_overlay'] = dict(file=recipe.initial_checkpoint)
     if pretrained is False:
         options = dict(options, pretrained=False, pretrained_cfg_overlay=None)
+    rows = known_rows(recipe, videos) if options['pretrained'] and videos.named else None
+    if rows:
+        options['num_classes'] = len(class_names(recipe.model))
     try:
         model = timm.create_model(
             recipe.model, drop_path_rate=0.1 if recipe.drop_path is None else recipe.drop_path, **options)
@@ -144,6 +148,10 @@ def build_model(recipe: Recipe, videos: VideoList, pretrained: bool | None = Non
         model = timm.create_model(recipe.model, **options)
     if not isinstance(model, VideoModel):
         raise ValueError(f"{recipe.model} is an image model. 'flatzoo list' shows the video models.")
+    if rows:
+        keep_rows(model, rows, videos.classes)
+    elif rows is not None and model.head_trained:  # for as many classes, but others
+        model.reset_classifier(len(videos.classes))
     model.multi_label = videos.multi_label
     if recipe.amp:
         check_convolutions(model)
@@ -263,7 +271,7 @@ def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel, **cache: A
         warnings.warn(f'hflip {flip:g} mirrors clips of {videos.name} though: {videos.note}', stacklevel=2)
     return ClipDataset(
         videos, model.num_frames, model.img_size, train=True, transform=transform, sampling=recipe.sampling,
-        stride=recipe.stride, seed=recipe.seed,
+        stride=recipe.stride, seed=recipe.seed, span=recipe.span,
         crop=train_crop(model.img_size, flip, recipe.scale, recipe.ratio, recipe.no_aug, _fit_of(recipe)),
         **swaps, **cache)
 

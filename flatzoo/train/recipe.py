@@ -102,6 +102,9 @@ class Recipe:
     sampling: str = _option('uniform', 'clips', 'frames over the whole video, or at a fixed step', (
         'uniform', 'dense'))
     stride: int | None = _option(None, 'clips', 'step between the frames of dense sampling', low=1)
+    span: tuple[float, ...] | None = _option(
+        None, 'clips', 'share of the video that a training clip of uniform sampling covers, LOW HIGH: a random part of '
+        'it, at an equal step (default: whole segments of the video, as SIFAR has them)', low=0, high=1)
     num_clips: int | None = _option(
         None, 'clips', "clips per video in the protocol that is saved with the model (default: the model's)", low=1)
     num_crops: int | None = _option(None, 'clips', 'crops per clip in that protocol', (1, 3))
@@ -205,12 +208,14 @@ class Recipe:
     def __post_init__(self):
         for option in dataclasses.fields(self):
             object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
-        for name in ('scale', 'ratio', 'opt_betas'):
+        for name in ('span', 'scale', 'ratio', 'opt_betas'):
             value = getattr(self, name)
             if value is not None and (len(value) != 2 or value[0] > value[1]):
                 raise RecipeError(f'{name} takes two numbers, the lower one first, got {value}')
         if self.sampling == 'dense' and self.stride is None:
             raise RecipeError('sampling dense needs a stride')
+        if self.span is not None and (self.sampling == 'dense' or self.span[0] == 0):
+            raise RecipeError(f'span takes shares above 0, of uniform sampling, got {self.span} of {self.sampling}')
         if self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise RecipeError(f'warmup_epochs ({self.warmup_epochs:g}) must be fewer than epochs ({self.epochs})')
         if self.fsdp and (self.model_ema or self.kd_model_name):

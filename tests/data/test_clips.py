@@ -32,7 +32,7 @@ def same(one, other):
     return all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one.keys() | other.keys())
 
 
-@pytest.mark.parametrize('options', [{}, {'sampling': 'dense', 'stride': 3}])
+@pytest.mark.parametrize('options', [{}, {'sampling': 'dense', 'stride': 3}, {'span': (0.5, 1)}])
 @pytest.mark.parametrize('img_size', [24, (16, 40)])
 def test_training_clip(videos, img_size, options):
     dataset = ClipDataset(videos, 6, img_size, **options)
@@ -193,6 +193,8 @@ def test_seconds_of_a_folder_of_frames(tmp_path):
     (dict(num_frames=0), 'num_frames'),
     (dict(sampling='random'), "'uniform' or 'dense'"),
     (dict(sampling='dense'), 'stride'),
+    (dict(span=(0, 1)), 'share must be'),
+    (dict(span=(0.5, 1), sampling='dense', stride=2), 'span is for uniform sampling'),
     (dict(protocol=EvalProtocol()), 'train=False'),
     (dict(train=False, transform=abs), 'leave transform'),
     (dict(img_size=0), 'positive integer'),

@@ -17,6 +17,7 @@ from flatzoo.data.lists import (
     VideoList,
     class_findings,
     parse_spec,
+    places_of_classes,
     read_videos,
     sided_classes,
 )
@@ -177,6 +178,13 @@ def test_classes_of_a_model():
     assert unnamed.with_classes(['p', 'q', 'r']).clips == unnamed.clips
     with pytest.raises(DataError, match='more than the 1 of the model'):
         unnamed.with_classes(['p'])
+
+
+def test_places_of_classes():
+    assert places_of_classes(['Moves_Left', 'stands'], ['jumps', 'stands', 'moves left']) == [2, 1]
+    assert places_of_classes(['stands', 'sits'], ['jumps', 'stands']) is None
+    assert places_of_classes(['moves_left'], ['moves left', 'Moves Left']) is None  # which of both?
+    assert places_of_classes(['stands'], ['stands', 'stands']) is None
 
 
 @pytest.mark.parametrize('make, message', [

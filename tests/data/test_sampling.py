@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flatzoo.data.sampling import dense_indices, uniform_indices
+from flatzoo.data.sampling import dense_indices, span_indices, uniform_indices
 
 GOLDEN = json.loads((Path(__file__).parents[1] / 'recorded' / 'sifar_sampling.json').read_text())
 
@@ -48,6 +48,27 @@ def test_even_sampling_of_short_videos():
     assert uniform_indices(4, 8).tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]]
     assert uniform_indices(5, 8).tolist() == [[0, 0, 1, 2, 2, 3, 4, 4]]
     assert uniform_indices(1, 8, 2).tolist() == [[0] * 8] * 2
+
+
+@pytest.mark.parametrize('length', [1, 5, 15, 23, 100])
+@pytest.mark.parametrize('share', [(0.5, 0.75), (1.0, 1.0)])
+def test_a_random_part_of_the_video(length, share):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.cat([span_indices(length, 8, share, generator=generator) for _ in range(2000)])
+    assert rows.shape == (2000, 8) and rows.dtype == torch.int64
+    assert (rows.diff(dim=1) >= 0).all() and rows.min() >= 0 and rows.max() == length - 1  # the end is seen, too
+    lengths = rows[:, -1] - rows[:, 0]  # of the seven steps
+    assert lengths.max() <= 7 / 8 * share[1] * length + 1 and lengths.min() >= 7 / 8 * share[0] * length - 1
+    steps = rows.diff(dim=1)
+    assert (steps.amax(1) - steps.amin(1) <= 1).all()  # as equal as whole frames can be
+    again = span_indices(length, 8, share, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again[0], rows[0])
+
+
+@pytest.mark.parametrize('share', [(0, 1), (0.9, 0.8), (0.5, 1.5)])
+def test_parts_that_are_none_are_refused(share):
+    with pytest.raises(ValueError, match='share must be'):
+        span_indices(10, 8, share)
 
 
 @pytest.mark.parametrize('short', ['even', 'random'])

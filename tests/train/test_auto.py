@@ -7,7 +7,9 @@ import torch
 import yaml
 from train_runs import PLAIN, train, weights, write_clips
 
+import flatzoo
 from flatzoo.cli import main
+from flatzoo.data.actions import ACTIONS
 from flatzoo.data.lists import Clip, VideoList
 from flatzoo.runtime import conv
 from flatzoo.train import auto, build, loop, mixed
@@ -82,6 +84,11 @@ def test_from_some_hundred_clips_on_half_of_the_batches_are_mixed():
         assert recipe.mixes == mixes and (not mixes or recipe.mixup_prob == 0.5)
     for other in ({'frozen': True, 'start': 'image'}, {'convolutional': False}):  # not measured
         assert not load_recipe(root='x', **chosen(clips=900, **other)).mixes
+    assert load_recipe(root='x', **chosen(clips=299)).span == (0.7, 1.0)
+    for other in ({'clips': 300}, {'convolutional': False}, {'frozen': True}):
+        assert load_recipe(root='x', **chosen(**other)).span is None
+    assert load_recipe(root='x', sampling='dense', stride=2, **chosen({'sampling': 'dense'})).span is None
+    assert '--span 0.7 1 ' in str(auto.choose(FACTS)[3])
     assert 'half of the batches' in auto.choose(dataclasses.replace(FACTS, clips=900))[3].reason
 
 
@@ -153,6 +160,38 @@ def test_a_look_at_the_clips_and_the_model(clips):
     assert not auto.look(vit).convolutional and auto.look(vit).start == 'image'
     assert facts.convolutional and auto._is_convolutional(timm.create_model('test_byobnet', num_classes=2))
     assert auto.look(load_recipe(spec='folder', root=str(clips), model='aim_clip_b', pretrained=True)).frozen
+
+
+def test_classes_that_the_start_knows_are_not_forgotten(clips, tmp_path):
+    options = dict(spec='folder', root=str(clips), device='cpu', amp=False)
+    recipe, lines = auto.fit_recipe('auto', options)
+    assert recipe.opt == 'adamw' and recipe.min_lr == pytest.approx(recipe.lr / 100)
+    assert auto.fit_recipe('auto', options | {'opt': 'muon'})[0].lr > recipe.lr  # both are gentle
+    assert 'knows all classes by name' in lines[1] and 'gently' in lines[2]
+    strange, lines = auto.fit_recipe('auto', options | {'pretrained': False})
+    assert strange.opt == 'muon' and strange.lr > 5 * recipe.lr and 'knows' not in ''.join(lines)
+    train_list, _ = build.read_lists(recipe)
+    clip = torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8)
+    whole = timm.create_model('sifar_resnet10t', pretrained=True).eval()
+    rows = [ACTIONS.index(name.replace('_', ' ')) for name in train_list.classes]
+    assert rows == [6, 4]  # in another order than that of the start
+    model = build.build_model(recipe, train_list).eval()
+    assert model.head_trained and model.num_classes == 2 and model.pretrained_cfg['label_names'] == train_list.classes
+    torch.testing.assert_close(model(clip), whole(clip)[:, rows])
+    assert not build.build_model(recipe, train_list, pretrained=False).head_trained
+
+    saved = flatzoo.save_pretrained(model, tmp_path / 'mine', label_names=train_list.classes)
+    again, _ = auto.fit_recipe('auto', options | {'model': f'local-dir:{saved}'})
+    assert again.lr == recipe.lr
+    torch.testing.assert_close(build.build_model(again, train_list).eval()(clip), whole(clip)[:, rows])
+
+
+def test_a_classifier_of_as_many_other_classes_is_not_kept():
+    recipe = Recipe(root='x', model='sifar_resnet10t', pretrained=True)
+    others = VideoList('others', (Clip('a.mp4', 0),), tuple(f'{name} twice' for name in ACTIONS))
+    assert not build.build_model(recipe, others).head_trained
+    unnamed = VideoList('numbers', (Clip('a.mp4', 0),), tuple(f'class {label}' for label in range(len(ACTIONS))))
+    assert build.build_model(recipe, unnamed).head_trained
 
 
 def test_a_list_of_files_that_cannot_be_opened_has_no_sizes():

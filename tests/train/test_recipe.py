@@ -93,6 +93,7 @@ def test_yaml_numbers_that_are_text_are_numbers(tmp_path):
     (dict(batch_size=1.5), 'batch_size takes int'), (dict(amp='yes'), 'amp takes bool'),
     (dict(mixup_mode='half'), 'one of batch, pair, elem'), (dict(sampling='dense'), 'needs a stride'),
     (dict(warmup_epochs=30), r'warmup_epochs \(30\) must be fewer than epochs \(30\)'),
+    (dict(span=(0, 1)), 'span takes shares above 0'), (dict(span=(0.5, 1), sampling='dense', stride=2), 'of dense'),
     (dict(scale=(1.0, 0.5)), 'scale takes two numbers'), (dict(fsdp=True, model_ema=True), 'fsdp does not go with'),
     (dict(kd_checkpoint='x'), 'needs kd_model_name'), (dict(num_crops=2), 'num_crops takes one of 1, 3'),
     (dict(resume='yes'), 'resume takes one of auto'), (dict(model_kwargs=3), 'NAME=VALUE'), (dict(speed=3), "'speed'"),

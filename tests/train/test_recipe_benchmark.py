@@ -1,5 +1,6 @@
 """The benchmark of the default command: its sets, its search on the people of train, and its page."""
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,18 @@ def test_a_row_of_the_search_says_who_was_held_out_and_no_machines_share_a_table
     page = recipe.report(results)
     line = '| avletters | Bill | tag | --recipe auto --fit stretch | 4 | 20.0 | 60 |'
     assert page.count(line) == 2 and page.count('| held out |') == 2 and 'two, shared with other work' in page
+
+
+def test_a_search_on_rendered_clips_has_scenes_of_its_own(recipe, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(recipe, 'write_action', lambda path, label, seed, *size, **options: seen.append(
+        (seed, options['split'])))
+
+    monkeypatch.setattr(recipe, 'ProcessPoolExecutor', lambda *args, **options: ThreadPoolExecutor(1))
+    scenes = []
+    for inner in (False, True):
+        seen.clear()
+        recipe.render('rendered300', tmp_path, inner)
+        scenes += [{seed for seed, split in seen if split == part} for part in ('train', 'test')]
+        assert len(seen) == 16 * (19 + 25)
+    assert all(one.isdisjoint(other) for i, one in enumerate(scenes) for other in scenes[:i])
