@@ -8,9 +8,10 @@ only. Model cards
 are written from them. The reference (`docs/api/models.md`) names the modules of new papers. What takes longer is
 written when something that it shows has changed: the comparison of all models (`docs/models.md`, `docs/models/`), that
 of the ways to make an image model see video (`docs/image_to_video.md`, `docs/image_to_video/`) and the counted tables
-below `results/`.
+below `results/`. The page of speeds beside stated accuracies is written from its rows.
 """
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository: 
 from benchmarks.common import cost
 from benchmarks.common.cards import write_cards
 from benchmarks.common.files import write_file
+from benchmarks.common.stated import write_stated
 from flatzoo.zoo import catalogue, comparison, comparison_page, image_to_video
 from flatzoo.zoo.catalogue import list_names
 
@@ -109,6 +111,8 @@ def main() -> None:
     listed = describe_models(args.all)
     cards = write_cards()
     print(f'{len(costs)} costs and {len(cards)} cards are new; the catalogue {"is" if listed else "is not"}.')
+    with open(SPEEDS[0], newline='', encoding='utf-8') as file:
+        write_stated(Path('benchmarks/results/stated_speed.md'), list(csv.DictReader(file)))
     for page, (script, prefix) in COUNTED.items():
         path = Path('benchmarks/results', page)
         if args.all or not path.exists() or any(name.startswith(prefix) for name in costs):

@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 
 import flatzoo
 from benchmarks.common.peers import NUM_CLASSES, PEERS, Official, StockTimm, build_peer
+from benchmarks.common.stated import MOST
 from benchmarks.common.timing import clock_name, in_turn, peak_bytes, ratio, setting
 from flatzoo.runtime.cost import count_forward
 
@@ -68,8 +69,11 @@ def backend(model: nn.Module, variant: str) -> str:
     return products + (f', {attention} attention' if attention else '')
 
 
-def variants(name: str, frames: int, args: argparse.Namespace) -> dict[tuple[str, str], nn.Module]:
-    """Models to measure for a name, by name and variant; the first one is plain."""
+def variants(name: str, frames: int | None, args: argparse.Namespace) -> dict[tuple[str, str], nn.Module]:
+    """Models to measure for a name, by name and variant, plain first.
+
+    Without `frames` a peer has the length that its accuracy is stated for, and forms that only explain are left out.
+    """
     device, dtype = args.device, torch.float32 if args.training else args.torch_dtype
     torch.manual_seed(0)
     if name in PEERS:
@@ -77,7 +81,7 @@ def variants(name: str, frames: int, args: argparse.Namespace) -> dict[tuple[str
     else:
         model = timm.create_model(name, num_classes=NUM_CLASSES)
     models = {(name, 'plain'): model}
-    if name.startswith(STOCK_OF):
+    if name.startswith(STOCK_OF) and frames:
         if args.official:
             official = Official(args.official, model)
             model.load_state_dict(model.filter_checkpoint(official.model.state_dict()))
@@ -85,7 +89,7 @@ def variants(name: str, frames: int, args: argparse.Namespace) -> dict[tuple[str
         models[STOCK, 'plain'] = StockTimm(model)
     models = {key: value.eval().to(device, dtype) for key, value in models.items()}
     if name not in PEERS:
-        other = switched(models[name, 'plain'])
+        other = switched(models[name, 'plain']) if frames else None
         if other:
             models[name, other[0]] = other[1]
         if args.training:
@@ -94,7 +98,7 @@ def variants(name: str, frames: int, args: argparse.Namespace) -> dict[tuple[str
             models[name, 'optimized'] = flatzoo.optimize(models[name, 'plain'])
     if args.compile:
         for (key, variant), value in list(models.items()):
-            if key != OFFICIAL and variant in args.compiled_forms:
+            if key != OFFICIAL and variant in args.compiled_forms and (args.compile is True or key in args.compile):
                 models[key, f'compiled {variant}'.removesuffix(' plain')] = torch.compile(
                     value, **args.compile_options)
             if variant == 'optimized' and device == 'cuda':
@@ -129,15 +133,19 @@ def make_run(model: nn.Module, clip: Tensor, args: argparse.Namespace) -> Callab
 
 
 def measure(
-        names: list[str], frames: int, batch: int, args: argparse.Namespace,
+        names: list[str], frames: int | None, batch: int, args: argparse.Namespace,
         built: dict[tuple[str, str], nn.Module] | None = None) -> tuple[list[dict], list[str]]:
-    """Rows of all models on clips of a length, and what could not run; models as `variants` built them, if given."""
+    """Rows of all models on clips of a length, and what could not run; models as `variants` built them, if given.
+
+    In bfloat16 logits are compared with those of the same weights in float32: some CPUs get products wrong in it,
+    without an error.
+    """
     runs, facts, failed, answers, built = {}, {}, [], {}, dict(built or {})
     for name in names if not built else ():
         try:
             built |= variants(name, frames, args)
         except ValueError as error:
-            failed.append(f'{name}, {frames} frames: {error}')
+            failed.append(f'{name}{frames and f", {frames} frames" or ""}: {error}')
     for (name, variant), model in built.items():
         plain = getattr(model, '_orig_mod', model)
         generator = torch.Generator().manual_seed(1)
@@ -145,7 +153,10 @@ def measure(
         clip = clip.to(args.device, torch.float32 if args.training else args.torch_dtype)
         counters.clear()
         run = make_run(model, clip, args)
+        low = not args.training and args.torch_dtype != torch.float32
         try:
+            if low and variant == 'plain' and _ours(name, names) == name:
+                answers[name, 'float32'] = _in_float32(plain, clip)
             answers[name, variant] = run().detach().float().clone()  # compiles and packs, too
             peak = None if 'graphs' in variant else peak_bytes(run, args.device)  # which have memory of their own
         except Exception as error:  # kernels and compilers raise what they like; the others are measured all the same
@@ -161,9 +172,11 @@ def measure(
         error = None
         if not args.training and source and (name, variant) != source:
             reference = answers[source]
-            error = ((answers[name, variant] - reference).abs().max() / reference.abs().max()).item()
+            error = ((answers[name, variant][:len(reference)] - reference).abs().max() / reference.abs().max()).item()
             if args.dtype == 'float32' and not error < 1e-4:
                 failed.append(f'{name}, {variant} gives other logits than {source[0]} (difference {error:.1e})')
+            if low and not error < MOST:
+                failed.append(f'{name}, {variant} is wrong in {args.dtype} (difference {error:.1e} from float32)')
         facts[name, variant] = dict(
             frames=plain.num_frames, size=plain.img_size[0], backend=backend(plain, variant),
             error=None if error is None else f'{error:.1e}', peak_mb=None if peak is None else f'{peak / 1e6:.0f}',
@@ -193,6 +206,12 @@ def measure(
     if args.profile and not args.training:
         args.profiles += [profile(name, variant, run, args) for (name, variant), run in runs.items() if ':' not in name]
     return rows, failed
+
+
+def _in_float32(model: nn.Module, clip: Tensor) -> Tensor:
+    """Logits of the first clip, computed in float32 with the weights as they are."""
+    with torch.no_grad():
+        return copy.deepcopy(model).float()(clip[:1].float())
 
 
 def _ours(name: str, names: list[str]) -> str:

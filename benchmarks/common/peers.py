@@ -11,12 +11,13 @@ from unittest import mock
 import timm
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights, video
+from torchvision.models import video
 from torchvision.models.video import mvit
 
 from .official import official_layout
+from .stated import stated_length
 
-__all__ = ['PEERS', 'Official', 'Peer', 'StockTimm', 'build_peer', 'printed_accuracy']
+__all__ = ['PEERS', 'Official', 'Peer', 'StockTimm', 'build_peer']
 
 NUM_CLASSES = 400
 
@@ -54,6 +55,19 @@ def _mvit(frames: int, size: int) -> nn.Module:
         return Peer(video.mvit_v2_s(num_classes=NUM_CLASSES), frames, size)
 
 
+class _Float32Pool(nn.AvgPool3d):
+    """On a CPU torch has no kernel for it in bfloat16; without this a model that ends in it would not run at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+def _s3d(frames: int, size: int) -> nn.Module:
+    model = video.s3d(num_classes=NUM_CLASSES)
+    model.avgpool = _Float32Pool(model.avgpool.kernel_size, model.avgpool.stride)
+    return Peer(model, frames, size, '')
+
+
 def _transformers(name: str, frames: str = 'num_frames', size: str = 'image_size') -> Callable[[int, int], nn.Module]:
     def build(num_frames: int, img_size: int) -> nn.Module:
         import transformers
@@ -70,40 +84,27 @@ PEERS: dict[str, tuple[int, int, Callable[[int, int], nn.Module]]] = {  # name: 
     'torchvision:mvit_v2_s': (224, 2, _mvit),
     'torchvision:swin3d_t': (224, 2, _torchvision(video.swin3d_t, 'eager')),
     'torchvision:swin3d_b': (224, 2, _torchvision(video.swin3d_b, 'eager')),
-    'torchvision:s3d': (224, 14, _torchvision(video.s3d)),
+    'torchvision:s3d': (224, 14, _s3d),
     'torchvision:r2plus1d_18': (112, 2, _torchvision(video.r2plus1d_18)),
     'transformers:videomae_b': (224, 2, _transformers('VideoMAE')),
     'transformers:timesformer_b': (224, 1, _transformers('Timesformer')),
     'transformers:vivit_b': (224, 2, _transformers('Vivit')),
     'transformers:vjepa2_l': (256, 2, _transformers('VJEPA2', 'frames_per_clip', 'crop_size')),
 }
-_PRINTED = {  # Kinetics-400, top-1 in %
-    'transformers:videomae_b': '81.5 (model zoo of the official repository, 16 frames x 5 x 3)',
-    'transformers:timesformer_b': '77.9 (README of the official repository, 8 frames)',
-    'transformers:vivit_b': '80.0 (arXiv:2103.15691, Table 2, model 1, 32 frames)',
-}
 
 
-def build_peer(name: str, num_frames: int, img_size: int | None = None, device: str = 'cpu') -> nn.Module:
-    """A peer for clips of a length and frames of a size, its usual one by default.
+def build_peer(name: str, num_frames: int | None = None, img_size: int | None = None, device: str = 'cpu') -> nn.Module:
+    """A peer for clips of a length and frames of a size; by default those that its accuracy is stated for.
 
     Raises:
         ValueError: If clips are too short for it.
     """
     size, fewest, build = PEERS[name]
+    num_frames = num_frames or stated_length(name)
     if num_frames < fewest:
         raise ValueError(f'{name} takes clips of at least {fewest} frames')
     with torch.device(device):
         return build(num_frames, img_size or size)
-
-
-def printed_accuracy(name: str) -> str:
-    """What publishers print for a peer on Kinetics-400, with the place; not measured by us."""
-    library, _, model = name.partition(':')
-    if library != 'torchvision':
-        return _PRINTED.get(name, '')
-    meta = get_model_weights(model).DEFAULT.meta
-    return f'{meta["_metrics"]["Kinetics-400"]["acc@1"]:.1f} (weights of torchvision)'
 
 
 class StockTimm(nn.Module):

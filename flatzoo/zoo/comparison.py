@@ -5,6 +5,7 @@ files that name the hardware), and printed ones (from the records of the weights
 """
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +19,9 @@ from flatzoo.runtime.cost import count_forward
 from .sources import weight_source
 
 __all__ = [
-    'Column', 'NOTES', 'Table', 'accuracy_columns', 'accuracy_text', 'columns', 'compare_models', 'fastest',
-    'figure_of', 'figure_text', 'number_column', 'printed_in', 'read_measured', 'setting_of', 'settings_of',
-    'size_column', 'table_of', 'variants_in']
+    'Column', 'NOTES', 'Table', 'accuracy_columns', 'accuracy_text', 'compare_models', 'fastest', 'figure_of',
+    'figure_text', 'number_column', 'printed_in', 'read_measured', 'setting_of', 'size_column', 'speed_columns',
+    'speed_note', 'table_of', 'variants_in']
 
 MEASURED_COLUMNS = ('model', 'clips_per_s', 'hardware', 'precision', 'batch')
 NOTES = (
@@ -177,7 +178,9 @@ class Column(NamedTuple):
         value: Function from a row to the number that rows are sorted by. None if its figures cannot be compared.
         right: Whether the text is flush right.
         note: Explanation of the title.
-        choice: A page shows one column of this title at a time. This is its name in the selection.
+        choice: A page shows the columns of one choice at a time. This is its name in the selection.
+        selection: What is chosen.
+        chosen: Whether a page shows it at first, however few rows have it.
     """
     title: str
     text: Callable[[dict[str, Any]], str]
@@ -185,6 +188,8 @@ class Column(NamedTuple):
     right: bool = True
     note: str = ''
     choice: str = ''
+    selection: str = ''
+    chosen: bool = False
 
 
 class Section(NamedTuple):
@@ -210,7 +215,7 @@ class Table(NamedTuple):
         columns: Its columns.
         page_columns: Those of the page that sorts itself, on which alternatives share a place.
         notes: What the figures mean, a text each.
-        settings: What the numbers in the titles of `columns` stand for, a text each.
+        settings: Where the speeds were measured, a text each.
         sections: Further tables below it.
     """
     title: str
@@ -221,16 +226,24 @@ class Table(NamedTuple):
     sections: Sequence[Section] = ()
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The table of rows of `compare_models`."""
-    table = columns(rows)
-    machines = dict.fromkeys(machine_of(entry) for row in rows for entry in row['measured'])
-    speeds = [_speed_on(machine) for machine in sorted(
-        machines, key=lambda machine: -sum(machine in map(machine_of, row['measured']) for row in rows))]
-    others = [column for column in table[1:-1] if not column.title.startswith('clips/s')]
+def table_of(rows: Sequence[Mapping[str, Any]], machine: str = '') -> Table:
+    """The table of rows of `compare_models`.
+
+    Args:
+        rows: The rows.
+        machine: Part of the name of the machine whose speeds are shown; see `speed_columns`.
+
+    Raises:
+        ValueError: If nothing was measured on such a machine.
+    """
+    speeds = speed_columns(rows, {'clips/s': 'forward'}, machine)
+    name, *facts, licence = _facts()
+    printed = Column(
+        "the paper's top-1 (%)", accuracy_text, None, right=False, note='printed there, not measured by us')
     return Table(
-        'Models side by side', table, [table[0], *accuracy_columns(rows), *speeds, *others],
-        [*NOTES, *printed_in(rows), *variants_in(rows)], settings_of(table))
+        'Models side by side', [name, *facts, *speeds[:1], licence, printed],
+        [name, *accuracy_columns(rows), *speeds, *facts, licence],
+        [*NOTES, *printed_in(rows), *variants_in(rows)], speed_note(speeds))
 
 
 def accuracy_columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
@@ -250,12 +263,11 @@ def _accuracy(data: str) -> Column:
         "the paper's top-1 (%)",
         lambda row: '\n'.join(figure_text(figure).replace(f' {data} (', ' (') for figure in figures(row)),
         lambda row: max((figure['top1'] for figure in figures(row)), default=None),
-        right=False, note='printed there, not measured by us', choice=data)
+        right=False, note='printed there, not measured by us', choice=data, selection="the paper's top-1 (%)")
 
 
-def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """The columns of a comparison. Each setting in which speeds were measured is a column of its own."""
-    settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
+def _facts() -> list[Column]:
+    """The columns of what is counted and known of a model: its name first, the licence last."""
     return [
         Column('name', lambda row: row['name'], lambda row: row['name'], right=False),
         Column('frames', lambda row: str(row['num_frames']), lambda row: row['num_frames']),
@@ -268,17 +280,42 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
             lambda row: row['macs'] * row['views'], note='of one view, counted; views of the evaluation protocol'),
         number_column('peak (MB)', lambda row: row['peak_bytes'] / 1e6, note='tensors of a forward pass of one clip'),
         number_column('weights (MB)', lambda row: row['weight_bytes'] / 1e6, note='in float32'),
-        *(_speed(setting, number) for number, setting in enumerate(settings, 1)),
         Column('licence', lambda row: row['licence'] or '', lambda row: row['licence'], right=False,
             note='of the weights'),
-        Column(
-            "the paper's top-1 (%)", accuracy_text, None, right=False, note='printed there, not measured by us'),
     ]
 
 
-def settings_of(table: Iterable[Column]) -> list[str]:
-    """Explanations of the numbers in the titles of speeds, one text for each."""
-    return [f'{column.title}: {column.note}' for column in table if column.title.startswith('clips/s')]
+def speed_columns(
+        rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], machine: str = '') -> list[Column]:
+    """Columns of measured speeds, one for each title and machine, of which a reader sees those of one machine.
+
+    Args:
+        rows: Dictionaries with `measured`, as `compare_models` returns them.
+        kinds: The pass (`forward` or `train`) by the title of its columns.
+        machine: Part of the name of a machine, which is hardware and precision. Among those that it fits, and without
+            it among all, the machine on which most rows were measured comes first.
+
+    Raises:
+        ValueError: If nothing was measured on such a machine.
+    """
+    counts = Counter(name for row in rows for name in {machine_of(entry) for entry in row['measured']})
+    names = sorted(counts, key=lambda name: (machine.lower() not in name.lower(), -counts[name], name))
+    if machine and not any(machine.lower() in name.lower() for name in names):
+        raise ValueError(
+            f'nothing was measured on a machine {machine!r}. Give a part of one of these names: '
+            f'{"; ".join(names) or "(there are no speeds of these models)"}.')
+    return [
+        _speed(title, kind, name, bool(machine) and name == names[0]) for name in names
+        for title, kind in kinds.items()]
+
+
+def speed_note(speeds: Sequence[Column]) -> list[str]:
+    """Where the speeds that a reader sees were measured, as one text; none without speeds."""
+    if not speeds:
+        return []
+    first, *others = dict.fromkeys(column.choice for column in speeds)
+    also = f' Other machines, for `--machine`: {"; ".join(others)}.' * bool(others)
+    return [f'clips/s: {first}. The fastest form of a model; one clip at a time where no batch stands.{also}']
 
 
 def printed_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -307,35 +344,25 @@ def size_column() -> Column:
     return Column('size', _size, lambda row: row['img_size'][0] * row['img_size'][1], note='of a frame, in pixels')
 
 
-def _speed(setting: str, number: int) -> Column:
-    def text(row: dict[str, Any]) -> str:
-        entry = fastest(row, setting)
-        return f'{entry["clips_per_s"]:.3g} (batch {entry["batch"]})' if entry else ''
-
-    def value(row: dict[str, Any]) -> float | None:
-        entry = fastest(row, setting)
-        return entry and entry['clips_per_s']
-
-    return Column(f'clips/s [{number}]', text, value, note=setting)
-
-
-def _speed_on(machine: str) -> Column:
-    """The fastest speed on a machine, over all variants of a model and sizes of a batch."""
+def _speed(title: str, kind: str, machine: str, chosen: bool) -> Column:
+    """The fastest speed of a pass on a machine, over all forms of a model and sizes of a batch."""
     def best(row: Mapping[str, Any]) -> dict[str, Any] | None:
-        entries = [entry for entry in row['measured'] if machine_of(entry) == machine]
+        entries = [entry for entry in row['measured'] if machine_of(entry) == machine and entry['pass'] == kind]
         return max(entries, key=lambda entry: entry['clips_per_s'], default=None)
 
     def text(row: Mapping[str, Any]) -> str:
         entry = best(row)
         if entry is None:
             return ''
-        return f'{entry["clips_per_s"]:.3g} (batch {entry["batch"]}{entry["variant"] and ", " + entry["variant"]})'
+        about = ['' if entry['batch'] == '1' else f'batch {entry["batch"]}', entry['variant']]
+        about = ', '.join(filter(None, about))
+        return f'{entry["clips_per_s"]:.3g}' + f' ({about})' * bool(about)
 
     def value(row: Mapping[str, Any]) -> float | None:
         entry = best(row)
         return entry and entry['clips_per_s']
 
-    return Column('clips/s', text, value, note='measured; the fastest form of the model', choice=machine)
+    return Column(title, text, value, note='measured', choice=machine, selection='machine', chosen=chosen)
 
 
 def _rounded(number: float) -> str:

@@ -17,7 +17,8 @@ SPARSE = 1 / 3  # a choice that fewer rows have is not shown at first, and shows
 
 
 def write_page(
-        rows: Sequence[dict[str, Any]], folder: Path, command: str = COMMAND, table: Table | None = None) -> list[Path]:
+        rows: Sequence[dict[str, Any]], folder: Path, command: str = COMMAND, table: Table | None = None,
+        machine: str = '') -> list[Path]:
     """Writes `folder/comparison.html`, `folder/accuracy_cost.svg` (if there is something to plot) and `folder.md`.
 
     Args:
@@ -25,6 +26,7 @@ def write_page(
         folder: The folder. It is made if it does not exist.
         command: The command that the pages name as their origin.
         table: Columns and notes. The default is those of `compare_models`, which have a plot, too.
+        machine: Without a table: part of the name of the machine whose speeds are shown.
 
     Returns:
         The files that were written.
@@ -32,9 +34,10 @@ def write_page(
     Raises:
         ImportError: If matplotlib is not installed.
         OSError: If a file cannot be written.
+        ValueError: If nothing was measured on such a machine.
     """
     svg = _svg(rows) if table is None else ''
-    table = table_of(rows) if table is None else table
+    table = table_of(rows, machine) if table is None else table
     folder = folder if folder.name not in ('', '..') else folder.resolve()  # files are named after it
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -102,14 +105,14 @@ def _line(cells: Any) -> str:
 
 def _html(rows: Sequence[dict[str, Any]], table: Table, svg: str, command: str) -> str:
     columns = table.page_columns
-    first = {title: _first_choice(rows, columns, title) for title in {c.title for c in columns if c.choice}}
-    hidden = [bool(column.choice) and first[column.title] != column.choice for column in columns]
+    first = {selection: _first_choice(rows, columns, selection) for selection in _selections(columns)}
+    hidden = [bool(column.choice) and first[column.selection] != column.choice for column in columns]
     colors = '\n'.join(f'tr[data-family="{name}"] {{ --family: {color}; }}' for name, color in COLORS.items())
     plot = f'<figure>{re.sub("^.*?(?=<svg)", "", svg, flags=re.DOTALL)}</figure>' if svg else ''
     families = ', '.join(dict.fromkeys(row['family'] for row in rows))
     parts = {
         'TITLE': html.escape(table.title), 'COLORS': colors, 'PLOT': plot, 'COMMAND': html.escape(command),
-        'CHOICES': ''.join(_select(rows, columns, title, first[title]) for title in _shared_titles(columns)),
+        'CHOICES': ''.join(_select(rows, columns, *choice) for choice in first.items()),
         'HEAD': ''.join(map(_title, columns, hidden)),
         'BODY': '\n'.join(_row(row, columns, hidden) for row in rows),
         'NOTES': ''.join(f'<li>{_with_code(html.escape(text))}</li>' for text in table.notes),
@@ -131,9 +134,9 @@ def _section(section: Section) -> str:
         f'<div class="table">\n<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>'])
 
 
-def _shared_titles(columns: Sequence[Column]) -> list[str]:
-    """Titles that several columns share, in their order."""
-    return list(dict.fromkeys(column.title for column in columns if column.choice))
+def _selections(columns: Sequence[Column]) -> list[str]:
+    """What can be chosen, in the order of the columns."""
+    return list(dict.fromkeys(column.selection for column in columns if column.choice))
 
 
 def _with_code(text: str) -> str:
@@ -144,28 +147,30 @@ def _is_sparse(rows: Sequence[dict[str, Any]], column: Column) -> bool:
     return sum(bool(column.text(row)) for row in rows) < SPARSE * len(rows)
 
 
-def _first_choice(rows: Sequence[dict[str, Any]], columns: Sequence[Column], title: str) -> str:
-    """Which of the columns of a title is shown at first; none (empty) where all of them are mostly empty."""
-    column = next(column for column in columns if column.title == title)
-    return '' if _is_sparse(rows, column) else column.choice
+def _first_choice(rows: Sequence[dict[str, Any]], columns: Sequence[Column], selection: str) -> str:
+    """Which choice of a selection is shown at first; none (empty) where all of them are mostly empty."""
+    column = next(column for column in columns if column.selection == selection)
+    return '' if _is_sparse(rows, column) and not column.chosen else column.choice
 
 
-def _select(rows: Sequence[dict[str, Any]], columns: Sequence[Column], title: str, first: str) -> str:
-    options = [f'<option value=""{"" if first else " selected"}>not shown</option>']
+def _select(rows: Sequence[dict[str, Any]], columns: Sequence[Column], selection: str, first: str) -> str:
+    options = {'': f'<option value=""{"" if first else " selected"}>not shown</option>'}
     for column in columns:
-        if column.title == title:
+        if column.selection == selection and column.choice not in options:
             sparse = ' data-sparse' if _is_sparse(rows, column) else ''
             chosen = ' selected' if column.choice == first else ''
-            options.append(f'<option{sparse}{chosen}>{html.escape(column.choice)}</option>')
-    title = html.escape(title)
-    return f'<label>{title} <select data-title="{title}">{"".join(options)}</select></label>'
+            options[column.choice] = f'<option{sparse}{chosen}>{html.escape(column.choice)}</option>'
+    selection = html.escape(selection)
+    return f'<label>{selection} <select data-selection="{selection}">{"".join(options.values())}</select></label>'
 
 
 def _title(column: Column, hidden: bool) -> str:
     title = html.escape(column.title)
     about = f'<small>{html.escape(column.choice)}</small>' if column.choice else ''
     button = f'<button>{title}</button>' if column.value is not None else title
-    choice = f' data-title="{title}" data-choice="{html.escape(column.choice)}"' if column.choice else ''
+    choice = (
+        f' data-selection="{html.escape(column.selection)}" data-choice="{html.escape(column.choice)}"'
+        if column.choice else '')
     return (f'<th scope="col" class="{_side(column)}" title="{html.escape(column.note)}"{choice}'
             f'{" hidden" * hidden}>{button}{about}</th>')
 
@@ -307,19 +312,20 @@ document.querySelectorAll('th button').forEach(button => button.addEventListener
   body.append(...rows.sort(compare));
 }));
 const refresh = () => {
-  const needed = [];
+  const needed = {};  // of a choice that few rows have, a row must have something
   titles.forEach((title, column) => {
     if (title.dataset.choice === undefined) return;
-    const select = selects.find(other => other.dataset.title === title.dataset.title);
+    const select = selects.find(other => other.dataset.selection === title.dataset.selection);
     const shown = select.value === title.dataset.choice;
     title.hidden = !shown;
     rows.forEach(row => { row.cells[column].hidden = !shown; });
-    if (shown && select.selectedOptions[0].dataset.sparse !== undefined) needed.push(column);
+    if (shown && select.selectedOptions[0].dataset.sparse !== undefined) (needed[select.value] ??= []).push(column);
   });
   const words = search.value.toLowerCase().split(/\\s+/);
   rows.forEach(row => {
     const text = (row.textContent + ' ' + row.dataset.family).toLowerCase();
-    row.hidden = !words.every(word => text.includes(word)) || needed.some(column => value(row, column) === undefined);
+    row.hidden = !words.every(word => text.includes(word))
+      || Object.values(needed).some(columns => columns.every(column => value(row, column) === undefined));
   });
 };
 search.addEventListener('input', refresh);

@@ -22,11 +22,11 @@ from .comparison import (
     Table,
     accuracy_columns,
     accuracy_text,
-    fastest,
     figure_of,
     number_column,
-    setting_of,
     size_column,
+    speed_columns,
+    speed_note,
 )
 from .sources import weight_source
 
@@ -232,18 +232,19 @@ def read_learned(path: Path) -> Section:
             f'{error}') from error
 
 
-def members_table(rows: Sequence[Mapping[str, Any]], learned: Section | None = None) -> Table:
-    """The table of rows of `compare_members`; speeds have two columns for each setting that they were measured in.
+def members_table(
+        rows: Sequence[Mapping[str, Any]], learned: Section | None = None, machine: str = '') -> Table:
+    """The table of rows of `compare_members`, with speeds of one machine.
 
     Args:
         rows: The rows.
         learned: Accuracies of `read_learned`, which stand below the table.
+        machine: Part of the name of the machine; see `flatzoo.zoo.comparison.speed_columns`.
+
+    Raises:
+        ValueError: If nothing was measured on such a machine.
     """
-    settings = dict.fromkeys(setting_of(entry) for row in rows for entry in row['measured'])
-    several = len(settings) > 1
-    speeds = [
-        _speed(setting, kind, f' [{number}]' if several else '')
-        for number, setting in enumerate(settings, 1) for kind in ('forward', 'backward')]
+    speeds = speed_columns(rows, {'clips/s, forward': 'forward', 'clips/s, backward': 'train'}, machine)
     name = Column('name', lambda row: row['name'], lambda row: row['name'], right=False)
     counted = [
         Column('backbone', lambda row: row['backbone'], lambda row: row['backbone'], right=False),
@@ -259,30 +260,12 @@ def members_table(rows: Sequence[Mapping[str, Any]], learned: Section | None = N
     ]
     accuracy = Column(
         "the paper's top-1 (%)", accuracy_text, None, right=False, note='printed there, not measured by us')
-    chosen = [
-        _speed(setting, kind, '')._replace(choice=setting) for kind in ('forward', 'backward') for setting in settings]
-    where = [f'clips/s [{number}]: {setting}' if several else f'Clips per second: {setting}, one clip at a time'
-             for number, setting in enumerate(settings, 1)]
     return Table(
-        'Image to video', [name, *counted[:7], *speeds, *counted[7:], accuracy],
-        [name, *accuracy_columns(rows), *chosen, *counted], [*NOTES, *_built_in(rows)], where,
+        'Image to video', [name, *counted[:7], *speeds[:2], *counted[7:], accuracy],
+        [name, *accuracy_columns(rows), *speeds, *counted], [*NOTES, *_built_in(rows)], speed_note(speeds),
         () if learned is None else (learned,))
 
 
 def _built_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     calls = [f'{row["name"]}: `{row["built"]}`' for row in rows if not row['built'].endswith(f'({row["name"]!r})')]
     return ['Rows that are no names of the zoo: ' + '; '.join(calls)] * bool(calls)
-
-
-def _speed(setting: str, kind: str, number: str) -> Column:
-    variant = '' if kind == 'forward' else 'train'
-
-    def value(row: dict[str, Any]) -> float | None:
-        entry = fastest({'measured': [e for e in row['measured'] if e['pass'] == (variant or 'forward')]}, setting)
-        return entry and entry['clips_per_s']
-
-    def text(row: dict[str, Any]) -> str:
-        speed = value(row)
-        return '' if speed is None else f'{speed:.3g}'
-
-    return Column(f'clips/s, {kind}{number}', text, value, note=setting)

@@ -18,7 +18,7 @@ from flatzoo.cli import main
 from flatzoo.layers.attention_flow import attention_received
 from flatzoo.runtime.cost import _ANY_ATTENTION, _FORMULAS, MultiplyAdds, _LiveBytes, _may_multiply, count_forward
 from flatzoo.zoo.catalogue import list_names
-from flatzoo.zoo.comparison import columns, compare_models, fastest, read_measured, table_of, variants_in
+from flatzoo.zoo.comparison import compare_models, fastest, read_measured, table_of, variants_in
 from flatzoo.zoo.comparison_page import _html, write_page
 from flatzoo.zoo.comparison_plot import accuracy_figure, plotted
 
@@ -178,7 +178,7 @@ def test_accuracies_say_whose_they_are(rows):
     assert not figure['of_weights'] and figure['frames'] is figure['views'] is figure['top5'] is None
     assert len(rows['sifar_swin_b14.ms_in22k']['paper']) == 6  # to be reached by training
     assert not any(figure['of_weights'] for figure in rows['sifar_swin_b14.ms_in22k']['paper'])
-    text = {column.title: column.text for column in columns(rows.values())}["the paper's top-1 (%)"]
+    text = {column.title: column.text for column in table_of(list(rows.values())).columns}["the paper's top-1 (%)"]
     assert text(rows['sifar_swin_b14.ibm_k400']) == '80.2 Kinetics-400 (8 frames, 3 views, Tables 2 and 3)'
     flatten = text(rows['flatten_uniformer_s_16f.in1k'])
     assert flatten == '81.1 Kinetics-400 (views not printed, table not known to us) †'
@@ -194,17 +194,32 @@ def measured_file(path, *lines, header='model,clips_per_s,hardware,precision,bat
     return path
 
 
-def test_speeds_of_different_hardware_are_not_compared(tmp_path):
+def test_speeds_are_those_of_one_machine(tmp_path):
     path = measured_file(
         tmp_path / 'speeds.csv', 'sifar_resnet10t,20,CPU one,float32,1,', 'sifar_resnet10t,30,CPU one,float32,8,',
         'sifar_resnet10t.actions16,900,GPU two,bfloat16,8,inference', 'sifar_resnet10t,5,CPU one,float32,1,train',
-        'peer,1,CPU one,float32,1,')
-    (row,) = rows = compare_models(['sifar_resnet10t.actions16'], read_measured([path]))
-    speeds = {column.note: column for column in columns(rows) if column.title.startswith('clips/s')}
-    assert list(speeds) == ['CPU one, float32', 'GPU two, bfloat16']
-    assert speeds['CPU one, float32'].text(row) == '30 (batch 8)'
-    assert speeds['GPU two, bfloat16'].value(row) == 900
-    assert fastest(row, 'GPU two, float32') is None
+        'flatten_resnet50,7,CPU one,float32,1,', 'peer,1,CPU one,float32,1,')
+    rows = compare_models(['sifar_resnet10t.actions16', 'flatten_resnet50.a1_in1k'], read_measured([path]))
+    for machine, speeds, other in (
+            ('', ['30 (batch 8)', '7'], 'GPU two, bfloat16'), ('gpu', ['900 (batch 8)', ''], 'CPU one, float32')):
+        table = table_of(rows, machine)  # without a name the machine of most models
+        (column,) = [column for column in table.columns if column.title == 'clips/s']
+        assert [column.text(row) for row in rows] == speeds and column.choice != other
+        (note,) = table.settings
+        assert note.startswith(f'clips/s: {column.choice}.') and f'for `--machine`: {other}.' in note
+    assert fastest(rows[0], 'GPU two, float32') is None
+    with pytest.raises(ValueError, match="measured on a machine 'TPU'.*: CPU one, float32; GPU two, bfloat16"):
+        table_of(rows, 'TPU')
+
+
+def test_a_machine_is_chosen_among_measured_ones(tmp_path, capsys):
+    path = measured_file(tmp_path / 'speeds.csv', 'sifar_resnet10t,20,CPU,float32,1,')
+    for family in ([], ['--family', 'image-to-video']):
+        name = 'tsm_mobile*' if family else 'sifar_resnet10t'
+        assert main(['compare', name, *family, '--machine', 'GPU']) == 1
+        assert '--machine goes with --measured FILE' in capsys.readouterr().err
+        assert main(['compare', name, *family, '--measured', str(path), '--machine', 'GPU']) == 1
+        assert "nothing was measured on a machine 'GPU'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('header, line, says', [
@@ -241,8 +256,8 @@ def test_command(tmp_path, capsys):
     command = ['compare', 'sifar_resnet10t*', 'flatten_resnet50', '--measured', speeds]
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert re.search(r'\nsifar_resnet10t\.actions16 +8 +32 +1\.2 +1\.2 +0\.051 x 1 .* 20 \(batch 1\)', text)
-    assert 'clips/s [1]: CPU one, float32' in text and 'none of them was measured by us' in text
+    assert re.search(r'\nsifar_resnet10t\.actions16 +8 +32 +1\.2 +1\.2 +0\.051 x 1 .* 20  apache-2\.0', text)
+    assert 'clips/s: CPU one, float32.' in text and 'none of them was measured by us' in text
     assert main([*command, '--json']) == 0
     names = [row['name'] for row in json.loads(capsys.readouterr().out)]
     assert names == list_names('flatten_resnet50') + list_names('sifar_resnet10t')
@@ -304,9 +319,12 @@ def test_a_page_has_one_column_of_speeds_and_none_that_is_mostly_empty(rows, tmp
               for i, name in enumerate(names) if machine == 'CPU' or not i]
     compared = compare_models(names, read_measured([measured_file(tmp_path / 'speeds.csv', *speeds)]))
     page = _html(compared, table_of(compared), '', 'command')
-    shown = re.findall(r'<th [^>]*data-title="clips/s" data-choice="([^"]*)"( hidden)?', page)
-    assert shown == [('CPU, float32', ''), ('GPU, float32', ' hidden')]
+    speeds = r'<th [^>]*data-selection="machine" data-choice="([^"]*)"( hidden)?'
+    assert re.findall(speeds, page) == [('CPU, float32', ''), ('GPU, float32', ' hidden')]
+    assert '<label>machine <select data-selection="machine">' in page
     assert '<option data-sparse>GPU, float32</option>' in page
+    page = _html(compared, table_of(compared, 'gpu'), '', 'command')  # who asks for it sees it
+    assert re.findall(speeds, page) == [('GPU, float32', ''), ('CPU, float32', ' hidden')]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason='no chromium to open the page in')

@@ -3,6 +3,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from flatzoo.runtime.cost import count_kept
 from flatzoo.zoo.image_to_video import MEMBERS, compare_members, matching_members
 
 ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which('chromium')
 TINY = dict(backbone='vit_tiny_patch16_224', img_size=32, num_classes=5)
 
 
@@ -73,20 +76,56 @@ def test_command(tmp_path, capsys):
     speeds = tmp_path / 'speeds.csv'
     speeds.write_text(
         'model,pass,clips_per_s,hardware,precision,batch\n'
-        'tsm_mobilenetv2_100,forward,3,CPU,float32,1\ntsm_mobilenetv2_100,train,1,CPU,float32,1\n')
+        'tsm_mobilenetv2_100,forward,3,CPU,float32,1\ntsm_mobilenetv2_100,train,1,CPU,float32,1\n'
+        'tsm_mobilenetv2_100,forward,30,GPU,float32,1\ntsm_mobilenetv2_100,train,10,GPU,float32,1\n')
     command = ['compare', '--family', 'image-to-video', 'tsm_mobile*', '--measured', str(speeds)]
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert 'clips/s, forward' in text and 'clips/s, backward' in text
+    assert text.count('clips/s, forward') == text.count('clips/s, backward') == 1  # one machine, named below
+    assert 'clips/s: CPU, float32.' in text and re.search(r'tsm_mobilenetv2_100 .* 3 +1 ', text)
     assert '69.5 Kinetics-400 (8 frames, 30 views' in text
     assert main([*command, '--json']) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert [entry['clips_per_s'] for entry in row['measured']] == [3, 1] and row['licence'] == 'mit, apache-2.0'
+    assert [entry['clips_per_s'] for entry in row['measured']] == [3, 1, 30, 10] and row['licence'] == 'mit, apache-2.0'
     assert main([*command, '--csv']) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row['clips_per_s: CPU, float32'] == '3.0' and row['clips_per_s of training: CPU, float32'] == '1.0'
+    assert main([*command, '--machine', 'gpu', '--page', str(tmp_path / 'page')]) == 0
+    assert "--machine gpu" in (tmp_path / 'page.md').read_text()
+    assert re.search(r'\| 30 \| 10 \|', (tmp_path / 'page.md').read_text())
+    page = (tmp_path / 'page/comparison.html').read_text()
+    assert page.count('<select data-selection="machine">') == 1  # which rules both columns
+    assert re.findall(r'data-selection="machine" data-choice="([^"]*)"( hidden)?', page) == [
+        ('GPU, float32', ''), ('GPU, float32', ''), ('CPU, float32', ' hidden'), ('CPU, float32', ' hidden')]
     assert main(['compare', '--family', 'image-to-video', 'no_such']) == 1
     assert "no row of the family matches 'no_such'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='no chromium to open the page in')
+def test_one_choice_of_the_machine_for_both_speeds(tmp_path):
+    speeds = tmp_path / 'speeds.csv'
+    speeds.write_text('model,pass,clips_per_s,hardware,precision,batch\n' + ''.join(
+        f'{name},{kind},{speed},{machine},float32,1\n' for name, kind, speed, machine in (
+            ('tsm_mobilenetv2_100', 'forward', 3, 'CPU'), ('tsm_mobilenetv2_100', 'train', 1, 'CPU'),
+            ('linear probe', 'forward', 4, 'CPU'), ('linear probe', 'train', 2, 'CPU'),
+            ('tsm_resnet50', 'forward', 5, 'CPU'), ('tsm_resnet101', 'forward', 5, 'CPU'),
+            ('tsm_mobilenetv2_100', 'forward', 30, 'GPU'))))
+    names = ['tsm_mobilenetv2_100', 'linear probe', 'tsm_resnet50', 'tsm_resnet101']
+    command = ['compare', '--family', 'image-to-video', *names, '--measured', str(speeds)]
+    assert main([*command, '--page', str(tmp_path / 'page')]) == 0
+    choose = """<script>
+        const choice = [...document.querySelectorAll('select')].find(one => one.dataset.selection === 'machine');
+        choice.value = 'GPU, float32'; choice.dispatchEvent(new Event('change'));
+    </script></body>"""
+    page = tmp_path / 'page/comparison.html'
+    page.write_text(page.read_text().replace('</body>', choose))
+    out = subprocess.run(
+        [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path / "profile"}',
+         '--dump-dom', page.as_uri()], capture_output=True, text=True, timeout=300, check=True).stdout
+    shown = re.findall(r'<th [^>]*data-selection="machine" data-choice="(\w+), float32"( hidden="")?', out)
+    assert shown == [('CPU', ' hidden=""'), ('CPU', ' hidden=""'), ('GPU', ''), ('GPU', '')]
+    found = re.findall(r'<tr data-family="[^"]*"( hidden="")?><td [^>]*>([^<]*)', out)
+    assert [name for hidden, name in found if not hidden] == ['tsm_mobilenetv2_100']  # the others have no such speed
 
 
 def test_what_was_learned_stands_below(tmp_path, capsys):

@@ -8,7 +8,9 @@ there are no weights. Notes below the table say what the figures mean, and what 
 for variants of the models.
 
 Speeds are read from CSV files with the columns model, clips_per_s, hardware, precision and batch,
-as the scripts in benchmarks/ write them. A model's fastest batch counts.
+as the scripts in benchmarks/ write them. A model's fastest form and batch count. The table shows one
+machine and names it below: the one on which most of the models were measured, or --machine, a part
+of its name or precision. --json and --csv have all of them.
 
     flatzoo compare 'sifar*' 'flatten*'
     flatzoo compare --family image-to-video
@@ -51,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--measured', nargs='+', default=[], type=Path, metavar='FILE', help='CSV files of measured speeds')
     parser.add_argument(
+        '--machine', default='', metavar='NAME', help='whose measured speeds are shown (default: of most models)')
+    parser.add_argument(
         '--family', choices=['image-to-video'], help='compare the ways to make an image model see video')
     parser.add_argument(
         '--learned', type=Path, metavar='FILE',
@@ -65,17 +69,21 @@ def run(args: argparse.Namespace) -> int:
     """Runs `flatzoo compare`: 0, or a `CommandError` if a pattern matches nothing or a file cannot be used."""
     if args.learned and not args.family:
         raise CommandError('--learned goes with --family image-to-video.')
+    if args.machine and not args.measured:
+        raise CommandError('--machine goes with --measured FILE: it chooses among the machines of the file.')
     rows, table = (_family if args.family else _models)(args)
     if args.page:
         from flatzoo.zoo.comparison_page import write_page
 
         try:
             measured = ['--measured', *map(str, args.measured)] if args.measured else []
+            measured += ['--machine', args.machine] if args.machine else []
             family = ['--family', args.family] if args.family else []
             learned = ['--learned', str(args.learned)] if args.learned else []
             command = shlex.join(
                 ['flatzoo', 'compare', *args.patterns, *family, *measured, *learned, '--page', str(args.page)])
-            write('\n'.join(map(str, write_page(rows, args.page, command, table if args.family else None))))
+            table = table if args.family else None
+            write('\n'.join(map(str, write_page(rows, args.page, command, table, args.machine))))
         except (ImportError, OSError) as error:
             raise CommandError(error) from error
     elif args.json:
@@ -86,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         cells = {
             column.title: (lambda row, text=column.text: text(row).replace('\n', '; '), column.right)
             for column in table.columns}
-        notes = [*table.settings, *(textwrap.fill(text, 110) for text in table.notes)]
+        notes = [textwrap.fill(text, 110) for text in (*table.settings, *table.notes)]
         write('\n\n'.join([table_text(rows, cells), *map(_section_text, table.sections), *notes]))
     return 0
 
@@ -103,7 +111,10 @@ def _models(args: argparse.Namespace) -> 'tuple[list[dict[str, Any]], Table]':
         raise CommandError(error) from error
     with Progress(len(names), 'model') as bar:
         rows = compare_models(_counted(names, bar), measured)
-    return rows, table_of(rows)
+    try:
+        return rows, table_of(rows, args.machine)
+    except ValueError as error:
+        raise CommandError(error) from error
 
 
 def _family(args: argparse.Namespace) -> 'tuple[list[dict[str, Any]], Table]':
@@ -119,7 +130,10 @@ def _family(args: argparse.Namespace) -> 'tuple[list[dict[str, Any]], Table]':
         raise CommandError(error) from error
     with Progress(len(members), 'row') as bar:
         rows = compare_members(members, measured, bar.update)
-    return rows, members_table(rows, learned)
+    try:
+        return rows, members_table(rows, learned, args.machine)
+    except ValueError as error:
+        raise CommandError(error) from error
 
 
 def _section_text(section: 'Section') -> str:
