@@ -37,7 +37,7 @@ def compile_calls(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FusedWindowAttention):
             module.fused_attn = True  # timm leaves it off
-    if _on_cpu(model):
+    if _on_cpu(_tensors(model)):
         _check_compiler()
     model._compiled_call_impl = _Compiled(model)  # what Module.__call__ runs, if it is set
 
@@ -47,10 +47,11 @@ class _Compiled:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.state: tuple | None = None
+        self.state: list | None = None  # of what the machine code takes as constant
+        self.wrong: list[str] = []
         self.storages: list[StorageWeakRef] = []
         self.run: Callable | None = None
-        self.checked: set[tuple] = set()
+        self.tried: set[tuple] = set()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inputs = (*args, *kwargs.values())
@@ -58,15 +59,20 @@ class _Compiled:
             return self.model._call_impl(*args, **kwargs)
         import torch._inductor.config  # takes seconds
 
-        frozen = _on_cpu(self.model)
+        tensors = _tensors(self.model)
+        frozen = _on_cpu(tensors)
         with torch.no_grad():
-            if frozen:
-                self._check_convolutions(inputs, args, kwargs)
-            state = self._state() if frozen else ()
+            sizes = tuple((value.shape, value.dtype) for value in inputs)
+            if sizes not in self.tried:  # modules check convolutions in bfloat16, and say what is wrong with an input
+                with rule('never'):  # packs no weights
+                    self.model._call_impl(*args, **kwargs)
+                self.tried.add(sizes)
+                self.wrong = wrong_convolutions(self.model)
+            state = [self.wrong, *map(state_of, tensors)] if frozen else []
             if state != self.state:
                 self.run, self.state = self._compile(), state
                 # keeps addresses from being used again, not memory
-                self.storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in _tensors(self.model)]
+                self.storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]
             with torch._inductor.config.patch(freezing=frozen):
                 try:
                     return self.run(*args, **kwargs)
@@ -75,18 +81,6 @@ class _Compiled:
                     raise ValueError(
                         f'torch.compile cannot make one graph of {type(self.model).__name__} ({reason}): '
                         'prepare it without compile=True.') from error
-
-    def _check_convolutions(self, inputs: tuple[Tensor, ...], args: tuple, kwargs: dict[str, Any]) -> None:
-        """Runs the modules once for each size of input, which check convolutions in bfloat16."""
-        sizes = tuple((value.shape, value.dtype) for value in inputs)
-        if sizes not in self.checked and any(p.dtype == torch.bfloat16 for p in self.model.parameters()):
-            with rule('never'):  # packs no weights
-                self.model._call_impl(*args, **kwargs)
-            self.checked.add(sizes)
-
-    def _state(self) -> tuple:
-        """What the graph takes as constant."""
-        return tuple(state_of(tensor) for tensor in _tensors(self.model)), tuple(wrong_convolutions(self.model))
 
     def _compile(self) -> Callable:
         model = self.model
@@ -99,12 +93,14 @@ class _Compiled:
         return torch.compile(FunctionType(code, globals(), closure=forward.__closure__), fullgraph=True)
 
 
-def _tensors(model: nn.Module) -> itertools.chain[Tensor]:
-    return itertools.chain(model.parameters(), model.buffers())
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [
+        tensor for module in model.modules() for tensors in (module._parameters, module._buffers)
+        for tensor in tensors.values() if tensor is not None]
 
 
-def _on_cpu(model: nn.Module) -> bool:
-    return all(tensor.device.type == 'cpu' for tensor in _tensors(model))
+def _on_cpu(tensors: list[Tensor]) -> bool:
+    return all(tensor.device.type == 'cpu' for tensor in tensors)
 
 
 def _check_compiler() -> None:

@@ -55,7 +55,7 @@ def test_follows_the_given_model(runs):
     torch.testing.assert_close(fast(clip()), model(clip()), rtol=1e-5, atol=1e-5)
     fast.load_state_dict({name: tensor / 3 for name, tensor in model.state_dict().items()})
     torch.testing.assert_close(fast(clip()), model(clip()), rtol=1e-5, atol=1e-5)
-    assert runs == [1, 3, 2, 2, 2]  # of the given model
+    assert runs == [1, 1, 3, 3, 2, 2, 2, 2]  # once for each size, and the given model
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def test_two_models_of_a_kind_are_not_mixed_up(runs):
     for _ in range(2):
         for model, one in zip(models, fast):
             torch.testing.assert_close(one(clip()), model(clip()), rtol=1e-5, atol=1e-5)
-    assert runs == [2] * 4
+    assert runs == [2] * 6  # once each, and the given models
 
 
 def test_modules_run_where_machine_code_cannot(runs):
@@ -158,6 +158,12 @@ class Breaks(nn.Module):
 
     def forward(self, x):
         return x + 1 if x.sum() > 0 else x - 1
+
+
+def test_the_model_itself_refuses_a_clip():
+    fast = flatzoo.optimize(network(), compile=True)
+    with pytest.raises(RuntimeError, match='to have 16 channels, but got 15 channels'):
+        fast(clip()[:, 1:])
 
 
 def test_says_what_cannot_be_compiled():
