@@ -7,6 +7,7 @@ forward of each shape convolves random numbers, and some channels of one image i
 than rounding, this shape is computed in float32 from then on.
 """
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ _right: dict[Hashable, bool] = {}
 
 
 class _Checked(Prepared):
+    wrong = False  # some shape was found wrong: what a compiled graph has to know beforehand
+
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
         """Convolutions that pad with zeros."""
@@ -30,6 +33,8 @@ class _Checked(Prepared):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, ...]` -> `[B, C', ...]`."""
+        if torch.compiler.is_compiling() and self.wrong and x.dtype == torch.bfloat16:
+            return self._convolve_in_float32(x, self.weight.float())
         if _autocasts(x):
             if self._known(x, torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)):
                 return super().forward(x)
@@ -37,7 +42,9 @@ class _Checked(Prepared):
                 return super().forward(x.float())
         if x.dtype != torch.bfloat16 or self.weight.dtype != x.dtype or not runs_fast(x, self) or self._known(x):
             return super().forward(x)
-        weight = self.derived('float weight', self.weight, Tensor.float)
+        return self._convolve_in_float32(x, self.derived('float weight', self.weight, Tensor.float))
+
+    def _convolve_in_float32(self, x: Tensor, weight: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.float()
         return self._conv_forward(x.float(), weight, bias).to(x.dtype)
 
@@ -47,6 +54,7 @@ class _Checked(Prepared):
         key = (x.shape, x.stride(), trains)
         if key not in seen:
             seen[key] = self._check(x, trains)
+            self.wrong = not all(seen.values())
         return seen[key]
 
     def _check(self, x: Tensor, trains: bool) -> bool:
@@ -92,6 +100,9 @@ class _Checked(Prepared):
         true = convolve(x.float(), weight[rows].float(), None, self.stride, self.padding, self.dilation, groups)
         return bool((out[:, rows].float() - true).abs().max() <= _MOST * true.abs().max())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != 'wrong'}
+
 
 class CheckedConv2d(_Checked, nn.Conv2d):
     """`nn.Conv2d`, checked in bfloat16."""
@@ -115,9 +126,7 @@ def check_convolutions(model: nn.Module) -> None:
 
 def wrong_convolutions(model: nn.Module) -> list[str]:
     """The names of the convolutions that were found wrong in bfloat16, and compute in float32."""
-    return [
-        name for name, module in model.named_modules()
-        if not all(module.__dict__.get('_derived', {}).get('right', {}).values())]
+    return [name for name, module in model.named_modules() if isinstance(module, _Checked) and module.wrong]
 
 
 def _autocasts(x: Tensor) -> bool:

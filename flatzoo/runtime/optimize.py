@@ -7,6 +7,7 @@ from timm.layers import Mlp
 from timm.models.swin_transformer import SwinTransformerStage, WindowAttention
 from torch import nn
 
+from .compiled import compile_calls
 from .conv import CheckedConv2d, CheckedConv3d
 from .int8 import Int8Linear, check_int8
 from .mlp import PackedMlp
@@ -25,7 +26,11 @@ _PREPARED: dict[type[nn.Module], type[Prepared]] = {
 
 
 def optimize(
-        model: nn.Module, dtype: torch.dtype | None = None, quantize: Literal['int8'] | None = None) -> nn.Module:
+        model: nn.Module,
+        dtype: torch.dtype | None = None,
+        quantize: Literal['int8'] | None = None,
+        compile: bool = False,
+) -> nn.Module:
     """Prepares a trained model for inference.
 
     On a CPU linear layers get packed weights, MLPs run in chunks with GELU fused into their first layer, and stages of
@@ -59,18 +64,28 @@ def optimize(
         quantize: `'int8'` multiplies integers of 8 bits in linear layers on a CPU, with weights and everything else in
             float32. The first forward leaves layers in float32 that would differ by more than 5 % or gain no time.
             Convolutions and attention stay in float32.
+        compile: Calls of the model run as machine code that torch.compile makes in the first one: about a minute on a
+            CPU, where a C++ compiler is needed. A second batch size compiles once more, for all sizes. On a CPU weights
+            are part of the code, so a call after they changed compiles again: load weights first, and compile what
+            answers often. Methods such as `forward_features` are not compiled, and neither are copies. Where the fast
+            way does not apply, the plain modules run.
 
     Returns:
         The prepared model, in eval mode.
 
     Raises:
         TypeError: `model` is not a model.
-        ValueError: `quantize` is not known, or the model is not in float32 on a CPU.
+        ValueError: `quantize` is not known, or the model is not in float32 on a CPU; or `compile` is given with
+            `quantize`, or there is no C++ compiler.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f'optimize takes a model, got {model!r}: build it first, with timm.create_model(name).')
     if quantize not in (None, 'int8'):
         raise ValueError(f"quantize is 'int8' or None, got {quantize!r}")
+    if compile and quantize is not None:
+        raise ValueError(
+            f'compile=True does not go together with quantize={quantize!r}: compiled, the products would be those of '
+            'float32. Take one of them.')
     shared = {id(buffer): buffer for buffer in model.buffers()}
     shared |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     prepared = copy.deepcopy(model, shared).to(dtype=dtype)
@@ -85,4 +100,7 @@ def optimize(
             module.__class__ = kind
         if hasattr(module, 'qkv_bias_separate'):  # Swin V2, EVA, BEiT: their joint bias would pass by the packed layer
             module.qkv_bias_separate = True
-    return prepared.eval()
+    prepared.eval()
+    if compile:
+        compile_calls(prepared)
+    return prepared

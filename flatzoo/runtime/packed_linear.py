@@ -19,25 +19,33 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .choice import MOST_ROWS, faster, size_class
 
-__all__ = ['PackedLinear', 'Prepared', 'is_linear', 'needs_parts', 'runs_fast']
+__all__ = ['PackedLinear', 'Prepared', 'infers', 'is_linear', 'needs_parts', 'runs_fast', 'state_of']
 
 
 _DTYPES = {'cpu': (torch.float32, torch.bfloat16), 'cuda': (torch.float32, torch.bfloat16, torch.float16)}
 
 
-def runs_fast(x: Tensor, module: nn.Module, devices: tuple[str, ...] = ('cpu',)) -> bool:
-    """Whether a module may bypass autograd, autocast and tracing: only in inference on one of these devices."""
+def infers(x: Tensor, module: nn.Module) -> bool:
+    """Whether a module may bypass autograd, autocast and tracing: only in inference."""
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and getattr(forward_ad, '_current_level', -1) < 0  # no tangents, which packed operators would drop
         and type(x) is Tensor
-        and x.device.type in devices
-        and x.dtype in _DTYPES[x.device.type]
         and x.numel() > 0
         and not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters())))
         and not torch.is_autocast_enabled(x.device.type)
     )
+
+
+def runs_fast(x: Tensor, module: nn.Module, devices: tuple[str, ...] = ('cpu',)) -> bool:
+    """Whether a module may run its fast way: in inference on one of these devices, in a dtype that has one."""
+    return infers(x, module) and x.device.type in devices and x.dtype in _DTYPES[x.device.type]
+
+
+def state_of(tensor: Tensor) -> tuple[int, int, int]:
+    """What changes when a tensor is written to or gets other memory, as long as its storage is referred to."""
+    return tensor.untyped_storage()._cdata, tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 class Prepared:
@@ -57,16 +65,14 @@ class Prepared:
     def derived(self, key: Any, tensor: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
         """`make(tensor)`, computed again only if the tensor is another one or has been written to."""
         kept = self.__dict__.setdefault('_derived', {})
-        storage = tensor.untyped_storage()
-        state = (storage._cdata, tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-        entry = kept.get(key)
+        state, entry = state_of(tensor), kept.get(key)
         if entry is None or entry[0] is not tensor or entry[1] != state:
             with torch.no_grad():  # the reference keeps the storage's address from being used again, not its memory
-                entry = kept[key] = (tensor, state, make(tensor), StorageWeakRef(storage))
+                entry = kept[key] = (tensor, state, make(tensor), StorageWeakRef(tensor.untyped_storage()))
         return entry[2]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != '_derived'}
+        return {name: value for name, value in super().__getstate__().items() if name != '_derived'}
 
 
 class PackedLinear(Prepared, nn.Linear):

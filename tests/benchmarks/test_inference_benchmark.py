@@ -38,3 +38,15 @@ def test_rows_of_other_models_are_kept(benchmark):
     assert both[:4] == rows
     assert [row['variant'] for row in both[4:]] == ['stock', 'optimized', 'floor']
     assert table.count('| float32 |') == 2
+
+
+@pytest.mark.slow
+def test_compiled_models_have_columns(benchmark):
+    rows, table = benchmark('superimage:resnet10t', '--compile')
+    assert [row['variant'] for row in rows] == ['stock', 'optimized', 'compiled', 'compile', 'floor']
+    assert [row['compile_seconds'] != '' for row in rows] == [False, False, True, False, False]
+    titles, _, cells = ([cell.strip() for cell in line.split('|')] for line in table.splitlines() if line[:1] == '|')
+    line = dict(zip(titles, cells))
+    compiled, compile = (float(row['speedup']) for row in rows[2:4])
+    assert line['compiled against stock'] == f'**{compiled:.2f}**'
+    assert line['compiled against torch.compile'] == f'{compiled / compile:.2f}'
