@@ -34,13 +34,13 @@ def infers(x: Tensor, module: nn.Module) -> bool:
         and type(x) is Tensor
         and x.numel() > 0
         and not (torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters())))
-        and not torch.is_autocast_enabled(x.device.type)
+        and not (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type))
     )
 
 
 def runs_fast(x: Tensor, module: nn.Module, devices: tuple[str, ...] = ('cpu',)) -> bool:
     """Whether a module may run its fast way: in inference on one of these devices, in a dtype that has one."""
-    return infers(x, module) and x.device.type in devices and x.dtype in _DTYPES[x.device.type]
+    return x.device.type in devices and x.dtype in _DTYPES[x.device.type] and infers(x, module)
 
 
 def state_of(tensor: Tensor) -> tuple[int, int, int]:

@@ -73,4 +73,5 @@ def test_transfer_links_few_clips_and_writes_its_page(script, tmp_path):
         command=f'c {seed}', machine='m', versions={'torch': '2'}) for start in ('actions49', 'scratch')
         for seed in (0, 2)]
     text = transfer.report(rows)
-    assert '| s | 2 | actions49 | 40.0, 40.0 | 50.0, 52.0 | 51.0 | 0, 2 | 9 | 1.0 |' in text and text.count('c 2') == 1
+    assert '| s | 2 | actions49 | 40.0, 40.0 | 50.0, 52.0 | 51.0 | 0, 2 | 9 | 1.0 [1] |' in text
+    assert '\n[1]: m, shared' in text and text.count('c 2') == 1

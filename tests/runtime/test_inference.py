@@ -615,3 +615,8 @@ def test_other_mlps_stay(args):
     assert type(prepared) is Mlp
     x = torch.randn((2, 16, 4, 4) if 'use_conv' in args else (2, 4, 16))
     assert_near(prepared(x), mlp(x))
+
+
+def test_devices_without_autocast_run_the_plain_modules():
+    model = flatzoo.optimize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 4)))
+    assert model.to('meta')(torch.empty(2, 3, 4, 4, device='meta')).shape == (2, 4)
