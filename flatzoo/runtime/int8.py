@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .choice import faster, size_class
-from .packed_linear import PackedLinear, runs_fast
+from .packed_linear import PackedLinear, runs_fast, some_rows
 
 __all__ = ['Int8Linear', 'check_int8', 'has_int8']
 
@@ -94,17 +94,17 @@ class Int8Linear(PackedLinear):
     ) -> bool:
         if x.dtype != torch.float32 or not runs_fast(x, self) or not torch.backends.mkldnn.enabled:
             return False
-        rows = self._some_rows(x)
+        rows = some_rows(x)
         if not self._is_near(rows):
             return False
-        key = ('int8', function, size_class(len(rows)), *self.weight.shape)
-        return faster(key, lambda: float32(rows), lambda: int8(rows))
+        key = ('int8', function, size_class(x.numel() // x.shape[-1]), *self.weight.shape)
+        return faster(key, lambda: float32(rows()), lambda: int8(rows()))
 
-    def _is_near(self, rows: Tensor) -> bool:
+    def _is_near(self, rows: Callable[[], Tensor]) -> bool:
         """Whether int8 gives this layer's output, found out on the first input after each change of the weight."""
         def compare(weight: Tensor) -> bool:
-            true = F.linear(rows, weight)
-            error = self._product(rows) - true
+            true = F.linear(rows(), weight)
+            error = self._product(rows()) - true
             if self.bias is not None:
                 error -= self.bias
             return bool(true.norm() > 0) and bool(error.norm() <= MOST_ERROR * true.norm())  # False for NaN

@@ -8,6 +8,7 @@ torch is as fast, it is taken.
 Modules are prepared by changing their class to a subclass. Parameters, names and attributes stay those of the plain
 module. The plain forward runs where the fast one cannot.
 """
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .choice import MOST_ROWS, faster, size_class
 
-__all__ = ['PackedLinear', 'Prepared', 'infers', 'is_linear', 'needs_parts', 'runs_fast', 'state_of']
+__all__ = ['PackedLinear', 'Prepared', 'infers', 'is_linear', 'needs_parts', 'runs_fast', 'some_rows', 'state_of']
 
 
 _DTYPES = {'cpu': (torch.float32, torch.bfloat16), 'cuda': (torch.float32, torch.bfloat16, torch.float16)}
@@ -99,9 +100,9 @@ class PackedLinear(Prepared, nn.Linear):
 
         if not _packs(x, self) or residual.dtype != x.dtype:
             return super().forward(x) + residual
-        rows, some = self._some_rows(x), self._some_rows(residual)
-        way = fused if self._faster('add', rows, lambda: plain(rows, some), lambda: fused(rows, some)) else plain
-        return way(x, residual)
+        rows, some = some_rows(x), some_rows(residual)
+        trials = (lambda: plain(rows(), some())), (lambda: fused(rows(), some()))
+        return (fused if self._faster('add', x, *trials) else plain)(x, residual)
 
     def _run(self, x: Tensor, function: str, approximate: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
         """The layer and a function of its output, in one operator or as torch does it."""
@@ -110,19 +111,19 @@ class PackedLinear(Prepared, nn.Linear):
 
         if not _packs(x, self):
             return plain(x)
-        rows = self._some_rows(x)
-        return (fused if self._faster(function, rows, lambda: plain(rows), lambda: fused(rows)) else plain)(x)
+        rows = some_rows(x)
+        return (fused if self._faster(function, x, lambda: plain(rows()), lambda: fused(rows())) else plain)(x)
 
-    def _faster(self, function: str, rows: Tensor, plain: Callable[[], Tensor], fused: Callable[[], Tensor]) -> bool:
-        return faster((function, size_class(len(rows)), *self.weight.shape, rows.dtype), plain, fused)
-
-    @staticmethod
-    def _some_rows(x: Tensor) -> Tensor:
-        """Rows on which both ways are tried."""
-        return x.reshape(-1, x.shape[-1])[:MOST_ROWS]
+    def _faster(self, function: str, x: Tensor, plain: Callable[[], Tensor], fused: Callable[[], Tensor]) -> bool:
+        return faster((function, size_class(x.numel() // x.shape[-1]), *self.weight.shape, x.dtype), plain, fused)
 
     def _packed(self) -> Tensor:
         return self.derived('weight', self.weight, _pack)
+
+
+def some_rows(x: Tensor) -> Callable[[], Tensor]:
+    """Rows on which both ways are tried; taken when they are needed, for it copies inputs that are not contiguous."""
+    return functools.cache(lambda: x.reshape(-1, x.shape[-1])[:MOST_ROWS])
 
 
 def is_linear(module: nn.Module) -> bool:
