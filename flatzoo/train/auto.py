@@ -37,6 +37,8 @@ __all__ = ['DEFAULT_MODEL', 'Choice', 'Facts', 'choose', 'directed_classes', 'fi
 DEFAULT_MODEL = 'sifar_resnet10t'  # its weights are in the package
 MANY_CLIPS = 20_000  # from here on the recipe of SIFAR, which was made for 240,000
 MIXED_CLIPS = 300  # from here on half of the batches are mixed: better from 390 clips on, not better with 173
+POLICY = 'rand-m6-n2-mstd0.5-inc1'  # where clips are mixed: measured with 390 and 546 clips on a small network
+LONG_CLIPS = 2_000  # from here on clips are so many that nothing of it was measured
 SPAN = (0.7, 1.0)  # of a video, where nothing is mixed: better on both divisions of 173 clips, not with 390
 LIGHT_MODEL = 12e6  # parameters of a network of which 32 clips at once fit any memory; larger ones take 8 at a time
 _GAIN = 1.15  # of a step in bfloat16, from which on it is taken: less is noise
@@ -239,7 +241,7 @@ def _updates(facts: Facts, given: Mapping[str, Any]) -> Choice:
     steps = given.get('grad_accum_steps') or max(share // batch, 1)
     total = batch * steps * facts.processes
     per_epoch = max(facts.clips // total, 1)
-    epochs = given.get('epochs') or _epochs(facts.clips)
+    epochs = given.get('epochs') or _epochs(facts)
     options: dict[str, Any] = {'epochs': epochs, 'batch_size': batch, 'grad_accum_steps': steps}
     convolutional = facts.convolutional and not facts.frozen
     optimizer = given.get('opt') or ('muon' if convolutional and not facts.known else 'adamw')
@@ -267,6 +269,9 @@ def _changes(facts: Facts, given: Mapping[str, Any]) -> Choice:
     if measured and facts.clips >= MIXED_CLIPS:
         options |= {'mixup': 0.2, 'cutmix': 1.0, 'mixup_prob': 0.5}
         why = 'half of the batches are mixed, which keeps the network from learning the clips by heart'
+        if _augments(facts):
+            options['aa'] = POLICY
+            why = f'frames are changed by RandAugment, training is longer, and {why}'
     else:
         options |= {'mixup': 0.0, 'cutmix': 0.0}
         why = 'nothing is mixed, for few clips need no more noise'
@@ -297,15 +302,23 @@ def _run(facts: Facts, few: bool, given: Mapping[str, Any]) -> Choice:
         return Choice('run', options, f'{reason}; the best model on val is kept, where the run stops early')
     options['keep'] = 'last'
     if facts.val_clips:
-        epochs = given.get('epochs') or _epochs(facts.clips)
+        epochs = given.get('epochs') or _epochs(facts)
         options['val_interval'] = max(round(epochs / 4), 1)
         reason += f'; the last model is kept, for {facts.val_clips} clips are too few to choose on'
     return Choice('run', options, reason)
 
 
-def _epochs(clips: int) -> int:
+def _augments(facts: Facts) -> bool:
+    """Whether clips are changed by a policy and trained on for longer, so that no network learns them by heart."""
+    return (
+        facts.convolutional and not facts.frozen and not facts.known and facts.parameters <= LIGHT_MODEL
+        and MIXED_CLIPS <= facts.clips < LONG_CLIPS)
+
+
+def _epochs(facts: Facts) -> int:
     """Passes over the clips: the fewer they are, the more, and yet fewer updates in all. 28 for 283 clips."""
-    return round(min(max(28 * (283 / clips) ** 0.5, 8), 80))
+    epochs = min(max(28 * (283 / facts.clips) ** 0.5, 8), 80)
+    return round(2.5 * epochs if _augments(facts) else epochs)
 
 
 def _flip(facts: Facts) -> dict[str, Any]:

@@ -88,6 +88,13 @@ def test_from_some_hundred_clips_on_half_of_the_batches_are_mixed():
     for other in ({'clips': 300}, {'convolutional': False}, {'frozen': True}):
         assert load_recipe(root='x', **chosen(**other)).span is None
     assert load_recipe(root='x', sampling='dense', stride=2, **chosen({'sampling': 'dense'})).span is None
+    for changes, augmented in (
+            ({'clips': 299}, False), ({'clips': 300}, True), ({'clips': 2000}, False), ({'known': True}, False),
+            ({'frozen': True}, False), ({'convolutional': False}, False), ({'parameters': 25e6}, False)):
+        recipe = load_recipe(root='x', **chosen(**{'clips': 546} | changes))
+        assert recipe.aa == (auto.POLICY if augmented else None)
+        assert augmented == (recipe.epochs > 30) or changes == {'clips': 299}
+    assert 'RandAugment' in auto.choose(dataclasses.replace(FACTS, clips=546))[3].reason
     assert '--span 0.7 1 ' in str(auto.choose(FACTS)[3])
     assert 'half of the batches' in auto.choose(dataclasses.replace(FACTS, clips=900))[3].reason
 
