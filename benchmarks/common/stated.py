@@ -95,7 +95,8 @@ def write_stated(path: Path, rows: Sequence[dict[str, str]]) -> None:
     parts = [
         '`python benchmarks/speed/models.py --stated` measures, one clip at a time, and writes [all rows](models.md), '
         'which say what was run under torch.compile. Here is one row for each model: of ours what `flatzoo.optimize` '
-        'gives, of the others the fastest form. Weights are random and cost as much as trained ones.',
+        'gives, of the others the fastest form whose logits are right. Weights are random and cost as much as trained '
+        'ones.',
         '**Accuracies are those that papers and publishers state**: top-1 on Kinetics-400 in %, with frames x views of '
         'a video. None was measured by us; - means that none is stated. An answer of several views costs as many '
         'clips. † no such weights can be loaded: the paper trained them. ‡ stated for clips of another length than '
