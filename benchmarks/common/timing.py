@@ -25,8 +25,8 @@ import torch
 from .files import write_file
 
 __all__ = [
-    'clock_name', 'cpu_name', 'hardware', 'in_turn', 'least', 'markdown', 'peak_bytes', 'ratio', 'same_setting', 'save',
-    'seconds', 'setting', 'slope']
+    'clock_name', 'cpu_name', 'cpu_seconds', 'hardware', 'in_turn', 'least', 'markdown', 'peak_bytes', 'ratio',
+    'same_setting', 'save', 'seconds', 'setting', 'slope']
 
 SETTING = ('hardware', 'precision', 'threads', 'torch')
 
@@ -203,6 +203,12 @@ def markdown(path: Path, title: str, parts: Sequence[str | Sequence[dict[str, An
             part = '\n'.join(f'| {" | ".join(row)} |' for row in cells)
         blocks.append(part)
     write_file(path, ('\n\n'.join(blocks) + '\n').encode())
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it started and that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def cpu_name() -> str:

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 import flatzoo
 from benchmarks.common.actions import predict, share
 from benchmarks.common.files import write_file
-from benchmarks.common.timing import cpu_name
+from benchmarks.common.timing import cpu_name, cpu_seconds
 from flatzoo.data.actions import NOTHING, VERBS, VerbClips, mirrored_verb, paint_verb, render_verb
 from flatzoo.data.protocol import EvalProtocol
 from flatzoo.data.transforms import resize
@@ -258,12 +258,6 @@ def measure_files(
         'accuracy': share(hits)}
 
 
-def cpu_seconds() -> int:
-    """CPU time of this process and of those that rendered."""
-    used = os.times()
-    return round(used.user + used.system + used.children_user + used.children_system)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='sifar_resnet10t', help='model name (%(default)s)')
@@ -297,10 +291,10 @@ def main() -> None:
     else:
         clips, labels = render_cache(
             args.work, args.scenes, args.seed, model.img_size[0], model.num_frames, args.threads)
-        seconds['render_cpu'], start = cpu_seconds(), time.time()
+        seconds['render_cpu'], start = round(cpu_seconds()), time.time()
         train(model, clips, labels, args)
         seconds['train_seconds'] = round(time.time() - start)
-        seconds['render_and_train_cpu'] = cpu_seconds()
+        seconds['render_and_train_cpu'] = round(cpu_seconds())
         model.cpu()
         state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
         state = {key: value.contiguous() for key, value in state.items()}

@@ -23,7 +23,6 @@ import copy
 import gc
 import os
 import random
-import resource
 import statistics
 import sys
 import time
@@ -38,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 import flatzoo
-from benchmarks.common.timing import SETTING, least, markdown, save, setting
+from benchmarks.common.timing import SETTING, cpu_seconds, least, markdown, save, setting
 from flatzoo.runtime.cost import MultiplyAdds
 
 MODELS = (
@@ -95,13 +94,6 @@ def floor(shapes: Counter, flops: int, dtype: torch.dtype, clock: Callable[[], f
         return flops * spent / done
 
     return run
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of those that it started."""
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def measure(name: str, dtype: torch.dtype, args: argparse.Namespace) -> list[dict]:

@@ -31,7 +31,7 @@ def size_class(rows: int) -> int:
 def faster(key: Hashable, plain: Callable[[], Tensor], other: Callable[[], Tensor]) -> bool:
     """Whether the other way is faster than the plain one.
 
-    The answer for a key is found once per process and number of threads, in a few milliseconds.
+    The answer for a key is found once per process and number of threads, in some tens of milliseconds.
 
     Args:
         key: The operation with its sizes and dtype.

@@ -1,17 +1,9 @@
 """The scripts that compare precisions: what they count."""
-import importlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script."""
-    monkeypatch.syspath_prepend(ROOT)
-    return importlib.import_module
 
 
 def test_accuracy_in_pairs(script, monkeypatch, tmp_path):

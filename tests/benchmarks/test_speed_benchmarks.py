@@ -1,6 +1,5 @@
 """The benchmark scripts of models, curves and throughput, on sizes that take seconds."""
 import csv
-import importlib
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from flatzoo.zoo.comparison import read_measured
 
 ROOT = Path(__file__).parents[2]
 pytest.importorskip('transformers')
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script."""
-    monkeypatch.syspath_prepend(ROOT)
-    threads = torch.get_num_threads()
-    yield importlib.import_module
-    torch.set_num_threads(threads)
 
 
 def rows_of(folder: Path, pattern: str) -> list[dict[str, str]]:

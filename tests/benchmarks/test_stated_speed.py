@@ -1,6 +1,5 @@
 """Speed beside stated accuracy: which rows count, whose accuracy stands there, and that the copies are true."""
 import csv
-import importlib
 import re
 from pathlib import Path
 
@@ -10,15 +9,6 @@ from torch import nn
 
 ROOT = Path(__file__).parents[2]
 CSV, PAGE = ROOT / 'benchmarks/results/data/models.csv', ROOT / 'benchmarks/results/stated_speed.md'
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script."""
-    monkeypatch.syspath_prepend(ROOT)
-    threads = torch.get_num_threads()
-    yield importlib.import_module
-    torch.set_num_threads(threads)
 
 
 def row(model: str, clips_per_s: float, frames: int = 8, variant: str = 'plain', **others: str) -> dict[str, str]:
