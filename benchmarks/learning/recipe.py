@@ -41,7 +41,7 @@ import torch
 import flatzoo
 from benchmarks.common.files import write_file
 from benchmarks.common.timing import cpu_name
-from flatzoo.data.actions import ACTIONS, write_action
+from flatzoo.data.actions import ACTIONS, VERBS, write_action
 
 RESULTS = Path(__file__).parents[1] / 'results'
 DATA = RESULTS / 'data' / 'recipe.json'
@@ -64,9 +64,11 @@ INNER = {'msr_action3d': ('s03', 's07'), 'avletters': ('Bill', 'Verity')}  # the
 KEY = ('set', 'arm', 'seed')  # of a result
 SEARCH_KEY = ('set', 'start', 'recipe', 'held_out', 'seed')
 CHEAP = ('--workers', '0', '--tracker', 'none')  # of a search: the same training in less CPU time
-RENDERED = {  # clips of train per class, and the shake of the camera; val has 25 of textures that train does not have
-    'rendered300': (19, 0.0), 'rendered300_shake': (19, 0.05), 'rendered3000': (188, 0.0),
-    'rendered3000_shake': (188, 0.05), 'rendered12000': (750, 0.0)}
+NEW = VERBS[16:32]  # verbs of figures, hands and things that the weights in the package have not seen
+RENDERED = {  # classes, clips of train per class, shake of the camera; val has 25 of textures that train does not have
+    'rendered300': (ACTIONS, 19, 0.0), 'rendered300_shake': (ACTIONS, 19, 0.05), 'rendered3000': (ACTIONS, 188, 0.0),
+    'rendered3000_shake': (ACTIONS, 188, 0.05), 'rendered12000': (ACTIONS, 750, 0.0),
+    'verbs300': (NEW, 19, 0.0), 'verbs3000': (NEW, 188, 0.0)}
 
 
 def render(name: str, work: Path, inner: bool = False) -> Path:
@@ -74,25 +76,28 @@ def render(name: str, work: Path, inner: bool = False) -> Path:
 
     Those of a search (`inner`) are other scenes, of both splits, than those of the results.
     """
-    count, shake = RENDERED[name]
+    classes, count, shake = RENDERED[name]
     folder = work / (f'{name}-inner' if inner else f'{name}-data')
-    parts = [(folder, split, label, clips, shake, 2 * inner + (split == 'val'))
-             for split, clips in (('train', count), ('val', 25)) for label in range(len(ACTIONS))]
+    parts = [(folder, split, classes, label, clips, shake, 2 * inner + (split == 'val'))
+             for split, clips in (('train', count), ('val', 25)) for label in range(len(classes))]
     with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(_render_class, *zip(*parts)))
     return folder
 
 
-def _render_class(folder: Path, split: str, label: int, clips: int, shake: float, scenes: int) -> None:
-    place = folder / split / ACTIONS[label].replace(' ', '_')
+def _render_class(
+        folder: Path, split: str, classes: Sequence[str], label: int, clips: int, shake: float, scenes: int) -> None:
+    name, kind = classes[label], 'actions' if classes == ACTIONS else 'verbs'
+    place = folder / split / name.replace(' ', '_')
     place.mkdir(parents=True, exist_ok=True)
     for i in range(clips):
         path = place / f'{i:05d}.mp4'
         if not path.exists():
             # one scene for both of a pair, forwards and backwards, and no scene in two splits
-            seed = (scenes << 32) + i * len(ACTIONS) // 2 + label // 2
+            seed = (scenes << 32) + i * len(classes) // 2 + label // 2
             write_action(
-                path, label, seed, 40, 12, 12, camera_shake=shake, split='train' if split == 'train' else 'test')
+                path, name, seed, 40, 12, 12, kind=kind, camera_shake=shake,
+                split='train' if split == 'train' else 'test')
 
 
 def inner_split(name: str, data: Path, work: Path, people: Sequence[str]) -> Path:
