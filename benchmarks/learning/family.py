@@ -74,6 +74,7 @@ OPTIONS = (
     '--img-size', '84', '--batch-size', '16', '--grad-accum-steps', '1', '--opt', 'adamw', '--weight-decay',
     '0.05', '--warmup-epochs', '1', '--hflip', '0', '--mixup', '0', '--cutmix', '0', '--smoothing', '0.05',
     '--drop-path', '0', '--keep', 'last', '--workers', '0')
+EPOCHS = 10
 RATES = {'full': '1e-4'}  # all others 1e-3
 
 
@@ -89,7 +90,8 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
     """Trains and measures one arm unless it is there; its row."""
     work = args.work / ('' if args.set == 'msr_action3d' else args.set)
     work.mkdir(parents=True, exist_ok=True)
-    output = work / f'{arm.replace(", ", "-").replace(" ", "-")}-{seed}'
+    length = '' if args.epochs == EPOCHS or arm in PROBES else f'-{args.epochs}-epochs'
+    output = work / f'{arm.replace(", ", "-").replace(" ", "-")}-{seed}{length}'
     kept = output / 'row.json'
     if kept.exists():
         return json.loads(kept.read_text())
@@ -163,8 +165,8 @@ def data_file(name: str) -> Path:
 
 def keep(name: str, row: dict) -> None:
     """Adds a row to those of a set; a run that is there is replaced."""
-    rows = [old for old in read(name) if (old['arm'], old['seed']) != (row['arm'], row['seed'])] + [row]
-    rows.sort(key=lambda row: (ARMS.index(row['arm']), row['seed']))
+    rows = {(old['arm'], old['epochs'], old['seed']): old for old in [*read(name), row]}
+    rows = sorted(rows.values(), key=lambda row: (ARMS.index(row['arm']), row['epochs'] or 0, row['seed']))
     kept = dict(title=TITLE, about=ABOUT.format(SETS[name]), rows=rows)
     write_file(data_file(name), (json.dumps(kept, indent=1) + '\n').encode())
 
@@ -206,7 +208,7 @@ def main() -> None:
     parser.add_argument('--lite0', type=Path, help='state dict of tf_efficientnet_lite0 (default: download)')
     parser.add_argument('--arms', nargs='+', choices=ARMS, default=ARMS)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--epochs', type=int, default=10, help='of the trained arms (%(default)s)')
+    parser.add_argument('--epochs', type=int, default=EPOCHS, help='of the trained arms (%(default)s)')
     parser.add_argument('--amp', action='store_true', help='transformers in bfloat16, which pays on CPUs with AMX')
     parser.add_argument('--work', type=Path, default=Path('runs/family'), help='features and runs (%(default)s)')
     parser.add_argument('--report', action='store_true', help='only write the page')
