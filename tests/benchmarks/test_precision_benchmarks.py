@@ -22,7 +22,7 @@ def test_training_runs_are_paired_by_their_seeds(script):
     mixed = script('benchmarks.learning.mixed_precision')
     rows = [
         dict(
-            set='clips', seed=seed, top1=top1, precision=way, hardware=machine, threads='1', torch='2')
+            model='one', set='clips', seed=seed, top1=top1, precision=way, hardware=machine, threads='1', torch='2')
         for machine, way, seed, top1 in (
             ('A', 'fp32', '0', '80'), ('A', 'bf16', '0', '82'), ('A', 'fp32', '1', '90'), ('A', 'bf16', '1', '89'),
             ('A', 'fp32', '2', '0'), ('B', 'fp32', '0', '70'))]
