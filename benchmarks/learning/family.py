@@ -20,7 +20,6 @@ import argparse
 import csv
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
@@ -33,7 +32,7 @@ import torch
 
 import flatzoo
 from benchmarks.common.files import write_file
-from benchmarks.common.timing import cpu_name
+from benchmarks.common.timing import cpu_name, cpu_seconds
 
 RESULTS = Path(__file__).parents[1] / 'results'
 BACKBONE = 'vit_small_patch14_dinov2'
@@ -81,9 +80,9 @@ RATES = {'full': '1e-4'}  # all others 1e-3
 def flatzoo_command(*words: str) -> tuple[str, float]:
     """Runs `flatzoo`, and gives what it printed and the CPU seconds that it took."""
     print(shlex.join(['flatzoo', *words]), flush=True)
-    before = _children()
+    before = cpu_seconds()
     done = subprocess.run([sys.executable, '-m', 'flatzoo', *words], check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout, _children() - before
+    return done.stdout, cpu_seconds() - before
 
 
 def run(arm: str, seed: int, args: argparse.Namespace) -> dict:
@@ -145,11 +144,6 @@ def _facts(arm: str, seed: int, epochs: int | None, output: Path, spent: float) 
             *_, last = csv.DictReader(file)
         row['train_top1'] = round(float(last['train_top1']), 1)
     return row
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def read(name: str) -> list[dict]:

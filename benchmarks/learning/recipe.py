@@ -23,7 +23,6 @@ import csv
 import json
 import os
 import re
-import resource
 import shlex
 import statistics
 import subprocess
@@ -40,7 +39,7 @@ import torch
 
 import flatzoo
 from benchmarks.common.files import write_file
-from benchmarks.common.timing import cpu_name
+from benchmarks.common.timing import cpu_name, cpu_seconds
 from flatzoo.data.actions import ACTIONS, VERBS, write_action
 
 RESULTS = Path(__file__).parents[1] / 'results'
@@ -121,10 +120,10 @@ def run(name: str, data: Path, arm: str, seed: int, work: Path, options: tuple[s
     if not kept.exists():
         command = ['train', 'folder', str(data), *ARMS[arm], '--seed', str(seed), *options, '--output', str(output)]
         print(shlex.join(['flatzoo', *command]), flush=True)
-        before, start = _children(), time.monotonic()
+        before, start = cpu_seconds(), time.monotonic()
         subprocess.run([sys.executable, '-m', 'flatzoo', *command], check=True)
         write_file(kept, json.dumps(row_of(
-            name, arm, seed, output, _children() - before, time.monotonic() - start, options)).encode())
+            name, arm, seed, output, cpu_seconds() - before, time.monotonic() - start, options)).encode())
     return json.loads(kept.read_text())
 
 
@@ -146,11 +145,6 @@ def row_of(
         'cpu_seconds': round(cpu), 'seconds': round(seconds), 'threads': torch.get_num_threads(),
         'chosen': recipe.get('reasons'), 'machine': f'{cpu_name()}, {os.cpu_count()} cores',
         'versions': {'flatzoo': flatzoo.__version__, 'torch': torch.__version__, 'timm': timm.__version__}}
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def keep(rows: list[dict]) -> dict:

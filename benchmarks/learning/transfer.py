@@ -16,7 +16,6 @@ import csv
 import json
 import os
 import random
-import resource
 import shlex
 import statistics
 import subprocess
@@ -30,7 +29,7 @@ import torch
 
 import flatzoo
 from benchmarks.common.files import write_file
-from benchmarks.common.timing import cpu_name
+from benchmarks.common.timing import cpu_name, cpu_seconds
 
 RESULTS = Path(__file__).parents[1] / 'results'
 DATA = RESULTS / 'data' / 'transfer.json'
@@ -69,7 +68,7 @@ def run(name: str, data: Path, clips: int, start: str, seed: int, work: Path, li
     weights = ('--initial-checkpoint', str(lite0)) if start == 'imagenet_lite0' else ()
     options = ('--seed', str(seed), '--val-interval', str(EARLY))
     shown = (weights[0], lite0.name) if weights else ()  # without the folders of this machine
-    before = _children()
+    before = cpu_seconds()
     command = ['train', 'folder', str(data), *STARTS[start], *weights, *options, '--output', str(output)]
     subprocess.run([sys.executable, '-m', 'flatzoo', *command], check=True)
     with open(output / 'summary.csv', newline='') as file:
@@ -77,17 +76,12 @@ def run(name: str, data: Path, clips: int, start: str, seed: int, work: Path, li
     curve = {int(row['epoch']): round(float(row['eval_top1']), 2) for row in rows if row['eval_top1']}
     row = {
         'set': name, 'clips': clips, 'start': start, 'seed': seed, 'early': curve[EARLY], 'last': curve[len(rows)],
-        'epochs': len(rows), 'curve': list(curve.items()), 'cpu_seconds': round(_children() - before),
+        'epochs': len(rows), 'curve': list(curve.items()), 'cpu_seconds': round(cpu_seconds() - before),
         'command': shlex.join(['flatzoo', 'train', 'folder', name, *STARTS[start], *shown, *options]),
         'machine': f'{cpu_name()}, {os.cpu_count()} cores', 'versions': {
             'flatzoo': flatzoo.__version__, 'torch': torch.__version__, 'timm': timm.__version__}}
     write_file(kept, json.dumps(row).encode())
     return row
-
-
-def _children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def keep(rows: list[dict]) -> list[dict]:
