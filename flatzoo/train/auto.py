@@ -30,7 +30,7 @@ from flatzoo.runtime import cpu_gains_by_bfloat16
 from . import build
 from .head import known_rows
 from .mixed import bfloat16_gain
-from .recipe import RECIPES, Recipe, RecipeError, load_recipe, presets
+from .recipe import NO_POLICY, RECIPES, Recipe, RecipeError, load_recipe, presets
 
 __all__ = ['DEFAULT_MODEL', 'Choice', 'Facts', 'choose', 'directed_classes', 'fit_recipe', 'look']
 
@@ -77,6 +77,7 @@ class Facts:
         bfloat16: How many times as fast a training step is in bfloat16 on a CPU that multiplies it fast; None if that
             was not tried.
         known: Whether the weights know all classes by their names.
+        depth: Whether clips are depth maps, which have no colours to change.
     """
     clips: int
     classes: tuple[str, ...]
@@ -96,6 +97,7 @@ class Facts:
     processes: int
     bfloat16: float | None = None
     known: bool = False
+    depth: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def look(recipe: Recipe, start_is_given: bool = True, try_bfloat16: bool = False
         parameters=sum(parameter.numel() for parameter in model.parameters()), convolutional=_is_convolutional(model),
         frozen=tag_record(recipe.model).frozen_backbone, start=start, weights=weights, offered=offered,
         device='cpu' if device == 'auto' else device.partition(':')[0], processes=world_info_from_env()[2],
-        known=start != 'none' and bool(known_rows(recipe, train)))
+        known=start != 'none' and bool(known_rows(recipe, train)), depth=train.in_chans == 1)
     if try_bfloat16 and (facts.device, facts.processes) == ('cpu', 1) and cpu_gains_by_bfloat16():
         facts = dataclasses.replace(facts, bfloat16=_gain_of_bfloat16(recipe, train, facts))
     return facts
@@ -241,7 +243,7 @@ def _updates(facts: Facts, given: Mapping[str, Any]) -> Choice:
     steps = given.get('grad_accum_steps') or max(share // batch, 1)
     total = batch * steps * facts.processes
     per_epoch = max(facts.clips // total, 1)
-    epochs = given.get('epochs') or _epochs(facts)
+    epochs = given.get('epochs') or _epochs(facts, given)
     options: dict[str, Any] = {'epochs': epochs, 'batch_size': batch, 'grad_accum_steps': steps}
     convolutional = facts.convolutional and not facts.frozen
     optimizer = given.get('opt') or ('muon' if convolutional and not facts.known else 'adamw')
@@ -269,7 +271,7 @@ def _changes(facts: Facts, given: Mapping[str, Any]) -> Choice:
     if measured and facts.clips >= MIXED_CLIPS:
         options |= {'mixup': 0.2, 'cutmix': 1.0, 'mixup_prob': 0.5}
         why = 'half of the batches are mixed, which keeps the network from learning the clips by heart'
-        if _augments(facts):
+        if _augments(facts, given):
             options['aa'] = POLICY
             why = f'frames are changed by RandAugment, training is longer, and {why}'
     else:
@@ -302,23 +304,24 @@ def _run(facts: Facts, few: bool, given: Mapping[str, Any]) -> Choice:
         return Choice('run', options, f'{reason}; the best model on val is kept, where the run stops early')
     options['keep'] = 'last'
     if facts.val_clips:
-        epochs = given.get('epochs') or _epochs(facts)
+        epochs = given.get('epochs') or _epochs(facts, given)
         options['val_interval'] = max(round(epochs / 4), 1)
         reason += f'; the last model is kept, for {facts.val_clips} clips are too few to choose on'
     return Choice('run', options, reason)
 
 
-def _augments(facts: Facts) -> bool:
+def _augments(facts: Facts, given: Mapping[str, Any]) -> bool:
     """Whether clips are changed by a policy and trained on for longer, so that no network learns them by heart."""
+    refused = given.get('no_aug') or given.get('aa') in NO_POLICY
     return (
         facts.convolutional and not facts.frozen and not facts.known and facts.parameters <= LIGHT_MODEL
-        and MIXED_CLIPS <= facts.clips < LONG_CLIPS)
+        and MIXED_CLIPS <= facts.clips < LONG_CLIPS and not facts.depth and not refused)
 
 
-def _epochs(facts: Facts) -> int:
+def _epochs(facts: Facts, given: Mapping[str, Any]) -> int:
     """Passes over the clips: the fewer they are, the more, and yet fewer updates in all. 28 for 283 clips."""
     epochs = min(max(28 * (283 / facts.clips) ** 0.5, 8), 80)
-    return round(2.5 * epochs if _augments(facts) else epochs)
+    return round(2.5 * epochs if _augments(facts, given) else epochs)
 
 
 def _flip(facts: Facts) -> dict[str, Any]:

@@ -260,10 +260,10 @@ def train_clips(recipe: Recipe, videos: VideoList, model: VideoModel, **cache: A
     """
     flip = recipe.hflip if recipe.hflip is not None else 0.5 if videos.flip else 0.0
     transform = None
-    if recipe.aa and not recipe.no_aug:
+    if recipe.policy:
         if videos.in_chans != 3:
-            raise ValueError(f'aa {recipe.aa} changes colours, and depth maps have none; leave it out')
-        transform = AutoAugment(recipe.aa, model.img_size, model.pretrained_cfg.get('mean', (0.5, 0.5, 0.5)))
+            raise ValueError(f'aa {recipe.policy} changes colours, and depth maps have none; leave it out')
+        transform = AutoAugment(recipe.policy, model.img_size, model.pretrained_cfg.get('mean', (0.5, 0.5, 0.5)))
     swaps: dict[str, Any] = {}
     if recipe.hflip_swap and flip and not recipe.no_aug:
         swaps, flip = dict(mirror=flip, mirrored_labels=_swapped_labels(videos)), 0.0

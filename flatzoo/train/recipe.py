@@ -20,13 +20,16 @@ import yaml
 from flatzoo.console.text import printable, shortened
 from flatzoo.data.fit import FITS
 
-__all__ = ['RECIPES', 'Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
+__all__ = ['NO_POLICY', 'RECIPES', 'Recipe', 'RecipeError', 'load_recipe', 'presets', 'read_config']
 
 RECIPES = ('auto', 'few_clips', 'sifar')
 """What `flatzoo train --recipe` takes beside the names of presets, see `flatzoo.train.auto.fit_recipe`."""
 
 TRACKERS = ('tensorboard', 'wandb', 'mlflow', 'trackio', 'none')
 """What `tracker` takes, see `flatzoo.train.trackers`."""
+
+NO_POLICY = ('', 'none')
+"""What `aa` takes for no policy, where a recipe would choose one."""
 
 _PRESETS = Path(__file__).parent / 'presets'
 
@@ -121,7 +124,7 @@ class Recipe:
     hflip_swap: bool = _option(
         False, 'clips', 'give mirrored clips the label of the class that has left and right exchanged in its name')
     no_aug: bool = _option(False, 'clips', 'centre crops in place of random crops, flips, --aa and --reprob')
-    aa: str | None = _option(None, 'clips', "augmentation policy of timm such as 'rand-m7-n4-mstd0.5-inc1'")
+    aa: str | None = _option(None, 'clips', "augmentation policy of timm such as 'rand-m7-n4-mstd0.5-inc1', or none")
     reprob: float = _option(0.0, 'clips', 'share of clips with a rectangle erased', low=0, high=1)
     remode: str = _option('pixel', 'clips', 'what the rectangle is filled with', ('const', 'rand', 'pixel'))
     recount: int = _option(1, 'clips', 'most rectangles per clip', low=1)
@@ -226,6 +229,11 @@ class Recipe:
             raise RecipeError('hold_out evaluates on a group of the clips of both splits; leave test_split out')
         if self.kd_checkpoint and not self.kd_model_name:
             raise RecipeError('kd_checkpoint needs kd_model_name, the model that the weights are of')
+
+    @property
+    def policy(self) -> str | None:
+        """The augmentation policy, None for none."""
+        return None if self.no_aug or self.aa in NO_POLICY else self.aa
 
     @property
     def mixes(self) -> bool:

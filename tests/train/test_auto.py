@@ -1,6 +1,7 @@
 """The recipe that fits itself: what is chosen for which facts, what a user overrides, and what is kept of it."""
 import dataclasses
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -97,6 +98,26 @@ def test_from_some_hundred_clips_on_half_of_the_batches_are_mixed():
     assert 'RandAugment' in auto.choose(dataclasses.replace(FACTS, clips=546))[3].reason
     assert '--span 0.7 1 ' in str(auto.choose(FACTS)[3])
     assert 'half of the batches' in auto.choose(dataclasses.replace(FACTS, clips=900))[3].reason
+
+
+def test_no_policy_and_no_longer_training_where_it_was_turned_off():
+    for given in ({'aa': 'none'}, {'aa': ''}, {'no_aug': True}):
+        recipe = load_recipe(root='x', **given, **chosen(given, clips=546))
+        assert recipe.policy is None and recipe.mixes and recipe.epochs < 30
+    recipe = load_recipe(root='x', aa='rand-m9', **chosen({'aa': 'rand-m9'}, clips=546))
+    assert recipe.policy == 'rand-m9' and recipe.epochs > 30
+
+
+def test_hundreds_of_depth_clips_train_without_options(tmp_path):
+    for split, count in (('train', 300), ('val', 2)):
+        for number in range(count):
+            path = tmp_path / split / 'ab'[number % 2] / f'{number}.npy'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.full((2, 8, 8), 1000, np.uint16))
+    recipe, _ = auto.fit_recipe('auto', dict(spec='folder:depth=4000', root=str(tmp_path)))
+    train, _ = build.read_lists(recipe)
+    data = build.train_clips(recipe, train, build.build_model(recipe, train))
+    assert recipe.mixes and recipe.epochs < 30 and data.transform is None
 
 
 @pytest.mark.parametrize('names', [
