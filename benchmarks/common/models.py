@@ -22,6 +22,7 @@ from flatzoo.runtime.cost import count_forward
 
 STOCK_OF = 'sifar_swin_b12'  # and the same for more frames
 STOCK, OFFICIAL = 'timm:sifar_swin_b12', 'official:sifar_swin_b12'
+OPTIMIZED_COMPILED = 'optimized, compiled'  # `flatzoo.optimize(model, compile=True)`
 COMPILED_FORMS = {'cpu': ('plain', 'fused'), 'cuda': ('plain', 'fused', 'optimized', 'selective')}
 
 
@@ -61,7 +62,8 @@ def backend(model: nn.Module, variant: str) -> str:
     on_cpu = weight.device.type == 'cpu'
     if any(isinstance(module, WindowAttention) for module in model.modules()):
         if 'optimized' in variant:
-            attention = 'eager' if on_cpu and weight.dtype == torch.bfloat16 else 'fused'
+            eager = on_cpu and weight.dtype == torch.bfloat16 and variant != OPTIMIZED_COMPILED
+            attention = 'eager' if eager else 'fused'
         elif 'selective' in variant:
             attention = 'chunked' if on_cpu else 'fused'
     plain = 'packed oneDNN' if variant == 'optimized' and on_cpu else 'torch'
@@ -103,6 +105,8 @@ def variants(name: str, frames: int | None, args: argparse.Namespace) -> dict[tu
                     value, **args.compile_options)
             if variant == 'optimized' and device == 'cuda':
                 models[key, 'compiled optimized, CUDA graphs'] = torch.compile(value, mode='reduce-overhead')
+            elif variant == 'optimized' and (args.compile is True or key in args.compile):
+                models[key, OPTIMIZED_COMPILED] = flatzoo.optimize(models[key, 'plain'], compile=True)
     return models
 
 

@@ -1,7 +1,7 @@
 """Speed beside the accuracy that a paper or a publisher states: one table for each machine, sorted by speed.
 
-The speeds are rows of `benchmarks/speed/models.py`; nothing is measured here. Of a model of ours counts the form that
-`flatzoo.optimize` gives, of a peer the fastest one whose logits are right.
+The speeds are rows of `benchmarks/speed/models.py`; nothing is measured here. Of a model of ours counts the faster
+form that `flatzoo.optimize` gives, of a peer the fastest one whose logits are right.
 """
 import re
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ from .timing import markdown
 __all__ = ['MOST', 'Stated', 'stated', 'stated_length', 'write_stated']
 
 MOST = 0.05  # difference of logits in bfloat16, over the largest one: several times what rounding makes
-_FORMS = {'optimized': 'optimize', 'plain': 'eager', 'compiled': 'torch.compile'}
+_OURS = {'optimized': 'optimize', 'optimized, compiled': 'optimize, compile=True'}
+_THEIRS = {'plain': 'eager', 'compiled': 'torch.compile'}
 
 
 class Stated(NamedTuple):
@@ -95,14 +96,15 @@ def write_stated(path: Path, rows: Sequence[dict[str, str]]) -> None:
     parts = [
         '`python benchmarks/speed/models.py --stated` measures, one clip at a time, and writes [all rows](models.md), '
         'which say what was run under torch.compile. Here is one row for each model: of ours what `flatzoo.optimize` '
-        'gives, of the others the fastest form whose logits are right. Weights are random and cost as much as trained '
+        'gives, the faster of both if it was measured with compile=True as well, of the others the fastest form whose '
+        'logits are right. Weights are random and cost as much as trained '
         'ones.',
         '**Accuracies are those that papers and publishers state**: top-1 on Kinetics-400 in %, with frames x views of '
         'a video. None was measured by us; - means that none is stated. An answer of several views costs as many '
         'clips. † no such weights can be loaded: the paper trained them. ‡ stated for clips of another length than '
         'these, which have another speed. Speeds of two tables are not to be compared. Those of the Intel Xeon are '
-        'three rounds on a busy machine, uncertain by up to 1.6 times; what `flatzoo.optimize` gains stands in '
-        '[another table](cpu_inference.md).']
+        'nine rounds of 35 models and forms in turn; a model that was measured alone was up to 1.6 times as fast, so '
+        'neighbours may change places. What `flatzoo.optimize` gains stands in [another table](cpu_inference.md).']
     for machine in dict.fromkeys(map(_machine, rows)):
         table = _table([row for row in rows if _machine(row) == machine])
         if table:
@@ -119,9 +121,10 @@ def _table(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     lines = []
     for name in dict.fromkeys(row['model'] for row in rows):
         found = stated(name)
+        names = _THEIRS if ':' in name else _OURS
         forms = [
             row for row in rows if row['model'] == name and row['pass'] == 'forward' and row['batch'] == '1'
-            and row['variant'] in (('optimized',) if ':' not in name else ('plain', 'compiled')) and _is_right(row)]
+            and row['variant'] in names and _is_right(row)]
         if not forms or name.startswith(('timm:', 'official:')):
             continue
         length = found.frames if found and any(int(row['frames']) == found.frames for row in forms) else max(
@@ -130,7 +133,7 @@ def _table(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
             (row for row in forms if int(row['frames']) == length), key=lambda row: float(row['clips_per_s']))
         lines.append((float(best['clips_per_s']), {
             'model': _name(name, found), 'clips/s': f'{float(best["clips_per_s"]):.3g}',
-            'by': _FORMS[best['variant']], 'frames': f'{best["frames"]} x {best["size"]}',
+            'by': names[best['variant']], 'frames': f'{best["frames"]} x {best["size"]}',
             **_accuracy(found, length)}))
     return [line for _, line in sorted(lines, key=lambda line: -line[0])]
 

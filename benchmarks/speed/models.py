@@ -3,15 +3,17 @@ r"""Models of the zoo against what one would run in their place, at equal frames
 Yardstick of every ratio is SIFAR-B-12 as stock timm has it: the official code's numbers, at its speed. Ours are
 measured plain, with attention switched (`fused` where timm leaves it eager, `eager` where it is fused), after
 `flatzoo.optimize` (in training with `set_grad_checkpointing(selective=True)`), and with `--compile` under
-torch.compile, as the peers are: torchvision's MViTv2, Video Swin, S3D and R(2+1)D, transformers' VideoMAE, TimeSformer,
-ViViT and V-JEPA 2. `--official` adds the official code of SIFAR from a checkout. All stay in memory and take turns in
-every round. Where two sides must agree, their logits are compared before.
+torch.compile and on a CPU by `flatzoo.optimize(compile=True)`. The peers are measured plain and under torch.compile:
+torchvision's MViTv2, Video Swin, S3D and R(2+1)D, transformers' VideoMAE, TimeSformer, ViViT and V-JEPA 2.
+`--official` adds the official code of SIFAR from a checkout. All stay in memory and take turns in every round.
+Where two sides must agree, their logits are compared before.
 Clips are as long as a name of ours says; peers are built for that length. With `--stated` every model has clips of
 the length that its accuracy is stated for, and all take turns together: the rows beside which that accuracy may stand.
 
     python benchmarks/speed/models.py --passes forward train  # all, on a CPU: about an hour
-    python benchmarks/speed/models.py --stated --dtype bfloat16 --rounds 3 \
-        --compile torchvision:r2plus1d_18 transformers:videomae_b  # only these: others take long
+    python benchmarks/speed/models.py --stated --dtype bfloat16 --rounds 9 --compile sifar_swin_b12 sifar_swin_b14 \
+        flatten_uniformer_s videomae_vit_b amflow_dinov2_b_tcn_lite tsm_resnet50 tsm_mobilenetv2_100 \
+        torchvision:r2plus1d_18 transformers:timesformer_b  # only these: others take long to compile
     python benchmarks/speed/models.py --quick  # seven minutes on one idle core
     python benchmarks/speed/models.py --device cuda --dtype bfloat16 --batch 1 8 64 --compile \
         --passes forward train --profile
@@ -97,7 +99,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--passes', nargs='+', choices=['forward', 'train'], default=['forward'], help='train: forward and backward')
     parser.add_argument(
-        '--compile', nargs='*', metavar='NAME', help='torch.compile, too, of all or of these; minutes per model')
+        '--compile', nargs='*', metavar='NAME', help='torch.compile, too, of all or of these, and of ours on a '
+        'CPU optimize(compile=True); minutes per model')
     parser.add_argument('--profile', action='store_true', help='write which kernels bound our variants')
     parser.add_argument('--official', type=Path, help='folder of a checkout of IBM/sifar-pytorch')
     parser.add_argument('--out', type=Path, default=Path(__file__).parents[1] / 'results', help='folder')

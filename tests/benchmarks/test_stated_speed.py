@@ -33,6 +33,8 @@ def test_the_rows_that_count(script, tmp_path):
     stated.write_stated(tmp_path / 'page.md', [
         row('sifar_swin_b12', 9, variant='compiled'), row('sifar_swin_b12', 2, variant='optimized'),  # ours: optimize
         row('timm:sifar_swin_b12', 8),
+        row('flatten_uniformer_s', 6, variant='optimized'),
+        row('flatten_uniformer_s', 7, variant='optimized, compiled'),
         row('torchvision:swin3d_t', 7, 8), row('torchvision:swin3d_t', 1, 32),  # the length of the accuracy
         row('torchvision:swin3d_t', 1.5, 32, 'compiled'), row('torchvision:swin3d_t', 5, 32, 'compiled', error='0.3'),
         row('torchvision:mvit_v2_s', 4, 8),  # another length, where there is none else
@@ -43,6 +45,7 @@ def test_the_rows_that_count(script, tmp_path):
     assert re.findall('^## (.*)', text, re.M) == ['A CPU, float32, torch 2', 'A GPU, float32, torch 2']
     cpu, gpu = tables(text)
     assert [line[:6] for line in cpu] == [
+        ['`flatten_uniformer_s`', '7', 'optimize, compile=True', '8 x 224', '-', '-'],
         ['torchvision mvit_v2_s', '4', 'eager', '8 x 224', '80.8 ‡', '16 x 5'],
         ['`sifar_swin_b12` †', '2', 'optimize', '8 x 224', '80.0', '8 x 3'],
         ['torchvision swin3d_t', '1.5', 'torch.compile', '32 x 224', '77.7', '32 x 12'],
