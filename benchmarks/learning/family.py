@@ -68,9 +68,9 @@ ABOUT = (
     'for none of them; transformers train in bfloat16. The interval of 95 % over the clips is about ± 6 points. Made '
     'by `benchmarks/learning/family.py`; what it shows is in benchmarks/results/family_findings.md.')
 FRAMES = ('--num-frames', '4')
-LITE0_FRAMES = ('--num-frames', '8', '--channels-last')
-OPTIONS = (
-    '--img-size', '84', '--batch-size', '16', '--grad-accum-steps', '1', '--opt', 'adamw', '--weight-decay',
+LITE0_FRAMES = ('--num-frames', '8', '--channels-last', '--clip-grad', '5', '--span', '0.7', '1')
+OPTIONS = (  # all that counts, so that no choice of `--recipe auto` differs between the arms
+    '--recipe', 'sifar', '--img-size', '84', '--batch-size', '16', '--grad-accum-steps', '1', '--opt', 'adamw', '--weight-decay',
     '0.05', '--warmup-epochs', '1', '--hflip', '0', '--mixup', '0', '--cutmix', '0', '--smoothing', '0.05',
     '--drop-path', '0', '--keep', 'last', '--workers', '0')
 EPOCHS = 10
@@ -121,6 +121,7 @@ def _probe(arm: str, seed: int, work: Path, output: Path, args: argparse.Namespa
 
 def _train(arm: str, seed: int, work: Path, output: Path, args: argparse.Namespace) -> dict:
     name, kwargs = (TRAINED | LITE0)[arm]
+    rate = RATES.get(arm, '1e-3')
     amp, whole = args.amp and arm not in LITE0, arm in ('full', *LITE0)
     backbone, weights = ('tf_efficientnet_lite0', args.lite0) if arm in LITE0 else (BACKBONE, args.weights)
     kwargs = [*kwargs] if name.startswith('amflow') else [f'backbone={backbone}', *kwargs]
@@ -129,7 +130,7 @@ def _train(arm: str, seed: int, work: Path, output: Path, args: argparse.Namespa
     _, spent = flatzoo_command(
         'train', 'folder', str(args.data), '--model', name, '--pretrained', '--model-kwargs', *kwargs,
         *(LITE0_FRAMES if arm in LITE0 else FRAMES), *OPTIONS, f'--{"no-" if whole else ""}freeze-backbone',
-        '--lr', RATES.get(arm, '1e-3'), '--epochs', str(args.epochs), '--val-interval', str(args.epochs), '--seed',
+        '--lr', rate, '--min-lr', f'{float(rate) / 100:g}', '--epochs', str(args.epochs), '--val-interval', str(args.epochs), '--seed',
         str(seed), *(['--amp'] if amp else []), '--output', str(output))
     return _facts(arm, seed, args.epochs, output, spent) | {'amp': amp}
 

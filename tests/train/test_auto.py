@@ -79,31 +79,36 @@ def test_the_gain_of_a_step_is_measured(monkeypatch):
     assert all(torch.equal(before[name], value) and value.grad is None for name, value in model.named_parameters())
 
 
-def test_from_some_hundred_clips_on_half_of_the_batches_are_mixed():
-    for clips, mixes in ((299, False), (300, True), (19_000, True)):
+def test_from_some_hundred_clips_on_they_are_changed_or_mixed():
+    for clips, mixes in ((299, False), (300, False), (2000, True), (19_000, True)):
         recipe = load_recipe(root='x', **chosen(clips=clips))
         assert recipe.mixes == mixes and (not mixes or recipe.mixup_prob == 0.5)
+    assert load_recipe(root='x', **chosen(clips=900, parameters=25e6)).mixes
     for other in ({'frozen': True, 'start': 'image'}, {'convolutional': False}):  # not measured
         assert not load_recipe(root='x', **chosen(clips=900, **other)).mixes
-    assert load_recipe(root='x', **chosen(clips=299)).span == (0.7, 1.0)
-    for other in ({'clips': 300}, {'convolutional': False}, {'frozen': True}):
-        assert load_recipe(root='x', **chosen(**other)).span is None
-    assert load_recipe(root='x', sampling='dense', stride=2, **chosen({'sampling': 'dense'})).span is None
     for changes, augmented in (
             ({'clips': 299}, False), ({'clips': 300}, True), ({'clips': 2000}, False), ({'known': True}, False),
-            ({'frozen': True}, False), ({'convolutional': False}, False), ({'parameters': 25e6}, False)):
+            ({'depth': True}, False), ({'frozen': True}, False), ({'convolutional': False}, False),
+            ({'parameters': 25e6}, False)):
         recipe = load_recipe(root='x', **chosen(**{'clips': 546} | changes))
         assert recipe.aa == (auto.POLICY if augmented else None)
         assert augmented == (recipe.epochs > 30) or changes == {'clips': 299}
     assert 'RandAugment' in auto.choose(dataclasses.replace(FACTS, clips=546))[3].reason
+    assert 'half of the batches' in auto.choose(dataclasses.replace(FACTS, clips=2900))[3].reason
+
+
+def test_few_clips_are_seen_to_their_ends():
+    for other in ({}, {'clips': 300}, {'clips': 19_000}, {'convolutional': False}, {'frozen': True}):
+        assert load_recipe(root='x', **chosen(**other)).span == (0.7, 1.0)
+    assert load_recipe(root='x', **chosen(clips=20_000)).span is None  # the recipe of SIFAR
+    assert load_recipe(root='x', sampling='dense', stride=2, **chosen({'sampling': 'dense'})).span is None
     assert '--span 0.7 1 ' in str(auto.choose(FACTS)[3])
-    assert 'half of the batches' in auto.choose(dataclasses.replace(FACTS, clips=900))[3].reason
 
 
 def test_no_policy_and_no_longer_training_where_it_was_turned_off():
     for given in ({'aa': 'none'}, {'aa': ''}, {'no_aug': True}):
         recipe = load_recipe(root='x', **given, **chosen(given, clips=546))
-        assert recipe.policy is None and recipe.mixes and recipe.epochs < 30
+        assert recipe.policy is None and recipe.mixes and recipe.epochs < 30  # what larger networks get
     recipe = load_recipe(root='x', aa='rand-m9', **chosen({'aa': 'rand-m9'}, clips=546))
     assert recipe.policy == 'rand-m9' and recipe.epochs > 30
 
