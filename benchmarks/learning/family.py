@@ -70,9 +70,9 @@ ABOUT = (
 FRAMES = ('--num-frames', '4')
 LITE0_FRAMES = ('--num-frames', '8', '--channels-last', '--clip-grad', '5', '--span', '0.7', '1')
 OPTIONS = (  # all that counts, so that no choice of `--recipe auto` differs between the arms
-    '--recipe', 'sifar', '--img-size', '84', '--batch-size', '16', '--grad-accum-steps', '1', '--opt', 'adamw', '--weight-decay',
-    '0.05', '--warmup-epochs', '1', '--hflip', '0', '--mixup', '0', '--cutmix', '0', '--smoothing', '0.05',
-    '--drop-path', '0', '--keep', 'last', '--workers', '0')
+    '--recipe', 'sifar', '--img-size', '84', '--batch-size', '16', '--grad-accum-steps', '1', '--opt', 'adamw',
+    '--weight-decay', '0.05', '--warmup-epochs', '1', '--hflip', '0', '--mixup', '0', '--cutmix', '0', '--smoothing',
+    '0.05', '--drop-path', '0', '--keep', 'last', '--workers', '0')
 EPOCHS = 10
 RATES = {'full': '1e-4'}  # all others 1e-3
 
@@ -130,8 +130,8 @@ def _train(arm: str, seed: int, work: Path, output: Path, args: argparse.Namespa
     _, spent = flatzoo_command(
         'train', 'folder', str(args.data), '--model', name, '--pretrained', '--model-kwargs', *kwargs,
         *(LITE0_FRAMES if arm in LITE0 else FRAMES), *OPTIONS, f'--{"no-" if whole else ""}freeze-backbone',
-        '--lr', rate, '--min-lr', f'{float(rate) / 100:g}', '--epochs', str(args.epochs), '--val-interval', str(args.epochs), '--seed',
-        str(seed), *(['--amp'] if amp else []), '--output', str(output))
+        '--lr', rate, '--min-lr', f'{float(rate) / 100:g}', '--epochs', str(args.epochs), '--val-interval',
+        str(args.epochs), '--seed', str(seed), *(['--amp'] if amp else []), '--output', str(output))
     return _facts(arm, seed, args.epochs, output, spent) | {'amp': amp}
 
 

@@ -6,7 +6,7 @@ val, which no run has seen and by which nothing is chosen. The recipe itself was
 
     tag      --recipe auto, from the weights in the package (the default command)
     scratch  --recipe auto --no-pretrained
-    unmixed  tag without Mixup and CutMix, which auto adds from 300 clips on (unmixed_scratch likewise)
+    unmixed  tag without RandAugment, Mixup and CutMix, which auto adds from 300 clips on (unmixed_scratch likewise)
     sifar    --recipe sifar --pretrained, the default before: SIFAR's recipe for Kinetics
     fixed    --recipe sifar and the options of learning.py, 16 epochs: what auto is an extension of
 
@@ -47,8 +47,8 @@ DATA = RESULTS / 'data' / 'recipe.json'
 ARMS = {
     'tag': (),
     'scratch': ('--no-pretrained',),
-    'unmixed': ('--mixup', '0', '--cutmix', '0'),
-    'unmixed_scratch': ('--mixup', '0', '--cutmix', '0', '--no-pretrained'),
+    'unmixed': ('--mixup', '0', '--cutmix', '0', '--aa', 'none'),
+    'unmixed_scratch': ('--mixup', '0', '--cutmix', '0', '--aa', 'none', '--no-pretrained'),
     'sifar': ('--recipe', 'sifar', '--model', 'sifar_resnet10t', '--pretrained'),
     'fixed': (
         '--recipe', 'sifar', '--mixup', '0', '--cutmix', '0', '--hflip', '0', '--smoothing', '0.05', '--drop-path', '0',
