@@ -1,38 +1,23 @@
 """`flatzoo train --recipe auto`: the options that fit the clips, the model and the device, each with its reason.
 
-`look` reads the lists, opens a few files and builds the model without memory; what it found is `Facts`. `choose` is a
-function of these facts and of the options that the user has given, and of nothing else. `fit_recipe` puts both
-together. The values rest on runs on real and rendered clips (`benchmarks/results/recipe.md`). What was not measured
-there, such as large transformers, has the values of the papers, and the reason says so.
+What there is to choose by are the facts of `flatzoo.train.facts`. `choose` is a function of these facts and of the
+options that the user has given, and of nothing else. `fit_recipe` puts both together. The values rest on runs on real
+and rendered clips (`benchmarks/results/recipe.md`). What was not measured there, such as large transformers, has the
+values of the papers, and the reason says so.
 """
 import dataclasses
 import math
 import re
-import statistics
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import timm
-import torch
-from timm.models import parse_model_name
-from timm.utils.distributed import world_info_from_env
+from flatzoo.data.lists import sided_classes, some
 
-from flatzoo.data.clips import clip_span, open_clip
-from flatzoo.data.decode import VideoError
-from flatzoo.data.lists import VideoList, sided_classes, some
-from flatzoo.models import VideoModel
-from flatzoo.models.record import tag_record
-from flatzoo.runtime import cpu_gains_by_bfloat16
-
-from . import build
-from .head import known_rows
-from .mixed import bfloat16_gain
+from .facts import LIGHT_MODEL, Facts, look
 from .recipe import NO_POLICY, RECIPES, Recipe, RecipeError, load_recipe, presets
 
-__all__ = ['DEFAULT_MODEL', 'Choice', 'Facts', 'choose', 'directed_classes', 'fit_recipe', 'look']
+__all__ = ['DEFAULT_MODEL', 'Choice', 'choose', 'directed_classes', 'fit_recipe']
 
 DEFAULT_MODEL = 'sifar_resnet10t'  # its weights are in the package
 MANY_CLIPS = 20_000  # from here on the recipe of SIFAR, which was made for 240,000
@@ -40,64 +25,13 @@ MIXED_CLIPS = 300  # from here on clips are augmented or mixed: better from 300 
 POLICY = 'rand-m6-n2-mstd0.5-inc1'  # measured with 300 to 546 clips on a small network
 LONG_CLIPS = 2_000  # from here on clips are so many that no policy was measured
 SPAN = (0.7, 1.0)  # of a video: SIFAR's segments leave out its end, a third of 12 frames; measured to 3,008 clips
-LIGHT_MODEL = 12e6  # parameters of a network of which 32 clips at once fit any memory; larger ones take 8 at a time
 _GAIN = 1.15  # of a step in bfloat16, from which on it is taken: less is noise
-_LOOKED_AT = 24  # files that are opened
 _RATES = {'muon': 4e-3, 'adamw': 2e-3}  # of small models, at 32 clips per update
 _GENTLE = {'muon': 4e-4, 'adamw': 1e-4}  # where the first weights know the classes: more makes them forget
 _DIRECTION = re.compile(
     r'(?<![a-z])(left|right|up|down)(ward|wards|most)?(?![a-z])|clockwise|(?<![a-z])a?c?cw(?![a-z])', re.IGNORECASE)
 _DRAWN = re.compile(
     r'(?<![a-z])(draw|drawing|draws|write|writes|writing|letter|digit|number|tick)(?![a-z])', re.IGNORECASE)
-
-Start = Literal['video', 'image', 'file', 'none']
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known before a run.
-
-    Attributes:
-        clips: Number of training clips.
-        classes: Names of the classes.
-        per_class: Fewest and most training clips of a class that has some.
-        val_clips: Number of evaluation clips.
-        frames: Fewest, median and most frames of the clips that were opened; None if none could be.
-        size: Median height and width of their frames in pixels, None likewise.
-        flip: `VideoList.flip`.
-        model: Name of the model.
-        parameters: Number of its parameters.
-        convolutional: Whether most of its weights are those of 2D convolutions, as in a ResNet.
-        frozen: Whether its method keeps the backbone frozen.
-        start: What weights training starts from: `'video'`, `'image'`, a `'file'`, or `'none'`.
-        weights: Where they are from, for the reader; empty without weights.
-        offered: Weights that there are and that are not used.
-        device: Type of the device, such as `cpu`.
-        processes: Number of processes that train.
-        bfloat16: How many times as fast a training step is in bfloat16 on a CPU that multiplies it fast; None if that
-            was not tried.
-        known: Whether the weights know all classes by their names.
-        depth: Whether clips are depth maps, which have no colours to change.
-    """
-    clips: int
-    classes: tuple[str, ...]
-    per_class: tuple[int, int]
-    val_clips: int
-    frames: tuple[int, int, int] | None
-    size: tuple[int, int] | None
-    flip: bool
-    model: str
-    parameters: int
-    convolutional: bool
-    frozen: bool
-    start: Start
-    weights: str
-    offered: str
-    device: str
-    processes: int
-    bfloat16: float | None = None
-    known: bool = False
-    depth: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,32 +78,6 @@ def fit_recipe(name: str, options: Mapping[str, Any]) -> tuple[Recipe, list[str]
     chosen = {key: value for choice in choices for key, value in choice.options.items()}
     reasons = {choice.topic: str(choice) for choice in choices}
     return load_recipe(**{**given, **chosen, 'reasons': reasons}), lines
-
-
-def look(recipe: Recipe, start_is_given: bool = True, try_bfloat16: bool = False) -> Facts:
-    """Looks at the clips, the model and the device of a recipe; opens a few of the files.
-
-    Args:
-        recipe: The recipe, as far as it is given.
-        start_is_given: Whether its `pretrained` is the user's. If not, weights that are in the package are used.
-        try_bfloat16: Whether to find out if a training step is faster in bfloat16, where the CPU may gain by it.
-    """
-    train, val = build.read_lists(recipe)
-    frames, size = _sizes(train)
-    model = _outline(recipe, train)
-    start, weights, offered = _start(recipe, start_is_given)
-    counts = Counter(label for clip in train.clips for label in clip.all_labels).values()
-    device = 'cuda' if recipe.device == 'auto' and torch.cuda.is_available() else recipe.device
-    facts = Facts(
-        clips=len(train), classes=train.classes, per_class=(min(counts), max(counts)),
-        val_clips=len(val) if val is not None else 0, frames=frames, size=size, flip=train.flip, model=recipe.model,
-        parameters=sum(parameter.numel() for parameter in model.parameters()), convolutional=_is_convolutional(model),
-        frozen=tag_record(recipe.model).frozen_backbone, start=start, weights=weights, offered=offered,
-        device='cpu' if device == 'auto' else device.partition(':')[0], processes=world_info_from_env()[2],
-        known=start != 'none' and bool(known_rows(recipe, train)), depth=train.in_chans == 1)
-    if try_bfloat16 and (facts.device, facts.processes) == ('cpu', 1) and cpu_gains_by_bfloat16():
-        facts = dataclasses.replace(facts, bfloat16=_gain_of_bfloat16(recipe, train, facts))
-    return facts
 
 
 def choose(facts: Facts, given: Iterable[str] = (), few: bool | None = None) -> list[Choice]:
@@ -333,72 +241,6 @@ def _about_flip(facts: Facts) -> str:
     if directed:
         return f'no mirroring: labels may have sides ({some(directed, 2)})'
     return 'mirrored clips keep their labels' if facts.flip else 'no mirroring in this data set'
-
-
-# What is looked at
-
-def _sizes(videos: VideoList) -> tuple[tuple[int, int, int] | None, tuple[int, int] | None]:
-    """Lengths, and the median size of frames, of a few clips spread over the list."""
-    lengths, heights, widths = [], [], []
-    step = max(len(videos) / _LOOKED_AT, 1)
-    for index in sorted({int(i * step) for i in range(min(_LOOKED_AT, len(videos)))}):
-        clip = videos.clips[index]
-        if '://' in clip.path:
-            continue
-        try:
-            with open_clip(clip, videos.depth) as reader:
-                first, end = clip_span(clip, reader)
-                height, width = reader.get_frames([first]).shape[-2:]
-        except VideoError:
-            continue  # training names it
-        lengths.append(end - first)
-        heights.append(height)
-        widths.append(width)
-    if not lengths:
-        return None, None
-    middle = round(statistics.median(lengths))
-    return (min(lengths), middle, max(lengths)), (
-        round(statistics.median(heights)), round(statistics.median(widths)))
-
-
-def _outline(recipe: Recipe, videos: VideoList) -> VideoModel:
-    """The model of a recipe without memory for its weights."""
-    arguments = {**(recipe.model_kwargs or {}), 'device': 'meta'}
-    return build.build_model(dataclasses.replace(recipe, model_kwargs=arguments), videos, pretrained=False)
-
-
-def _gain_of_bfloat16(recipe: Recipe, videos: VideoList, facts: Facts) -> float | None:
-    """`Facts.bfloat16`, by steps of the model with random weights."""
-    model = build.build_model(recipe, videos, pretrained=False)
-    if facts.frozen:
-        build.freeze(model)
-    if facts.convolutional:
-        build.order_channels_last(model)
-    return bfloat16_gain(model, 16 if facts.parameters <= LIGHT_MODEL else 1)
-
-
-def _is_convolutional(model: VideoModel) -> bool:
-    sizes = [(parameter.ndim, parameter.numel()) for parameter in model.parameters()]
-    return sum(size for ndim, size in sizes if ndim == 4) > sum(size for _, size in sizes) / 2
-
-
-def _start(recipe: Recipe, is_given: bool) -> tuple[Start, str, str]:
-    """The kind of the first weights, where they are from, and weights that are offered in their place."""
-    source, _ = parse_model_name(recipe.model)
-    if recipe.initial_checkpoint or source:
-        return 'file', recipe.initial_checkpoint or recipe.model, ''
-    cfg = timm.get_pretrained_cfg(recipe.model)
-    record = tag_record(recipe.model)
-    if cfg is None or not cfg.has_weights:  # `superimage`: the weights are the backbone's
-        backbone = (recipe.model_kwargs or {}).get('backbone', '')
-        name = f'image weights of {backbone}' if backbone else 'image weights'
-        return ('image', name, '') if recipe.pretrained else ('none', '', name)
-    kind: Start = 'video' if cfg.label_names is not None else 'image'
-    name = f'{kind} weights' + (f' ({record.data.title})' if record.data else '')
-    in_package = cfg.file is not None and Path(cfg.file).is_file()
-    if recipe.pretrained or (in_package and not is_given):
-        return kind, name, ''
-    return 'none', '', name
 
 
 def _span(low: int, high: int) -> str:

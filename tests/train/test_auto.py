@@ -13,10 +13,11 @@ from flatzoo.cli import main
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.lists import Clip, VideoList
 from flatzoo.runtime import conv
-from flatzoo.train import auto, build, loop, mixed
+from flatzoo.train import auto, build, facts, loop, mixed
+from flatzoo.train.facts import Facts
 from flatzoo.train.recipe import Recipe, RecipeError, load_recipe
 
-FACTS = auto.Facts(
+FACTS = Facts(
     clips=283, classes=('bend', 'jog'), per_class=(9, 15), val_clips=273, frames=(13, 39, 76), size=(112, 112),
     flip=True, model='sifar_resnet10t', parameters=1_240_000, convolutional=True, frozen=False, start='video',
     weights='video weights', offered='', device='cpu', processes=1)
@@ -55,8 +56,8 @@ def test_bfloat16_is_taken_where_a_step_was_faster_in_it():
 
 def test_a_step_is_tried_only_where_the_cpu_may_gain(clips, monkeypatch):
     gains, tried = False, []
-    monkeypatch.setattr(auto, 'cpu_gains_by_bfloat16', lambda: gains)
-    monkeypatch.setattr(auto, 'bfloat16_gain', lambda model, count: tried.append((model.num_classes, count)) or 2.0)
+    monkeypatch.setattr(facts, 'cpu_gains_by_bfloat16', lambda: gains)
+    monkeypatch.setattr(facts, 'bfloat16_gain', lambda model, count: tried.append((model.num_classes, count)) or 2.0)
     options = dict(spec='folder', root=str(clips), device='cpu')
     assert not auto.fit_recipe('auto', options)[0].amp and not tried
     gains = True
@@ -64,7 +65,7 @@ def test_a_step_is_tried_only_where_the_cpu_may_gain(clips, monkeypatch):
     assert recipe.amp and tried == [(2, 16)] and '2.00 times as fast in bfloat16' in lines[-1]
     for option in (dict(amp=False), dict(amp=True)):  # the user's word
         assert auto.fit_recipe('auto', options | option)[0].amp == option['amp']
-    monkeypatch.setattr(auto, 'world_info_from_env', lambda: (0, 0, 2))  # processes would not agree
+    monkeypatch.setattr(facts, 'world_info_from_env', lambda: (0, 0, 2))  # processes would not agree
     assert not auto.fit_recipe('auto', options)[0].amp and len(tried) == 1
 
 
@@ -181,18 +182,18 @@ def test_adapters_keep_their_backbone_frozen_only_with_weights():
 
 
 def test_a_look_at_the_clips_and_the_model(clips):
-    facts = auto.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'), start_is_given=False)
-    assert (facts.clips, facts.val_clips, facts.per_class) == (12, 4, (6, 6))
-    assert (facts.frames, facts.size) == ((8, 8, 8), (48, 48))
-    assert facts.start == 'video' and facts.device in ('cpu', 'cuda') and 1e6 < facts.parameters < 1.5e6
-    scratch = auto.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'))
+    found = facts.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'), start_is_given=False)
+    assert (found.clips, found.val_clips, found.per_class) == (12, 4, (6, 6))
+    assert (found.frames, found.size) == ((8, 8, 8), (48, 48))
+    assert found.start == 'video' and found.device in ('cpu', 'cuda') and 1e6 < found.parameters < 1.5e6
+    scratch = facts.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'))
     assert scratch.start == 'none' and 'video weights' in scratch.offered
     assert '--pretrained would start from' in str(auto.choose(scratch)[1])
     vit = load_recipe(
         spec='folder', root=str(clips), model='superimage', model_kwargs={'backbone': 'test_vit'}, pretrained=True)
-    assert not auto.look(vit).convolutional and auto.look(vit).start == 'image'
-    assert facts.convolutional and auto._is_convolutional(timm.create_model('test_byobnet', num_classes=2))
-    assert auto.look(load_recipe(spec='folder', root=str(clips), model='aim_clip_b', pretrained=True)).frozen
+    assert not facts.look(vit).convolutional and facts.look(vit).start == 'image'
+    assert found.convolutional and facts._is_convolutional(timm.create_model('test_byobnet', num_classes=2))
+    assert facts.look(load_recipe(spec='folder', root=str(clips), model='aim_clip_b', pretrained=True)).frozen
 
 
 def test_classes_that_the_start_knows_are_not_forgotten(clips, tmp_path):
@@ -228,7 +229,7 @@ def test_a_classifier_of_as_many_other_classes_is_not_kept():
 
 
 def test_a_list_of_files_that_cannot_be_opened_has_no_sizes():
-    assert auto._sizes(VideoList('gone', (Clip('gone.mp4', 0), Clip('s3://bucket/a.tar', 0)), ('a',))) == (None, None)
+    assert facts._sizes(VideoList('gone', (Clip('gone.mp4', 0), Clip('s3://bucket/a.tar', 0)), ('a',))) == (None, None)
 
 
 def test_the_command_says_what_it_chose_and_keeps_it(clips, tmp_path, monkeypatch, capsys):
