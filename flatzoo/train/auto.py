@@ -175,14 +175,16 @@ def _updates(facts: Facts, given: Mapping[str, Any]) -> Choice:
 def _changes(facts: Facts, given: Mapping[str, Any]) -> Choice:
     """How few clips are changed in training."""
     options: dict[str, Any] = _flip(facts)
+    trains_convolutions = facts.convolutional and not facts.frozen
     reasons = []
     if given.get('sampling', 'uniform') == 'uniform':
         options['span'] = SPAN
-        reasons.append('each time another part of a clip is seen, also its end')
+        seen = 'each time another part of a clip is seen, also its end'
+        reasons.append(seen if trains_convolutions else f'{seen}, which was measured on other networks')
     if _augments(facts, given):
         options |= {'aa': POLICY, 'mixup': 0.0, 'cutmix': 0.0}
         reasons.append('frames are changed by RandAugment, and training is longer, so that no clip is learned by heart')
-    elif facts.convolutional and not facts.frozen and facts.clips >= MIXED_CLIPS:
+    elif trains_convolutions and facts.clips >= MIXED_CLIPS:
         options |= {'mixup': 0.2, 'cutmix': 1.0, 'mixup_prob': 0.5}
         reasons.append('half of the batches are mixed, which keeps the network from learning the clips by heart')
     else:

@@ -104,6 +104,9 @@ def test_few_clips_are_seen_to_their_ends():
     assert load_recipe(root='x', **chosen(clips=20_000)).span is None  # the recipe of SIFAR
     assert load_recipe(root='x', sampling='dense', stride=2, **chosen({'sampling': 'dense'})).span is None
     assert '--span 0.7 1 ' in str(auto.choose(FACTS)[3])
+    for other, measured in (({}, True), ({'convolutional': False}, False), ({'frozen': True}, False)):
+        reason = auto.choose(dataclasses.replace(FACTS, **other))[3].reason
+        assert ('measured on other networks' in reason) != measured
 
 
 def test_no_policy_and_no_longer_training_where_it_was_turned_off():
@@ -114,7 +117,7 @@ def test_no_policy_and_no_longer_training_where_it_was_turned_off():
     assert recipe.policy == 'rand-m9' and recipe.epochs > 30
 
 
-def test_hundreds_of_depth_clips_train_without_options(tmp_path):
+def test_the_recipe_of_hundreds_of_depth_clips_fits_them(tmp_path):
     for split, count in (('train', 300), ('val', 2)):
         for number in range(count):
             path = tmp_path / split / 'ab'[number % 2] / f'{number}.npy'
