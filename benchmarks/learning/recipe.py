@@ -160,11 +160,12 @@ def keep(rows: list[dict]) -> dict:
 
 def search_row(row: dict, name: str, data: Path, people: Sequence[str], options: list[str]) -> dict:
     """What is kept of a run on an inner split."""
-    clips = {split: sum(1 for _ in (data / split).glob('*/*')) for split in ('train', 'val')}
-    batch = int(re.search(r'updates of (\d+) clips', row['chosen']['updates'])[1])
+    told = ' '.join(row['chosen'].values())  # as `auto` says it, for `--few-shot` leaves clips out
+    train, updates = (int(re.search(text, told)[1]) for text in (r'(\d+) clips of \d+ classes', r'(\d+) updates of'))
+    measured = sum(1 for _ in (data / 'val').glob('*/*'))
     return {
         'set': name, 'start': row['arm'], 'recipe': shlex.join(['--recipe', 'auto', *options]), 'seed': row['seed'],
-        'updates': row['epochs'] * (clips['train'] // batch), 'clips': list(clips.values()),
+        'updates': updates, 'clips': [train, measured],
         'held_out': list(people), **{
             part: row[part] for part in ('top1', 'train_top1', 'curve', 'cpu_seconds', 'machine', 'versions')}}
 
