@@ -68,7 +68,7 @@ class Int8Linear(PackedLinear):
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """The layer's output plus a tensor of its shape."""
         def float32(x: Tensor) -> Tensor:  # `super().forward` would come back to `_run` and compare int8 with itself
-            return super(Int8Linear, self)._run(x, 'none', '', lambda x: F.linear(x, self.weight, self.bias))
+            return super(Int8Linear, self)._run(x, 'none', '', self._plain)
 
         if residual.dtype != x.dtype or not self._takes_int8(x, 'none', float32, self._product):
             return super().add(x, residual)
@@ -78,7 +78,7 @@ class Int8Linear(PackedLinear):
         low, high = (value.item() for value in x.aminmax())
         low, high = min(low, 0.0), max(high, 0.0)
         if not math.isfinite(high - low):  # no scale holds them
-            out = F.linear(x, self.weight, self.bias)
+            out = self._plain(x)
             return F.gelu(out, approximate=approximate) if function == 'gelu' else out
         scale = max((high - low) / _STEPS, torch.finfo(torch.float32).tiny)
         zero = math.ceil(-low / scale)

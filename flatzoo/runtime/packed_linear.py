@@ -81,28 +81,34 @@ class PackedLinear(Prepared, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in_features]` -> `[..., out_features]`."""
-        return self._run(x, 'none', '', super().forward)
+        return self._run(x, 'none', '', self._plain)
 
     def gelu(self, x: Tensor, approximate: str = 'none') -> Tensor:
         """GELU of the layer's output; `approximate` as in `nn.GELU`."""
         def plain(x: Tensor) -> Tensor:
-            return F.gelu(F.linear(x, self.weight, self.bias), approximate=approximate)
+            return F.gelu(self._plain(x), approximate=approximate)
 
         return self._run(x, 'gelu', approximate, plain)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """The layer's output plus a tensor of its shape."""
         def plain(x: Tensor, residual: Tensor) -> Tensor:
-            return F.linear(x, self.weight, self.bias).add_(residual)
+            return self._plain(x).add_(residual)
 
         def fused(x: Tensor, residual: Tensor) -> Tensor:
             return _LINEAR.binary(x, residual, self._packed(), self.bias, 'add')
 
         if not _packs(x, self) or residual.dtype != x.dtype:
-            return super().forward(x) + residual
+            return self._plain(x) + residual
         rows, some = some_rows(x), some_rows(residual)
         trials = (lambda: plain(rows(), some())), (lambda: fused(rows(), some()))
         return (fused if self._faster('add', x, *trials) else plain)(x, residual)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """The layer as torch computes it, in one product for all rows."""
+        if not self.weight.requires_grad:  # there torch would multiply strided rows in a batch of products, and slowly
+            x = x.contiguous()
+        return super().forward(x)
 
     def _run(self, x: Tensor, function: str, approximate: str, plain: Callable[[Tensor], Tensor]) -> Tensor:
         """The layer and a function of its output, in one operator or as torch does it."""
