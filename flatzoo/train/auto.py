@@ -21,8 +21,9 @@ __all__ = ['DEFAULT_MODEL', 'Choice', 'choose', 'directed_classes', 'fit_recipe'
 
 DEFAULT_MODEL = 'sifar_resnet10t'  # its weights are in the package
 MANY_CLIPS = 20_000  # from here on the recipe of SIFAR, which was made for 240,000
-MIXED_CLIPS = 300  # from here on clips are augmented or mixed: better from 300 clips on, not better with 173
-POLICY = 'rand-m6-n2-mstd0.5-inc1'  # measured with 300 to 546 clips on a small network
+MIXED_CLIPS = 300  # from here on clips of networks without a policy are mixed: better with 390, not better with 173
+POLICY = 'rand-m6-n2-mstd0.5-inc1'  # measured with 64 to 546 clips on a small network
+LONGER = 2.5  # times the updates, which the policy needs
 LONG_CLIPS = 2_000  # from here on clips are so many that no policy was measured
 SPAN = (0.7, 1.0)  # of a video: SIFAR's segments leave out its end, a third of 12 frames; measured to 3,008 clips
 _GAIN = 1.15  # of a step in bfloat16, from which on it is taken: less is noise
@@ -225,13 +226,13 @@ def _augments(facts: Facts, given: Mapping[str, Any]) -> bool:
     refused = given.get('no_aug') or given.get('aa') in NO_POLICY
     return (
         facts.convolutional and not facts.frozen and not facts.known and facts.parameters <= LIGHT_MODEL
-        and MIXED_CLIPS <= facts.clips < LONG_CLIPS and not facts.depth and not refused)
+        and facts.clips < LONG_CLIPS and not facts.depth and not refused)
 
 
 def _epochs(facts: Facts, given: Mapping[str, Any]) -> int:
-    """Passes over the clips: the fewer they are, the more, and yet fewer updates in all. 28 for 283 clips."""
+    """Passes over the clips: the fewer they are, the more, and yet fewer updates in all. 28 for 283 clips, or 70."""
     epochs = min(max(28 * (283 / facts.clips) ** 0.5, 8), 80)
-    return round(2.5 * epochs if _augments(facts, given) else epochs)
+    return round(LONGER * epochs if _augments(facts, given) else epochs)
 
 
 def _flip(facts: Facts) -> dict[str, Any]:
