@@ -49,6 +49,7 @@ CLIP_MODELS = {
     'AM Flow': ('amflow_dinov2_s_tcn_lite', dict(depth=2, img_size=28, num_frames=4, num_classes=5)),
     'VideoMAE': (
         'videomae_vit_s', dict(depth=2, embed_dim=32, num_heads=2, img_size=32, num_frames=4, num_classes=5)),
+    'TIME': ('time_vit_b', dict(depth=2, embed_dim=32, num_heads=2, img_size=32, num_frames=4, num_classes=5)),
 }
 
 
@@ -158,7 +159,7 @@ def test_both_ways_give_the_same_logits(case, rule, monkeypatch):
 
 
 @pytest.mark.parametrize('case', [
-    'ViT', 'DINOv2', 'SwiGLU', 'ConvNeXt', 'ConvNeXt of linear layers', 'UniFormer', 'VideoMAE'])
+    'ViT', 'DINOv2', 'SwiGLU', 'ConvNeXt', 'ConvNeXt of linear layers', 'UniFormer', 'VideoMAE', 'TIME'])
 @torch.no_grad()
 def test_the_plain_way_calls_what_stock_calls_in_its_order(case):
     """So a model in which no other way is faster takes the time of stock, and some microseconds for each layer."""
