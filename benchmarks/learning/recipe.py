@@ -6,7 +6,7 @@ val, which no run has seen and by which nothing is chosen. The recipe itself was
 
     tag      --recipe auto, from the weights in the package (the default command)
     scratch  --recipe auto --no-pretrained
-    unmixed  tag without RandAugment, Mixup and CutMix, which auto adds from 300 clips on (unmixed_scratch likewise)
+    unmixed  tag without RandAugment, Mixup and CutMix, whichever of them auto takes (unmixed_scratch likewise)
     sifar    --recipe sifar --pretrained, the default before: SIFAR's recipe for Kinetics
     fixed    --recipe sifar and the options of learning.py, 16 epochs: what auto is an extension of
 

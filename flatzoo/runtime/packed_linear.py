@@ -106,8 +106,8 @@ class PackedLinear(Prepared, nn.Linear):
 
     def _plain(self, x: Tensor) -> Tensor:
         """The layer as torch computes it, in one product for all rows."""
-        if not self.weight.requires_grad:  # there torch would multiply strided rows in a batch of products, and slowly
-            x = x.contiguous()
+        if x.dim() > 2 and not self.weight.requires_grad:
+            x = x.contiguous()  # for strided rows torch takes a batch of products if the weight needs no gradient
         return super().forward(x)
 
     def _run(self, x: Tensor, function: str, approximate: str, plain: Callable[[Tensor], Tensor]) -> Tensor:

@@ -230,7 +230,7 @@ def _augments(facts: Facts, given: Mapping[str, Any]) -> bool:
 
 
 def _epochs(facts: Facts, given: Mapping[str, Any]) -> int:
-    """Passes over the clips: the fewer they are, the more, and yet fewer updates in all. 28 for 283 clips, or 70."""
+    """Passes over the clips: the fewer they are, the more, and yet fewer updates. 28 for 283, 70 with a policy."""
     epochs = min(max(28 * (283 / facts.clips) ** 0.5, 8), 80)
     return round(LONGER * epochs if _augments(facts, given) else epochs)
 

@@ -177,7 +177,7 @@ def test_the_plain_way_calls_what_stock_calls_in_its_order(case):
     lambda layer, x: layer(x), lambda layer, x: layer.gelu(x), lambda layer, x: layer.add(x, torch.ones(2, 3, 5))])
 @torch.no_grad()
 def test_the_plain_way_has_one_product_for_strided_rows(call):
-    """Without a gradient in sight torch takes a batch of products, as large as the input is long."""
+    """Where the weight needs no gradient, torch takes a batch of products, one for each item of the input."""
     prepared = flatzoo.optimize(nn.Sequential(nn.Linear(4, 5)))[0]
     x = torch.randn(2, 4, 3).transpose(1, 2)
     with choice.rule('never'), Operators() as operators:
