@@ -26,6 +26,7 @@ POLICY = 'rand-m6-n2-mstd0.5-inc1'  # measured with 64 to 546 clips on a small n
 LONGER = 2.5  # times the updates, which the policy needs
 LONG_CLIPS = 2_000  # from here on clips are so many that no policy was measured
 SPAN = (0.7, 1.0)  # of a video: SIFAR's segments leave out its end, a third of 12 frames; measured to 3,008 clips
+PATIENCE = 3600.0  # seconds of updates that a policy may take, and that need no word; a guess, no measurement
 _GAIN = 1.15  # of a step in bfloat16, from which on it is taken: less is noise
 _RATES = {'muon': 4e-3, 'adamw': 2e-3}  # of small models, at 32 clips per update
 _GENTLE = {'muon': 4e-4, 'adamw': 1e-4}  # where the first weights know the classes: more makes them forget
@@ -73,7 +74,7 @@ def fit_recipe(name: str, options: Mapping[str, Any]) -> tuple[Recipe, list[str]
     if name not in ('auto', 'few_clips'):
         return load_recipe(None if name == 'sifar' else name, **options), []
     given = {'model': DEFAULT_MODEL, **{key: value for key, value in options.items() if (key, value) != ('model', '')}}
-    facts = look(load_recipe(**given), 'pretrained' in given, 'amp' not in given)
+    facts = look(load_recipe(**given), given, try_steps=True)
     choices = choose(facts, options, few=name == 'few_clips' or None)
     lines = [f'{choice.topic}: {choice}' for choice in choices]
     chosen = {key: value for choice in choices for key, value in choice.options.items()}
@@ -137,7 +138,7 @@ def _beginning(facts: Facts) -> Choice:
     if facts.start != 'file':
         options['pretrained'] = True
     options['freeze_backbone'] = facts.frozen
-    how = 'the backbone stays frozen, as its paper has it' if facts.frozen else 'all of it is trained'
+    how = 'the backbone stays frozen' if facts.frozen else 'all of it is trained'
     if facts.known:
         how += '; it knows all classes by name, and its classifier is kept'
     return Choice('start', options, f'{size} from {facts.weights}; {how}')
@@ -191,6 +192,10 @@ def _changes(facts: Facts, given: Mapping[str, Any]) -> Choice:
     else:
         options |= {'mixup': 0.0, 'cutmix': 0.0}
         reasons.append('nothing is mixed, for few clips need no more noise')
+    if _may_augment(facts, given) and _takes_too_long(facts, given):
+        reasons.append(
+            f'no RandAugment, which needs {LONGER:g} times the epochs: they would take '
+            f'{_duration(_longer_seconds(facts, given))} on this machine')
     options |= {'smoothing': 0.05, 'drop_path': 0.0 if facts.convolutional or facts.frozen else 0.1}
     return Choice('clips', options, '; '.join([*reasons, _about_flip(facts)]))
 
@@ -203,19 +208,19 @@ def _many(facts: Facts) -> tuple[Choice, Choice]:
 
 
 def _run(facts: Facts, few: bool, given: Mapping[str, Any]) -> Choice:
-    cuda = facts.device == 'cuda'
-    mixed = cuda or (facts.bfloat16 or 0) >= _GAIN
+    mixed = _is_mixed(facts, given)
     options: dict[str, Any] = {'amp': mixed, 'channels_last': facts.convolutional}
     reason = f'{facts.device}, {"mixed" if mixed else "full"} precision'
     if facts.bfloat16 is not None:
         reason += f' (a step is {facts.bfloat16:.2f} times as fast in bfloat16, tried on this machine)'
+    epochs = given.get('epochs') or (_epochs(facts, given) if few else Recipe.epochs)
+    reason += _about_time(_seconds(facts, given, epochs))
     if not few:
         return Choice('run', options, f'{reason}; the best model on val is kept')
     if given.get('early_stopping') and facts.val_clips:
         return Choice('run', options, f'{reason}; the best model on val is kept, where the run stops early')
     options['keep'] = 'last'
     if facts.val_clips:
-        epochs = given.get('epochs') or _epochs(facts, given)
         options['val_interval'] = max(round(epochs / 4), 1)
         reason += f'; the last model is kept, for {facts.val_clips} clips are too few to choose on'
     return Choice('run', options, reason)
@@ -223,16 +228,68 @@ def _run(facts: Facts, few: bool, given: Mapping[str, Any]) -> Choice:
 
 def _augments(facts: Facts, given: Mapping[str, Any]) -> bool:
     """Whether clips are changed by a policy and trained on for longer, so that no network learns them by heart."""
+    return _may_augment(facts, given) and not _takes_too_long(facts, given)
+
+
+def _may_augment(facts: Facts, given: Mapping[str, Any]) -> bool:
     refused = given.get('no_aug') or given.get('aa') in NO_POLICY
     return (
         facts.convolutional and not facts.frozen and not facts.known and facts.parameters <= LIGHT_MODEL
         and facts.clips < LONG_CLIPS and not facts.depth and not refused)
 
 
+def _takes_too_long(facts: Facts, given: Mapping[str, Any]) -> bool:
+    """Whether this machine has no time for the policy with its epochs. Who names a policy or epochs knows better."""
+    if given.get('aa') or given.get('epochs'):
+        return False
+    return (_longer_seconds(facts, given) or 0) > PATIENCE
+
+
+def _longer_seconds(facts: Facts, given: Mapping[str, Any]) -> float | None:
+    return _seconds(facts, given, round(LONGER * _plain_epochs(facts)))
+
+
 def _epochs(facts: Facts, given: Mapping[str, Any]) -> int:
-    """Passes over the clips: the fewer they are, the more, and yet fewer updates. 28 for 283, 70 with a policy."""
-    epochs = min(max(28 * (283 / facts.clips) ** 0.5, 8), 80)
+    """Passes over the clips, 28 for 283; 70 with a policy."""
+    epochs = _plain_epochs(facts)
     return round(LONGER * epochs if _augments(facts, given) else epochs)
+
+
+def _plain_epochs(facts: Facts) -> float:
+    """The fewer clips, the more passes over them, and yet fewer updates."""
+    return min(max(28 * (283 / facts.clips) ** 0.5, 8), 80)
+
+
+def _is_mixed(facts: Facts, given: Mapping[str, Any]) -> bool:
+    """Whether the run computes in bfloat16 where that is safe."""
+    if given.get('amp') is not None:
+        return given['amp']
+    return facts.device == 'cuda' or (facts.bfloat16 or 0) >= _GAIN
+
+
+def _seconds(facts: Facts, given: Mapping[str, Any], epochs: int) -> float | None:
+    """Of all training steps of a run, by the step that was tried; None without one in its precision."""
+    mixed = _is_mixed(facts, given)
+    if facts.seconds is None or (mixed and facts.bfloat16 is None):
+        return None
+    return epochs * facts.clips * facts.seconds / (facts.bfloat16 if mixed else 1)
+
+
+def _about_time(seconds: float | None) -> str:
+    """What is said of the time of a run, after other words."""
+    if seconds is None:
+        return ''
+    text = f'; computing takes {_duration(seconds)} on this machine, where a step was tried, and reading comes on top'
+    if seconds > PATIENCE:
+        text += ' (a smaller --img-size, fewer --num-frames or fewer --epochs shorten that)'
+    return text
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return 'about a minute' if minutes else 'less than a minute'
+    return f'about {minutes} minutes' if minutes < 90 else f'about {minutes / 60:.1f} hours'
 
 
 def _flip(facts: Facts) -> dict[str, Any]:

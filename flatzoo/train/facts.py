@@ -5,6 +5,7 @@
 import dataclasses
 import statistics
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,12 +20,11 @@ from flatzoo.data.decode import VideoError
 from flatzoo.data.lists import VideoList
 from flatzoo.models import VideoModel
 from flatzoo.models.record import tag_record
-from flatzoo.runtime import cpu_gains_by_bfloat16
 
 from . import build
 from .head import known_rows
-from .mixed import bfloat16_gain
 from .recipe import Recipe
+from .trial import time_steps
 
 __all__ = ['LIGHT_MODEL', 'Facts', 'look']
 
@@ -49,12 +49,14 @@ class Facts:
         model: Name of the model.
         parameters: Number of its parameters.
         convolutional: Whether most of its weights are those of 2D convolutions, as in a ResNet.
-        frozen: Whether its method keeps the backbone frozen.
+        frozen: Whether its backbone stays frozen.
         start: What weights training starts from: `'video'`, `'image'`, a `'file'`, or `'none'`.
         weights: Where they are from, for the reader; empty without weights.
         offered: Weights that there are and that are not used.
         device: Type of the device, such as `cpu`.
         processes: Number of processes that train.
+        seconds: That a training step takes for each of its clips in fp32 on this CPU, reading not counted; None if
+            that was not tried: on other devices, by several processes, and where more than the model computes.
         bfloat16: How many times as fast a training step is in bfloat16 on a CPU that multiplies it fast; None if that
             was not tried.
         known: Whether the weights know all classes by their names.
@@ -76,34 +78,42 @@ class Facts:
     offered: str
     device: str
     processes: int
+    seconds: float | None = None
     bfloat16: float | None = None
     known: bool = False
     depth: bool = False
 
 
-def look(recipe: Recipe, start_is_given: bool = True, try_bfloat16: bool = False) -> Facts:
+def look(recipe: Recipe, given: Container[str] = (), try_steps: bool = False) -> Facts:
     """Looks at the clips, the model and the device of a recipe; opens a few of the files.
 
     Args:
         recipe: The recipe, as far as it is given.
-        start_is_given: Whether its `pretrained` is the user's. If not, weights that are in the package are used.
-        try_bfloat16: Whether to find out if a training step is faster in bfloat16, where the CPU may gain by it.
+        given: Names of the options that are the user's. Without `pretrained`, weights that are in the package are used;
+            without `freeze_backbone`, the backbone of a method with adapters stays frozen if it has weights.
+        try_steps: Whether to find out on a CPU how long a training step takes, and if bfloat16 makes it faster.
     """
     train, val = build.read_lists(recipe)
     frames, size = _sizes(train)
     model = _outline(recipe, train)
-    start, weights, offered = _start(recipe, start_is_given)
+    start, weights, offered = _start(recipe, 'pretrained' in given)
+    frozen = tag_record(recipe.model).frozen_backbone and start != 'none'
+    if 'freeze_backbone' in given:
+        frozen = recipe.freeze_backbone
     counts = Counter(label for clip in train.clips for label in clip.all_labels).values()
     device = 'cuda' if recipe.device == 'auto' and torch.cuda.is_available() else recipe.device
     facts = Facts(
         clips=len(train), classes=train.classes, per_class=(min(counts), max(counts)),
         val_clips=len(val) if val is not None else 0, frames=frames, size=size, flip=train.flip, model=recipe.model,
         parameters=sum(parameter.numel() for parameter in model.parameters()), convolutional=_is_convolutional(model),
-        frozen=tag_record(recipe.model).frozen_backbone, start=start, weights=weights, offered=offered,
+        frozen=frozen, start=start, weights=weights, offered=offered,
         device='cpu' if device == 'auto' else device.partition(':')[0], processes=world_info_from_env()[2],
         known=start != 'none' and bool(known_rows(recipe, train)), depth=train.in_chans == 1)
-    if try_bfloat16 and (facts.device, facts.processes) == ('cpu', 1) and cpu_gains_by_bfloat16():
-        facts = dataclasses.replace(facts, bfloat16=_gain_of_bfloat16(recipe, train, facts))
+    if try_steps and (facts.device, facts.processes) == ('cpu', 1):
+        float32, bfloat16 = _time_steps(recipe, train, facts)
+        more = recipe.kd_model_name or recipe.torchcompile  # a teacher, or other code
+        facts = dataclasses.replace(
+            facts, seconds=None if more else float32, bfloat16=float32 / bfloat16 if bfloat16 else None)
     return facts
 
 
@@ -137,14 +147,16 @@ def _outline(recipe: Recipe, videos: VideoList) -> VideoModel:
     return build.build_model(dataclasses.replace(recipe, model_kwargs=arguments), videos, pretrained=False)
 
 
-def _gain_of_bfloat16(recipe: Recipe, videos: VideoList, facts: Facts) -> float | None:
-    """`Facts.bfloat16`, by steps of the model with random weights."""
-    model = build.build_model(recipe, videos, pretrained=False)
+def _time_steps(recipe: Recipe, videos: VideoList, facts: Facts) -> tuple[float, float | None]:
+    """Seconds per clip of training steps in fp32 and bfloat16, with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        model = build.build_model(recipe, videos, pretrained=False)
     if facts.frozen:
         build.freeze(model)
+    build.set_recomputing(model, recipe)
     if facts.convolutional:
         build.order_channels_last(model)
-    return bfloat16_gain(model, 16 if facts.parameters <= LIGHT_MODEL else 1)
+    return time_steps(model, 16 if facts.parameters <= LIGHT_MODEL else 2)
 
 
 def _is_convolutional(model: VideoModel) -> bool:

@@ -36,11 +36,11 @@ from .balance import clip_weights, hits
 from .cached import make_caches
 from .distributed import GlobalBatches, Processes, load_state, parallelise, seed_all, state_of, whole_state
 from .ends import Interruption, TrainingInterrupted, TrainingStopped, clear_ends, leave_interrupts
-from .mixed import about_wrong_convolutions
 from .recipe import Recipe
 from .results import conclude, eval_columns, eval_row, is_over, read_test_list
 from .start import report_start
 from .trackers import check_trackers, open_trackers
+from .trial import about_wrong_convolutions
 
 __all__ = ['Trainer', 'TrainingInterrupted', 'TrainingStopped', 'train']
 

@@ -13,7 +13,7 @@ from flatzoo.cli import main
 from flatzoo.data.actions import ACTIONS
 from flatzoo.data.lists import Clip, VideoList
 from flatzoo.runtime import conv
-from flatzoo.train import auto, build, facts, loop, mixed
+from flatzoo.train import auto, build, facts, loop, trial
 from flatzoo.train.facts import Facts
 from flatzoo.train.recipe import Recipe, RecipeError, load_recipe
 
@@ -54,30 +54,70 @@ def test_bfloat16_is_taken_where_a_step_was_faster_in_it():
     assert 'bfloat16' not in run.reason
 
 
-def test_a_step_is_tried_only_where_the_cpu_may_gain(clips, monkeypatch):
-    gains, tried = False, []
-    monkeypatch.setattr(facts, 'cpu_gains_by_bfloat16', lambda: gains)
-    monkeypatch.setattr(facts, 'bfloat16_gain', lambda model, count: tried.append((model.num_classes, count)) or 2.0)
+def test_a_step_is_tried_on_a_cpu(clips, monkeypatch):
+    times, tried = (0.5, None), []
+    monkeypatch.setattr(facts, 'time_steps', lambda model, count: tried.append((model, count)) or times)
     options = dict(spec='folder', root=str(clips), device='cpu')
-    assert not auto.fit_recipe('auto', options)[0].amp and not tried
-    gains = True
     recipe, lines = auto.fit_recipe('auto', options)
-    assert recipe.amp and tried == [(2, 16)] and '2.00 times as fast in bfloat16' in lines[-1]
+    assert not recipe.amp and tried[0][0].num_classes == 2 and tried[0][1] == 16
+    assert 'computing takes about ' in lines[-1] and 'bfloat16' not in lines[-1]
+    times = (0.5, 0.25)
+    recipe, lines = auto.fit_recipe('auto', options)
+    assert recipe.amp and '2.00 times as fast in bfloat16' in lines[-1]
     for option in (dict(amp=False), dict(amp=True)):  # the user's word
-        assert auto.fit_recipe('auto', options | option)[0].amp == option['amp']
+        recipe, lines = auto.fit_recipe('auto', options | option)
+        assert recipe.amp == option['amp'] and ('mixed precision' in lines[-1]) == recipe.amp
+    auto.fit_recipe('auto', options | dict(freeze_backbone=True, grad_checkpointing=True))
+    trained = [name for name, parameter in tried[-1][0].named_parameters() if parameter.requires_grad]
+    assert trained == ['backbone.fc.weight', 'backbone.fc.bias'] and tried[-1][0].backbone.grad_checkpointing
+    *_, line = auto.fit_recipe('auto', options | dict(torchcompile='eager'))[1]
+    assert 'computing' not in line  # other code than was tried
+    before = len(tried)
     monkeypatch.setattr(facts, 'world_info_from_env', lambda: (0, 0, 2))  # processes would not agree
-    assert not auto.fit_recipe('auto', options)[0].amp and len(tried) == 1
+    recipe, lines = auto.fit_recipe('auto', options)
+    assert not recipe.amp and len(tried) == before and 'computing' not in lines[-1]
 
 
-def test_the_gain_of_a_step_is_measured(monkeypatch):
+def test_steps_are_timed(monkeypatch):
     model = timm.create_model('sifar_resnet10t', num_frames=4, img_size=32, num_classes=5)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    assert mixed.bfloat16_gain(model, 2) is None  # FLATZOO_PRECISION says fp32
+    float32, bfloat16 = trial.time_steps(model, 2)
+    assert 0 < float32 < 10 and bfloat16 is None  # FLATZOO_PRECISION says fp32
     monkeypatch.setenv('FLATZOO_PRECISION', 'bf16')
     state = torch.get_rng_state()
-    assert 0 < mixed.bfloat16_gain(model, 2) < 100
+    assert all(0 < seconds < 10 for seconds in trial.time_steps(model, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], value) and value.grad is None for name, value in model.named_parameters())
+
+
+@pytest.mark.parametrize(('seconds', 'expected'), [(0.001, [2, 16, 16]), (0.1, [2, 16]), (1.0, [2, 2]), (4.0, [2])])
+def test_slow_steps_are_tried_with_few_clips(seconds, expected, monkeypatch):
+    model = timm.create_model('sifar_resnet10t', num_frames=4, img_size=32, num_classes=5)
+    tried = []
+    monkeypatch.setattr(trial, '_try', lambda model, dtypes, clips, rounds=1: tried.append(clips) or [seconds])
+    assert trial.time_steps(model, 16) == (seconds, None) and tried == expected
+
+
+def test_a_long_run_has_no_policy_and_says_how_to_shorten_it():
+    quick = auto.choose(dataclasses.replace(FACTS, seconds=0.01))  # 283 clips, 70 times
+    assert 'computing takes about 3 minutes on this machine' in quick[4].reason and '--img-size' not in quick[4].reason
+    assert chosen(seconds=0.01) == chosen()
+    long, changed = chosen(seconds=0.32), auto.choose(dataclasses.replace(FACTS, seconds=0.32))
+    assert 'aa' not in long and long['epochs'] == 28 and not load_recipe(root='x', **long).mixes
+    assert 'no RandAugment, which needs 2.5 times the epochs: they would take about 1.8 hours' in changed[3].reason
+    assert 'computing takes about 42 minutes' in changed[4].reason and '--img-size' not in changed[4].reason
+    longer = auto.choose(dataclasses.replace(FACTS, seconds=2.0))
+    assert 'computing takes about 4.4 hours' in longer[4].reason and 'a smaller --img-size' in longer[4].reason
+    for given in ({'epochs': 70}, {'aa': 'rand-m9'}):  # who says so has the time
+        assert chosen(given, seconds=0.32)['mixup'] == 0 and 'no RandAugment' not in str(
+            auto.choose(dataclasses.replace(FACTS, seconds=0.32), given)[3])
+    assert chosen({'epochs': 70}, seconds=0.32)['aa'] == auto.POLICY
+    assert chosen({'aa': 'rand-m9'}, seconds=0.32)['epochs'] == 70
+    assert chosen(seconds=0.32, bfloat16=3.0)['epochs'] == 70  # fast enough in bfloat16
+    many = auto.choose(dataclasses.replace(FACTS, clips=40_000, seconds=0.01))
+    assert 'computing takes about 3.3 hours' in many[4].reason  # 30 epochs
+    assert 'computing' not in auto.choose(FACTS, {'amp': True})[4].reason  # no step was tried in bfloat16
+    assert 'less than a minute' in auto.choose(dataclasses.replace(FACTS, seconds=0.01), {'epochs': 3})[4].reason
 
 
 def test_few_clips_are_changed_and_more_are_mixed():
@@ -185,12 +225,25 @@ def test_adapters_keep_their_backbone_frozen_only_with_weights():
     assert not chosen(frozen=True, convolutional=False, start='none')['freeze_backbone']
 
 
+def test_the_user_says_what_stays_frozen(clips):
+    def found(model, **options):
+        return facts.look(load_recipe(spec='folder', root=str(clips), model=model, **options), options).frozen
+
+    assert found('aim_clip_b', pretrained=True) and not found('aim_clip_b', pretrained=False)
+    assert not found('aim_clip_b', pretrained=True, freeze_backbone=False)
+    assert found('sifar_resnet10t', freeze_backbone=True) and not found('sifar_resnet10t')
+    recipe, lines = auto.fit_recipe(
+        'auto', dict(spec='folder', root=str(clips), model='sifar_resnet10t', freeze_backbone=True))
+    assert recipe.opt == 'adamw' and recipe.lr == 1e-3 and recipe.policy is None  # what trains is a probe
+    assert 'the backbone stays frozen' in lines[1]
+
+
 def test_a_look_at_the_clips_and_the_model(clips):
-    found = facts.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'), start_is_given=False)
+    found = facts.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'))
     assert (found.clips, found.val_clips, found.per_class) == (12, 4, (6, 6))
     assert (found.frames, found.size) == ((8, 8, 8), (48, 48))
     assert found.start == 'video' and found.device in ('cpu', 'cuda') and 1e6 < found.parameters < 1.5e6
-    scratch = facts.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'))
+    scratch = facts.look(load_recipe(spec='folder', root=str(clips), model='sifar_resnet10t'), ['pretrained'])
     assert scratch.start == 'none' and 'video weights' in scratch.offered
     assert '--pretrained would start from' in str(auto.choose(scratch)[1])
     vit = load_recipe(
