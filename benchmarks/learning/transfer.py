@@ -4,12 +4,13 @@
     python benchmarks/learning/transfer.py --set msr_action3d --data FOLDER --clips 5
     python benchmarks/learning/transfer.py --report
 
-Every run is `flatzoo train folder` without further options, so that the recipe fits itself (`--recipe auto`). People
+Every run is `flatzoo train folder` with no options but the start, so that the recipe fits itself (`--recipe auto`). People
 of val are measured after three epochs and after the last one; they choose nothing. `--clips` keeps so many clips of a
 class in train, drawn with the seed of the run. The start `imagenet_lite0` is another network: super images on an
-EfficientNet-Lite0 with the weights that `python -m benchmarks.common.lite0` makes (`--lite0`). The sets are for
-research and are not part of flatzoo: FOLDER has train/CLASS and val/CLASS. A run is kept in the work folder and not
-done again.
+EfficientNet-Lite0 with the weights that `python -m benchmarks.common.lite0` makes (`--lite0`). It sees frames of 64
+pixels: eight of them are an image of 192, near the 224 that it was trained on. Eight frames of 224 would take a CPU ten
+times as long. The sets are for research and are not part of flatzoo: FOLDER has train/CLASS and val/CLASS. A run is
+kept in the work folder and not done again.
 """
 import argparse
 import csv
@@ -38,7 +39,7 @@ STARTS = {
     'scratch': ('--model', MODEL, '--no-pretrained'),
     'actions16': ('--model', f'{MODEL}.actions16'),
     'actions49': ('--model', f'{MODEL}.actions49'),
-    'imagenet_lite0': ('--model', 'superimage', '--model-kwargs', 'backbone=tf_efficientnet_lite0')}
+    'imagenet_lite0': ('--model', 'superimage', '--model-kwargs', 'backbone=tf_efficientnet_lite0', '--img-size', '64')}
 EARLY = 3  # epochs
 KEY = ('set', 'clips', 'start', 'seed')
 
@@ -100,8 +101,8 @@ def report(rows: list[dict]) -> str:
         'Made by `benchmarks/learning/transfer.py`, which says what was done; raw rows are in '
         '[transfer.json](data/transfer.json). Read with [what was found](transfer_findings.md).', '',
         f'Top-1 in % on unseen people. `{MODEL}`; scratch are random weights; actions16 and actions49 the tags in the '
-        'package; imagenet_lite0 is a super image on EfficientNet-Lite0 with weights of ImageNet. Nothing is chosen on '
-        'these people.', '',
+        'package; imagenet_lite0 is a super image on EfficientNet-Lite0 with weights of ImageNet, of frames of 64 '
+        'pixels. Nothing is chosen on these people.', '',
         '| set | clips of a class | start | after 3 epochs | at the end | mean of the end | seeds | epochs '
         '| CPU minutes |',
         '|---|---|---|---|---|---|---|---|---|']
