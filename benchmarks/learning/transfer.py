@@ -4,13 +4,13 @@
     python benchmarks/learning/transfer.py --set msr_action3d --data FOLDER --clips 5
     python benchmarks/learning/transfer.py --report
 
-Every run is `flatzoo train folder` with no options but the start, so that the recipe fits itself (`--recipe auto`). People
-of val are measured after three epochs and after the last one; they choose nothing. `--clips` keeps so many clips of a
-class in train, drawn with the seed of the run. The start `imagenet_lite0` is another network: super images on an
+Every run is `flatzoo train folder` with no options but the start, so that the recipe fits itself (`--recipe auto`).
+People of val are measured after three epochs and after the last one; they choose nothing. `--clips` keeps so many clips
+of a class in train, drawn with the seed of the run. The start `imagenet_lite0` is another network: super images on an
 EfficientNet-Lite0 with the weights that `python -m benchmarks.common.lite0` makes (`--lite0`). It sees frames of 64
-pixels: eight of them are an image of 192, near the 224 that it was trained on. Eight frames of 224 would take a CPU ten
-times as long. The sets are for research and are not part of flatzoo: FOLDER has train/CLASS and val/CLASS. A run is
-kept in the work folder and not done again.
+pixels: eight of them are an image of 192, near the 224 that it was trained on. Eight frames of 224 have twelve times as
+many pixels, hours on a CPU. The sets are for research and are not part of flatzoo: FOLDER has train/CLASS and
+val/CLASS. A run is kept in the work folder and not done again.
 """
 import argparse
 import csv
