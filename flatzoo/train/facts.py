@@ -1,6 +1,7 @@
 """What is known of the clips, the model and the device before a run: what `flatzoo.train.auto` chooses by.
 
-`look` reads the lists, opens a few files and builds the model without memory.
+`look` reads the lists, opens a few files and builds the model without memory. Where it is asked to, it also tries a few
+steps of the model on a CPU, see `flatzoo.train.trial`.
 """
 import dataclasses
 import statistics
@@ -110,7 +111,8 @@ def look(recipe: Recipe, given: Container[str] = (), try_steps: bool = False) ->
         device='cpu' if device == 'auto' else device.partition(':')[0], processes=world_info_from_env()[2],
         known=start != 'none' and bool(known_rows(recipe, train)), depth=train.in_chans == 1)
     if try_steps and (facts.device, facts.processes) == ('cpu', 1):
-        float32, bfloat16 = _time_steps(recipe, train, facts)
+        channels_last = recipe.channels_last if 'channels_last' in given else facts.convolutional
+        float32, bfloat16 = _time_steps(recipe, train, facts, channels_last)
         more = recipe.kd_model_name or recipe.torchcompile  # a teacher, or other code
         facts = dataclasses.replace(
             facts, seconds=None if more else float32, bfloat16=float32 / bfloat16 if bfloat16 else None)
@@ -147,14 +149,15 @@ def _outline(recipe: Recipe, videos: VideoList) -> VideoModel:
     return build.build_model(dataclasses.replace(recipe, model_kwargs=arguments), videos, pretrained=False)
 
 
-def _time_steps(recipe: Recipe, videos: VideoList, facts: Facts) -> tuple[float, float | None]:
+def _time_steps(
+        recipe: Recipe, videos: VideoList, facts: Facts, channels_last: bool) -> tuple[float, float | None]:
     """Seconds per clip of training steps in fp32 and bfloat16, with random weights."""
     with torch.random.fork_rng(devices=[]):
         model = build.build_model(recipe, videos, pretrained=False)
     if facts.frozen:
         build.freeze(model)
     build.set_recomputing(model, recipe)
-    if facts.convolutional:
+    if channels_last:
         build.order_channels_last(model)
     return time_steps(model, 16 if facts.parameters <= LIGHT_MODEL else 2)
 

@@ -70,6 +70,10 @@ def test_a_step_is_tried_on_a_cpu(clips, monkeypatch):
     auto.fit_recipe('auto', options | dict(freeze_backbone=True, grad_checkpointing=True))
     trained = [name for name, parameter in tried[-1][0].named_parameters() if parameter.requires_grad]
     assert trained == ['backbone.fc.weight', 'backbone.fc.bias'] and tried[-1][0].backbone.grad_checkpointing
+    for given, ordered in ((dict(), True), (dict(channels_last=False), False)):
+        auto.fit_recipe('auto', options | given)
+        weight = tried[-1][0].backbone.layer1[0].conv2.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == ordered
     *_, line = auto.fit_recipe('auto', options | dict(torchcompile='eager'))[1]
     assert 'computing' not in line  # other code than was tried
     before = len(tried)
